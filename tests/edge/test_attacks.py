@@ -25,6 +25,7 @@ from keyfront.model.pattern import normalise_path
 from keyfront.model.snapshot import Behavior, KeyGroup, Select, Snapshot
 from tests.edge.harness import ALICE, BOB, keys, signed
 from tests.origin import CLOSE, Asked, ScriptedOrigin, Wire, answer
+from tests.rows import rows
 from tests.viewer import EdgeHarness, Seen, Viewer, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -777,7 +778,7 @@ def judged_spellings() -> list[tuple[str, bool, bool]]:
 
 
 class TestDeception:
-    @pytest.mark.parametrize("server", SERVERS)
+    @rows("server", SERVERS)
     def test_no_spelling_leads_any_origin_to_what_is_private(self, server: str) -> None:
         finds = SERVERS[server]
         reached = 0
@@ -825,7 +826,7 @@ class TestDeception:
         with pytest.raises(ValueError, match="too many ways"):
             readings(deep)
 
-    @pytest.mark.parametrize("mark", ["%252e", "%25", ";x", "\\", "%2f", "%3B", "%20x", "%5c", "%252e;x\\"])
+    @rows("mark", ["%252e", "%25", ";x", "\\", "%2f", "%3B", "%20x", "%5c", "%252e;x\\"])
     def test_what_costs_much_to_read_is_counted_first(self, mark: str) -> None:
         with pytest.raises(ValueError, match="too many ways"):
             readings("/" + mark * 257)
@@ -874,7 +875,7 @@ class TestDeception:
             assert seen.status == 403
             assert (await harness.recorded(4))["reason"] == Denial.UNKNOWN_KEY.reason
 
-    @pytest.mark.parametrize("server", SERVERS)
+    @rows("server", SERVERS)
     def test_a_wildcard_does_not_reach_out_of_its_folder(self, server: str) -> None:
         routing = Routing(half_private())
         cookie = sign_cookies(
@@ -890,7 +891,7 @@ class TestDeception:
             if found.startswith("/private/") and not found.startswith("/private/mine/"):
                 assert isinstance(verdict(routing, target, cookie), Refusal), (target, found)
 
-    @pytest.mark.parametrize(
+    @rows(
         "target",
         [
             "/private/1.pdf;.jpg",
@@ -919,7 +920,7 @@ class TestDeception:
         assert isinstance(verdict(routing, target, cookie), Plan)
         assert isinstance(verdict(routing, signed(target, as_is=True)), Plan)
 
-    @pytest.mark.parametrize(
+    @rows(
         ("pattern", "target"),
         [
             ("/private/*.jpg", "/private/a;v=1/1.jpg"),

@@ -48,6 +48,7 @@ from keyfront.signing.keys import generate_private_key
 from keyfront.signing.sign import LocalSigner
 from keyfront.signing.tables import Budget, Remembered
 from tests.origin import CLOSE, Asked, ScriptedOrigin, Wire, answer
+from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, site
 
 MIB = 1 << 20
@@ -567,9 +568,7 @@ def test_an_entry_larger_than_the_table_is_not_kept() -> None:
     assert len(table) == 0
 
 
-@pytest.mark.parametrize(
-    ("memory", "tables"), [(16 * MIB, 8 * MIB), (0, 8 * MIB), (256 * MIB, 128 * MIB), (1 << 40, 256 * MIB)]
-)
+@rows(("memory", "tables"), [(16 * MIB, 8 * MIB), (0, 8 * MIB), (256 * MIB, 128 * MIB), (1 << 40, 256 * MIB)])
 def test_how_much_a_workers_tables_may_take(memory: int, tables: int) -> None:
     assert table_bytes(memory) == tables
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from keyfront.edge.rules.cache_key import (
     variant_key,
 )
 from keyfront.edge.types.stored import Slices
+from tests.rows import rows
 
 LATIN = st.text(st.characters(max_codepoint=255), max_size=12)
 PATHS = st.text(st.characters(min_codepoint=33, max_codepoint=255), max_size=12).map("/{}".format)
@@ -85,7 +85,7 @@ def test_different_responses_have_different_keys(several: list[tuple[str, str, s
         assert same <= shared
 
 
-@pytest.mark.parametrize(
+@rows(
     ("key", "root", "expected"),
     [
         ("E/a\nc1:x", "E/a", True),

@@ -19,6 +19,7 @@ from keyfront.edge.semantics.structured_fields import Token, item, parse_diction
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse
 from tests.origin import CLOSE, ScriptedOrigin, answer
+from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, site
 
 MALFORMED = [
@@ -30,7 +31,7 @@ MALFORMED = [
 
 
 class TestStructuredFields:
-    @pytest.mark.parametrize(
+    @rows(
         ("lines", "members"),
         [
             ([b""], {}),
@@ -59,7 +60,7 @@ class TestStructuredFields:
     def test_whatever_comes_is_read_or_refused(self, data: bytes) -> None:
         parse_dictionary([data])
 
-    @pytest.mark.parametrize(
+    @rows(
         ("name", "parameters", "text"),
         [
             ("KFR50-P1", {"hit": True}, b"KFR50-P1; hit"),
@@ -84,7 +85,7 @@ def lifetime(*headers: tuple[bytes, bytes], behavior: Behavior = TTL) -> float |
 
 
 class TestCdnCacheControl:
-    @pytest.mark.parametrize(
+    @rows(
         ("headers", "seconds"),
         [
             ([(FOR_CDNS, b"max-age=60"), (FOR_ALL, b"no-store")], 60),
@@ -133,7 +134,7 @@ class TestCdnCacheControl:
         assert control.no_cache_fields == {b"set-cookie", b"x"}
         assert not control.no_cache
 
-    @pytest.mark.parametrize("data", MALFORMED)
+    @rows("data", MALFORMED)
     def test_what_is_malformed_changes_nothing(self, data: bytes) -> None:
         assert lifetime((FOR_CDNS, data), (FOR_ALL, b"max-age=42")) == 42
 

@@ -31,6 +31,7 @@ from keyfront.edge.types.stored import Meta
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, ErrorResponse, Snapshot
 from tests.origin import CLOSE, Asked, ScriptedOrigin, Wire, answer
+from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, site
 
 BOTH = Behavior("*", "o", accept_gzip=True, accept_brotli=True, compress=True)
@@ -56,7 +57,7 @@ def text(size: int) -> bytes:
 
 
 class TestWhatIsCompressed:
-    @pytest.mark.parametrize(
+    @rows(
         ("what", "said", "changed"),
         [
             ("an ordinary page", True, {}),
@@ -90,7 +91,7 @@ class TestWhatIsCompressed:
         terms: dict[str, object] = {"behavior": BOTH, "status": 200, "headers": [HTML], "length": 5000}
         assert compressible(**(terms | changed)) is said  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize(
+    @rows(
         ("field", "version", "behavior", "coding"),
         [
             (b"gzip, deflate, br", "1.1", BOTH, b"br"),
@@ -118,7 +119,7 @@ class TestWhatIsCompressed:
 
 
 class TestHeaders:
-    @pytest.mark.parametrize(
+    @rows(
         ("sent", "coded", "seen"),
         [
             (b'"v1"', b"br", b'W/"v1"'),
@@ -155,7 +156,7 @@ class TestHeaders:
         assert represented(described, IDENTITY) == [*described, (b"vary", b"Accept-Encoding")]
         assert represented(described, b"") == described
 
-    @pytest.mark.parametrize(
+    @rows(
         ("sent", "seen"),
         [
             ([], b"Accept-Encoding"),
@@ -170,7 +171,7 @@ class TestHeaders:
         assert [value for name, value in said if name == b"vary"] == [seen]
         assert represented(said, b"br") == said
 
-    @pytest.mark.parametrize("coding", [b"br", b"gzip", IDENTITY])
+    @rows("coding", [b"br", b"gzip", IDENTITY])
     def test_a_304_renews_it_without_making_it_strong_again(self, coding: bytes) -> None:
         sent = [HTML, (b"etag", b'"v1"'), (b"cache-control", b"max-age=5"), (b"content-md5", b"x")]
         meta = admitted(sent, coding)
@@ -194,7 +195,7 @@ class TestHeaders:
         assert meta is not None
         assert dict(meta.headers)[b"content-encoding"] == b"br"
 
-    @pytest.mark.parametrize(
+    @rows(
         ("field", "value", "status"),
         [
             (b"if-none-match", b'W/"v1"', 304),
@@ -209,9 +210,7 @@ class TestHeaders:
         asked = Request("GET", "/", "d.test", [(field, value)])
         assert respond.answer(asked, meta, b"x" * 100, 1).status == status
 
-    @pytest.mark.parametrize(
-        ("condition", "status"), [(None, 206), (b'"v1"', 200), (b'W/"v1"', 200)], ids=str
-    )
+    @rows(("condition", "status"), [(None, 206), (b'"v1"', 200), (b'W/"v1"', 200)], ids=str)
     def test_a_range_with_if_range_gets_the_whole_for_a_weak_tag(
         self, condition: bytes | None, status: int
     ) -> None:

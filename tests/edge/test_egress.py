@@ -18,6 +18,7 @@ from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import OriginFailure, SettingsError
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup
 from tests.origin import ScriptedOrigin, answer
+from tests.rows import rows
 from tests.viewer import EdgeHarness, site
 
 LAPTOP = Egress()
@@ -90,31 +91,31 @@ ELSEWHERE = [
 ]
 
 
-@pytest.mark.parametrize("address", THIS_MACHINE)
+@rows("address", THIS_MACHINE)
 def test_this_machine_is_refused_where_the_edge_is_public(address: str) -> None:
     assert refused(PUBLIC, address)
     assert not refused(LAPTOP, address)
 
 
-@pytest.mark.parametrize("address", METADATA + NOWHERE)
+@rows("address", METADATA + NOWHERE)
 def test_metadata_link_local_and_multicast_are_always_refused(address: str) -> None:
     everything = EgressSettings(allow=("0.0.0.0/0", "::/0"))
     for rule in (PUBLIC, LAPTOP, Egress(everything)):
         assert refused(rule, address)
 
 
-@pytest.mark.parametrize("address", ELSEWHERE)
+@rows("address", ELSEWHERE)
 def test_private_and_public_networks_are_allowed(address: str) -> None:
     assert not refused(PUBLIC, address)
     assert not refused(LAPTOP, address)
 
 
-@pytest.mark.parametrize("address", ["", "localhost", "127.1", "2130706433", "0x7f.1", "::1::", "a%b"])
+@rows("address", ["", "localhost", "127.1", "2130706433", "0x7f.1", "::1::", "a%b"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     assert refused(LAPTOP, address)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("said", "allowed", "forbidden"),
     [
         ({"refuse": ("10.0.0.0/8",)}, ["11.0.0.1"], ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203"]),
@@ -138,7 +139,7 @@ def test_the_most_specific_network_decides(
     assert [each for each in forbidden if not refused(rule, each)] == []
 
 
-@pytest.mark.parametrize(
+@rows(
     "address",
     ["127.0.0.1", "127.5.5.5", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "10.9.9.9", "::ffff:10.9.9.9"],
 )
@@ -149,7 +150,7 @@ def test_the_control_plane_is_refused_whatever_is_allowed(address: str) -> None:
     assert not refused(rule, "10.9.9.8", 8081, own=("10.9.9.9",))
 
 
-@pytest.mark.parametrize(
+@rows(
     "said",
     [
         EgressSettings(allow=("169.254.169.254",)),
@@ -185,7 +186,7 @@ def test_each_network_says_what_it_is() -> None:
     assert all(what for _, what in NEVER)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("hosts", "public"),
     [
         ([["127.0.0.1"]], False),

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from keyfront.edge.rules.viewer_response import viewer_headers
 from keyfront.edge.semantics import fields
 from keyfront.edge.types.messages import Headers, Request
 from keyfront.model.snapshot import Behavior, Origin, Select
+from tests.rows import rows
 
 NONE = Select()
 ALL = Select("all")
@@ -81,7 +81,7 @@ async def a_body() -> AsyncIterator[bytes]:
 # -- query strings (§5.7) ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("select", "query", "expected"),
     [
         (NONE, "a=1&b=2", ""),
@@ -117,7 +117,7 @@ def test_what_two_opposite_selections_leave_out_is_nothing(query: str) -> None:
 # -- cookies (§5.7) ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("select", "cookie", "expected"),
     [
         (NONE, "a=1", ""),
@@ -184,8 +184,8 @@ LEGACY_KEPT = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ALWAYS_REMOVED)
-@pytest.mark.parametrize(
+@rows("name", ALWAYS_REMOVED)
+@rows(
     "of",
     [LEGACY, POLICY, behavior(forward_headers=ALL), behavior(forward_headers=but("x")), behavior(True,
     forward_headers=ALL)], ids=["legacy", "policy", "all", "allExcept", "legacy-all"],
@@ -194,31 +194,29 @@ def test_what_speaks_of_the_connection_never_passes(name: str, of: Behavior) -> 
     assert name.encode() not in sent(request([(name.encode(), b"evil")]), of)
 
 
-@pytest.mark.parametrize("name", LEGACY_REMOVED)
+@rows("name", LEGACY_REMOVED)
 def test_legacy_settings_remove(name: str) -> None:
     assert name.encode() not in sent(request([(name.encode(), b"v")]), LEGACY)
 
 
-@pytest.mark.parametrize("name", LEGACY_KEPT)
+@rows("name", LEGACY_KEPT)
 def test_legacy_settings_keep(name: str) -> None:
     assert sent(request([(name.encode(), b"v")]), LEGACY)[name.encode()] == [b"v"]
 
 
-@pytest.mark.parametrize(
-    "name", ["accept", "accept-language", "referer", "x-own", "x-http-method-override", "origin"]
-)
-@pytest.mark.parametrize("legacy", [True, False])
+@rows("name", ["accept", "accept-language", "referer", "x-own", "x-http-method-override", "origin"])
+@rows("legacy", [True, False])
 def test_what_is_listed_passes(name: str, legacy: bool) -> None:
     assert sent(request([(name.encode(), b"v")]), keyed_on(name, legacy=legacy))[name.encode()] == [b"v"]
 
 
-@pytest.mark.parametrize("name", ["accept", "x-own", "origin", "cache-control", "pragma", "from"])
+@rows("name", ["accept", "x-own", "origin", "cache-control", "pragma", "from"])
 def test_with_a_cache_policy_nothing_else_passes(name: str) -> None:
     assert name.encode() not in sent(request([(name.encode(), b"v")]), POLICY)
     assert name.encode() not in sent(request([(name.encode(), b"v")]), keyed_on("x-other"))
 
 
-@pytest.mark.parametrize("name", ["accept", "referer", "x-own", "authorization", "x-forwarded-host"])
+@rows("name", ["accept", "referer", "x-own", "authorization", "x-forwarded-host"])
 def test_all_viewer_headers_pass_if_all_are_selected(name: str) -> None:
     assert sent(request([(name.encode(), b"v")]), behavior(forward_headers=ALL))[name.encode()] == [b"v"]
     assert sent(request([(name.encode(), b"v")]), behavior(forward_headers=but("host")))[name.encode()] == [
@@ -227,7 +225,7 @@ def test_all_viewer_headers_pass_if_all_are_selected(name: str) -> None:
     assert name.encode() not in sent(request([(name.encode(), b"v")]), behavior(forward_headers=but(name)))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "of", "passes"),
     [
         ("GET", LEGACY, False),
@@ -248,21 +246,19 @@ def test_authorization_by_method(method: str, of: Behavior, passes: bool) -> Non
     assert (b"authorization" in sent(request([(b"authorization", b"Basic x")], method), of)) is passes
 
 
-@pytest.mark.parametrize(
-    "name", ["content-type", "content-encoding", "content-language", "content-md5", "content-range"]
-)
+@rows("name", ["content-type", "content-encoding", "content-language", "content-md5", "content-range"])
 def test_what_describes_a_body_goes_with_it(name: str) -> None:
     headers = [(name.encode(), b"v")]
     assert sent(request(headers, "PUT", body=a_body()), POLICY)[name.encode()] == [b"v"]
     assert name.encode() not in sent(request(headers), POLICY)
 
 
-@pytest.mark.parametrize("name", sorted(fields.CONDITIONAL))
+@rows("name", sorted(fields.CONDITIONAL))
 def test_conditions_and_ranges_pass_with_a_cache_policy_too(name: bytes) -> None:
     assert sent(request([(name, b"v")]), POLICY)[name] == [b"v"]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("origin", "viewer_scheme", "of", "expected"),
     [
         (ORIGIN, "http", POLICY, "origin.example"),
@@ -306,7 +302,7 @@ def test_origin_scheme() -> None:
     assert origin_host(Origin("o", "x", protocol_policy="https-only"), "http") == "x"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("of", "expected"),
     [
         (POLICY, b"Amazon CloudFront"),
@@ -320,7 +316,7 @@ def test_user_agent(of: Behavior, expected: bytes) -> None:
     assert sent(request([(b"user-agent", b"curl")]), of)[b"user-agent"] == [expected]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("lines", "expected"),
     [
         ([], b"192.0.2.7"),
@@ -330,7 +326,7 @@ def test_user_agent(of: Behavior, expected: bytes) -> None:
         ([b""], b"192.0.2.7"),
     ],
 )
-@pytest.mark.parametrize("of", [POLICY, LEGACY, keyed_on("x-forwarded-for")])
+@rows("of", [POLICY, LEGACY, keyed_on("x-forwarded-for")])
 def test_x_forwarded_for_ends_with_the_viewers_address(
     lines: list[bytes], expected: bytes, of: Behavior
 ) -> None:
@@ -356,7 +352,7 @@ def test_custom_headers_overwrite_the_viewers() -> None:
     assert b"x_secret" not in headers
 
 
-@pytest.mark.parametrize(
+@rows(
     ("header", "of"),
     [
         (b"x_forwarded_for", LEGACY),
@@ -387,16 +383,14 @@ def test_an_underscore_that_shadows_nothing_passes() -> None:
     assert sent(request([(b"x_listed", b"v")]), keyed_on("x_listed"))[b"x_listed"] == [b"v"]
 
 
-@pytest.mark.parametrize("name", [b"x-forwarded-proto", b"x-real-ip"])
+@rows("name", [b"x-forwarded-proto", b"x-real-ip"])
 def test_what_only_the_edge_knows_passes_only_by_name(name: bytes) -> None:
     for of in (LEGACY, behavior(forward_headers=ALL), behavior(forward_headers=but("x"))):
         assert name not in sent(request([(name, b"evil")]), of)
     assert sent(request([(name, b"v")]), keyed_on(name.decode()))[name] == [b"v"]
 
 
-@pytest.mark.parametrize(
-    "name", [b"x-forwarded-host", b"x-original-url", b"x-rewrite-url", b"x-host", b"forwarded"]
-)
+@rows("name", [b"x-forwarded-host", b"x-original-url", b"x-rewrite-url", b"x-host", b"forwarded"])
 def test_unkeyed_headers_that_rewrite_the_request_do_not_reach_what_is_stored(name: bytes) -> None:
     """Cache poisoning: with legacy settings these would be forwarded, but are not in the key."""
     assert name not in sent(request([(name, b"evil.example")]), LEGACY)
@@ -408,9 +402,7 @@ def test_unkeyed_headers_that_rewrite_the_request_do_not_reach_what_is_stored(na
     assert sent(request([(name, b"v")]), behavior(True, max_ttl=0, default_ttl=0))[name] == [b"v"]
 
 
-@pytest.mark.parametrize(
-    "of", [LEGACY, keyed_on("x-a", legacy=True), behavior(key_headers=only("x-a"), forward_headers=ALL)]
-)
+@rows("of", [LEGACY, keyed_on("x-a", legacy=True), behavior(key_headers=only("x-a"), forward_headers=ALL)])
 def test_a_nominated_header_is_neither_sent_nor_keyed(of: Behavior) -> None:
     """RFC 9110 §7.6.1; and what is not forwarded must not be in the key, or the key can be poisoned."""
     asked = request(
@@ -422,7 +414,7 @@ def test_a_nominated_header_is_neither_sent_nor_keyed(of: Behavior) -> None:
     assert key_suffix(of, asked, "") == key_suffix(of, request(), "")
 
 
-@pytest.mark.parametrize("option", [b"cookie", b"accept-encoding"])
+@rows("option", [b"cookie", b"accept-encoding"])
 def test_nominated_cookies_and_encodings_too(option: bytes) -> None:
     of = behavior(key_cookies=ALL, forward_cookies=ALL, accept_gzip=True)
     asked = request([(b"connection", option), (b"cookie", b"a=1"), (b"accept-encoding", b"gzip")])
@@ -430,7 +422,7 @@ def test_nominated_cookies_and_encodings_too(option: bytes) -> None:
     assert len(key_suffix(of, asked, "").split("\n")) == 2
 
 
-@pytest.mark.parametrize("option", [b"host", b"close", b"via", b"x-amz-cf-id"])
+@rows("option", [b"host", b"close", b"via", b"x-amz-cf-id"])
 def test_what_the_edge_writes_cannot_be_nominated_away(option: bytes) -> None:
     headers = sent(request([(b"connection", option)]), POLICY)
     assert headers[b"host"] == [b"origin.example"]
@@ -438,7 +430,7 @@ def test_what_the_edge_writes_cannot_be_nominated_away(option: bytes) -> None:
     assert headers[b"x-amz-cf-id"] == [b"ID"]
 
 
-@pytest.mark.parametrize("of", [LEGACY, behavior(forward_headers=ALL), behavior(forward_headers=but("x"))])
+@rows("of", [LEGACY, behavior(forward_headers=ALL), behavior(forward_headers=but("x"))])
 def test_the_edges_own_names_cannot_be_spoofed(of: Behavior) -> None:
     names = [b"cloudfront-viewer-country", b"cloudfront-forwarded-proto", b"x-edge-location", b"x-amz-cf-id"]
     headers = sent(request([(n, b"spoofed") for n in names]), of)
@@ -455,7 +447,7 @@ def test_repeats_keep_their_order() -> None:
 SIGNED = b"b=2; CloudFront-Policy=p; a=1"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("of", "restricted", "expected"),
     [
         (POLICY, False, None),
@@ -480,7 +472,7 @@ def test_cookies_toward_the_origin(
 BOTH = behavior(accept_gzip=True, accept_brotli=True)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("of", "value", "forwarded", "keyed"),
     [
         (BOTH, b"gzip, deflate, br", b"br,gzip", True),
@@ -525,7 +517,7 @@ def test_several_accept_encoding_lines_are_one() -> None:
 # -- CloudFront-* headers (§5.15) ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "expected"),
     [
         ("cloudfront-viewer-country", b"NZ"),
@@ -539,7 +531,7 @@ def test_several_accept_encoding_lines_are_one() -> None:
         ("cloudfront-viewer-ja3-fingerprint", None),  # the edge omits what it does not know
     ],
 )
-@pytest.mark.parametrize("kind", ["key", "policy", "all-and", "except-and"])
+@rows("kind", ["key", "policy", "all-and", "except-and"])
 def test_cloudfront_headers_are_made_if_listed(name: str, expected: bytes | None, kind: str) -> None:
     of = {
         "key": keyed_on(name),
@@ -568,7 +560,7 @@ def test_the_country_is_in_the_key() -> None:
     assert here != there
 
 
-@pytest.mark.parametrize(
+@rows(
     ("agent", "kinds"),
     [
         ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/130.0 Safari/537.36", "desktop"),
@@ -593,7 +585,7 @@ def test_nothing_selected_adds_nothing() -> None:
     assert key_suffix(POLICY, asked, "q=1") == ""
 
 
-@pytest.mark.parametrize(
+@rows(
     ("of", "query", "headers", "expected"),
     [
         (behavior(key_query=ALL), "b&a=1", [], "\nq5:b&a=1"),
@@ -707,7 +699,7 @@ def test_whatever_a_viewer_sends_the_origin_gets_one_clear_request(
 # -- what Vary may name (§5.9) -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("of", "name", "reaches"),
     [
         (POLICY, b"accept-encoding", True),
@@ -788,7 +780,7 @@ def test_one_key_is_one_request_but_for_what_is_said_to_differ(
 # -- loops ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("via", "too_long"),
     [
         ([], False),
@@ -841,7 +833,7 @@ def test_set_cookie_passes_where_cookies_are_forwarded() -> None:
     assert viewer_headers(POLICY, headers) == [(b"server", b"CloudFront")]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("of", "lines", "expected"),
     [
         (POLICY, [b"Accept-Encoding"], b"Accept-Encoding"),

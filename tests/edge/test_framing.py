@@ -20,6 +20,7 @@ from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
 from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
 from tests.edge.harness import ALICE, keys, signed
 from tests.origin import LEAVE_BODY, READ_BODY, Asked, ScriptedOrigin, Wire, answer
+from tests.rows import rows
 from tests.viewer import EdgeHarness, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -296,7 +297,7 @@ class TestAConnectionThatIsNotUsedAgain:
 
 
 class TestARequestThatIsNeverSent:
-    @pytest.mark.parametrize(
+    @rows(
         ("name", "value"),
         [
             (b"x y", b"1"),
@@ -322,7 +323,7 @@ class TestARequestThatIsNeverSent:
                 request_head("GET", "/", [(b"host", b"o"), (name, value)])
             assert (caught.value.kind, caught.value.status) == ("OriginWriteError", 502)
 
-    @pytest.mark.parametrize("target", ["/\u0141", "/a\u2028b", "/a b", "/a\tb", "/\x00"])
+    @rows("target", ["/\u0141", "/a\u2028b", "/a b", "/a\tb", "/\x00"])
     def test_with_a_target_that_does_not_fit_a_line(self, target: str) -> None:
         with pytest.raises(OriginFailure):
             request_head("GET", target, [(b"host", b"o")])

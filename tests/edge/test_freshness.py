@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +29,7 @@ from keyfront.edge.semantics.http_dates import format_date, parse_date
 from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.stored import Meta
 from keyfront.model.snapshot import Behavior, Origin, Select
+from tests.rows import rows
 
 NOW = 1_800_000_000.0
 ALL = Select("all")
@@ -86,7 +86,7 @@ def ttl(*args: Any, **members: Any) -> float | None:
 # -- Cache-Control (RFC 9111 §5.2, §1.2.2) -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "expected"),
     [
         (b"", []),
@@ -106,7 +106,7 @@ def test_directives(value: bytes, expected: list[tuple[bytes, bytes | None]]) ->
     assert directives(value) == expected
 
 
-@pytest.mark.parametrize(
+@rows(
     ("argument", "seconds"),
     [
         (None, None),
@@ -129,7 +129,7 @@ def test_delta_seconds(argument: bytes | None, seconds: int | None) -> None:
     assert delta_seconds(argument) == seconds
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "name", "expected"),
     [
         (b"max-age=5, max-age=9", "max_age", 5),  # the first counts
@@ -176,9 +176,7 @@ def test_any_cache_control_can_be_read(value: bytes) -> None:
     CacheControl(value)
 
 
-@pytest.mark.parametrize(
-    "value", [b'="' * 20_000, b'a="\\' * 10_000, b"=" * 40_000, b'x="' + b"\\" * 40_001, b" ," * 20_000]
-)
+@rows("value", [b'="' * 20_000, b'a="\\' * 10_000, b"=" * 40_000, b'x="' + b"\\" * 40_001, b" ," * 20_000])
 def test_a_hostile_cache_control_costs_little(value: bytes) -> None:
     began = datetime.now(UTC)
     CacheControl(value)
@@ -188,7 +186,7 @@ def test_a_hostile_cache_control_costs_little(value: bytes) -> None:
 # -- dates (RFC 9110 §5.6.7) ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "epoch"),
     [
         (b"Sun, 06 Nov 1994 08:49:37 GMT", 784111777),
@@ -232,7 +230,7 @@ MIN_MAX = behavior(60, 70, 100)
 MIN_OVER_DEFAULT = behavior(60, 60, 100)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("headers", "of", "expected"),
     [
         # max-age
@@ -307,7 +305,7 @@ def test_ttl(headers: Headers, of: Behavior, expected: float | None) -> None:
     assert ttl(headers, of) == expected
 
 
-@pytest.mark.parametrize(
+@rows(
     ("headers", "of", "expected"),
     [
         (lines("max-age=30", (b"age", b"10")), LOW_MAX, 20),
@@ -361,23 +359,19 @@ def test_half_seconds_do_not_age_an_answer() -> None:
 # -- which answers (§5.6, §5.9, §5.3) ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [200, 203, 204, 300, 301, 302, 303, 307, 308])
+@rows("status", [200, 203, 204, 300, 301, 302, 303, 307, 308])
 def test_successes_and_redirects_have_the_ttl_table(status: int) -> None:
     assert ttl([], LOW_MAX, status) == 50
     assert ttl(lines("max-age=30"), LOW_MAX, status) == 30
     assert ttl(lines("no-store"), LOW_MAX, status) is None
 
 
-@pytest.mark.parametrize(
-    "status", [100, 101, 201, 202, 205, 206, 207, 226, 304, 305, 401, 402, 406, 407, 408, 409, 411]
-)
+@rows("status", [100, 101, 201, 202, 205, 206, 207, 226, 304, 305, 401, 402, 406, 407, 408, 409, 411])
 def test_other_statuses_are_not_stored(status: int) -> None:
     assert ttl(lines("max-age=30, public"), MIN_MAX, status) is None
 
 
-@pytest.mark.parametrize(
-    "status", [413, 416, 417, 418, 421, 422, 425, 426, 428, 429, 431, 451, 505, 507, 511, 599]
-)
+@rows("status", [413, 416, 417, 418, 421, 422, 425, 426, 428, 429, 431, 451, 505, 507, 511, 599])
 def test_other_errors_are_not_stored(status: int) -> None:
     assert ttl(lines("max-age=30, public"), MIN_MAX, status, error_min_ttl=60) is None
 
@@ -386,8 +380,8 @@ DEFAULT_ERRORS = [404, 410, 414, 500, 501, 502, 503, 504]
 ASKED_ERRORS = [400, 403, 405, 412, 415]
 
 
-@pytest.mark.parametrize("status", DEFAULT_ERRORS)
-@pytest.mark.parametrize(
+@rows("status", DEFAULT_ERRORS)
+@rows(
     ("headers", "error_min_ttl", "of", "expected"),
     [
         ([], None, ZERO, 10),
@@ -413,8 +407,8 @@ def test_errors_stored_by_default(
     assert ttl(headers, of, status, error_min_ttl=error_min_ttl) == expected
 
 
-@pytest.mark.parametrize("status", ASKED_ERRORS)
-@pytest.mark.parametrize(
+@rows("status", ASKED_ERRORS)
+@rows(
     ("headers", "error_min_ttl", "expected"),
     [
         ([], None, None),
@@ -434,7 +428,7 @@ def test_errors_stored_only_if_asked(
     assert ttl(headers, ZERO, status, error_min_ttl=error_min_ttl) == expected
 
 
-@pytest.mark.parametrize("forbidding", ["no-store", "no-cache", "private", "no-cache, max-age=60"])
+@rows("forbidding", ["no-store", "no-cache", "private", "no-cache, max-age=60"])
 def test_only_some_errors_may_forbid_to_be_stored(forbidding: str) -> None:
     for status in (404, 410, 414, 501):
         assert ttl(lines(forbidding), ZERO, status) is None
@@ -442,7 +436,7 @@ def test_only_some_errors_may_forbid_to_be_stored(forbidding: str) -> None:
         assert ttl(lines(forbidding), ZERO, status) == 10
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "of", "stored"),
     [
         ("GET", ZERO, True),
@@ -463,7 +457,7 @@ def test_methods(method: str, of: Behavior, stored: bool) -> None:
 AUTHORIZED = [(b"authorization", b"Basic x")]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cache_control", "of", "stored"),
     [
         ("max-age=30", ZERO, False),
@@ -518,14 +512,14 @@ def test_only_end_to_end_headers_are_stored() -> None:
     assert meta.date == NOW - 4
 
 
-@pytest.mark.parametrize("given_date", [None, b"yesterday"])
+@rows("given_date", [None, b"yesterday"])
 def test_a_date_is_added_if_there_is_none(given_date: bytes | None) -> None:
     """RFC 9110 §6.6.1."""
     meta = taken([(b"date", given_date)] if given_date is not None else [])
     assert [h for h in meta.headers if h[0] == b"date"] == [(b"date", date(0))]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("of", "cache_control", "stored"),
     [
         (ZERO, "max-age=30", False),
@@ -543,12 +537,12 @@ def test_set_cookie(of: Behavior, cache_control: str, stored: bool) -> None:
     assert [v for n, v in meta.headers if n == b"set-cookie"] == ([b"a=1", b"b=2"] if stored else [])
 
 
-@pytest.mark.parametrize("value", [b"", b"-1", b"1x", b"9" * 30])
+@rows("value", [b"", b"-1", b"1x", b"9" * 30])
 def test_an_unreadable_length_is_no_length(value: bytes) -> None:
     assert taken([(b"content-length", value)]).length is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "kept"),
     [
         (b'"x"', True),
@@ -578,7 +572,7 @@ def test_no_cache_with_a_validator_is_kept_but_validated_at_each_use() -> None:
     assert not serve_stale_on_error(meta, NOW, None)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cache_control", "of"),
     [
         ("no-cache", behavior(forward_cookies=ALL)),
@@ -598,7 +592,7 @@ ON_ORIGIN = behavior(
 )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("vary", "stored_for", "asked", "matches"),
     [
         (None, [], [(b"x-a", b"1")], True),
@@ -628,7 +622,7 @@ def test_variants(vary: bytes | None, stored_for: Headers, asked: Headers, match
     assert vary_matches(meta, asked) is matches
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "of", "names"),
     [
         (b"Origin", ZERO, ()),
@@ -657,7 +651,7 @@ def test_what_an_answer_varies_on(value: bytes, of: Behavior, names: tuple[bytes
     assert taken([(b"vary", value)], of).vary == names
 
 
-@pytest.mark.parametrize("value", [b"*", b"Accept-Encoding, *", b" * "])
+@rows("value", [b"*", b"Accept-Encoding, *", b" * "])
 def test_vary_star_matches_no_other_request(value: bytes) -> None:
     assert take(lines("max-age=30", (b"vary", value))) is None
 
@@ -675,7 +669,7 @@ def test_devices_are_variants_of_user_agent() -> None:
 # -- stale (§5.5, RFC 5861) ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cache_control", "of", "status", "swr", "sie"),
     [
         ("max-age=10", ZERO, 200, 0, FOREVER),
@@ -705,7 +699,7 @@ def test_stale_windows(cache_control: str, of: Behavior, status: int, swr: float
     assert sie == FOREVER or max(0.0, meta.sie_until - NOW) == sie
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cache_control", "validator", "after", "expected"),
     [
         ("max-age=10", b'"x"', 0, Verdict.HIT),
@@ -725,7 +719,7 @@ def test_judge(cache_control: str, validator: bytes | None, after: float, expect
     assert judge(meta, NOW + after) is expected
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cache_control", "after", "status", "serves"),
     [
         ("max-age=10", 1e9, None, True),
@@ -760,7 +754,7 @@ def test_a_failing_origin_is_asked_again_after_a_while() -> None:
 # -- validation (RFC 9111 §4.3) ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("headers", "of", "status", "expected"),
     [
         ([(b"etag", b'"x"')], ZERO, 200, [(b"if-none-match", b'"x"')]),
@@ -787,7 +781,7 @@ def test_what_the_origin_is_asked_with(
     assert revalidation_headers(taken(headers, of, status)) == expected
 
 
-@pytest.mark.parametrize(
+@rows(
     ("stored", "of_304", "expected"),
     [
         ([(b"etag", b'"x"')], [(b"etag", b'"x"')], True),
@@ -859,7 +853,7 @@ def test_a_304_renews_headers_and_times() -> None:
     assert age(fresh, LATER) == 1
 
 
-@pytest.mark.parametrize(
+@rows(
     ("stored", "of_304", "of", "expected"),
     [
         (lines("max-age=10"), [], ZERO, 10),
@@ -879,7 +873,7 @@ def test_a_304_counts_time_anew(stored: Headers, of_304: Headers, of: Behavior, 
     assert fresh.fresh_until - LATER == expected
 
 
-@pytest.mark.parametrize("cache_control", ["no-store", "private"])
+@rows("cache_control", ["no-store", "private"])
 def test_a_304_that_forbids_storing_leaves_it_stale_at_once(cache_control: str) -> None:
     fresh = renew(taken(lines("max-age=10", (b"etag", b'"x"'))), lines(cache_control))
     assert judge(fresh, LATER) is Verdict.REVALIDATE
@@ -940,7 +934,7 @@ def test_a_304_can_be_validated_again() -> None:
 # -- collapsing (§5.10) and invalidation (RFC 9111 §4.4) -----------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cache_control", "of", "expected"),
     [
         ("max-age=10", ZERO, True),
@@ -955,7 +949,7 @@ def test_collapsing(cache_control: str, of: Behavior, expected: bool) -> None:
     assert can_coalesce(of, taken(lines(cache_control), of), NOW) is expected
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "status", "expected"),
     [
         ("GET", 200, False),

@@ -12,6 +12,7 @@ from keyfront.edge.rules.geo_restriction import allowed
 from keyfront.errors import SettingsError
 from keyfront.model.snapshot import Geo
 from tests.edge import mmdb
+from tests.rows import rows
 
 RULES = [
     # kind, listed, country, whether it is served
@@ -28,7 +29,7 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "countries", "country", "served"), RULES)
+@rows(("kind", "countries", "country", "served"), RULES)
 def test_allowed(kind: str, countries: tuple[str, ...], country: str, served: bool) -> None:
     assert allowed(Geo(kind, countries), country) is served  # type: ignore[arg-type]
 
@@ -56,7 +57,7 @@ BUILT_IN = [
 ]
 
 
-@pytest.mark.parametrize(("ip", "country"), BUILT_IN)
+@rows(("ip", "country"), BUILT_IN)
 def test_the_built_in_table(ip: str, country: str) -> None:
     table = CountryTable()
     assert table.country(ip) == country

@@ -20,6 +20,7 @@ from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse, Geo, Select, Snapshot
 from tests.origin import CLOSE, LEAVE_BODY, RESET, Asked, Authority, ScriptedOrigin, Wire, answer
+from tests.rows import rows
 from tests.viewer import EdgeHarness, Viewer, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -760,7 +761,7 @@ class TestOrigins:
 
 
 class TestPeers:
-    @pytest.mark.parametrize(
+    @rows(
         ("chain", "client", "left"),
         [
             (["198.51.100.7"], "198.51.100.7", None),

@@ -18,6 +18,7 @@ from keyfront.edge.types.messages import Request
 from keyfront.edge.types.stored import Meta, Stored
 from keyfront.model.snapshot import Behavior, Distribution, Invalidation, Origin, Select, Snapshot
 from tests.origin import Script, ScriptedOrigin, answer
+from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, Seen, site
 
 ALL, NONE = Select("all"), Select()
@@ -94,7 +95,7 @@ CASES: list[tuple[str, str, Select, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("pattern", "url", "select", "expected"), CASES)
+@rows(("pattern", "url", "select", "expected"), CASES)
 def test_what_a_path_ends(pattern: str, url: str, select: Select, expected: bool) -> None:
     assert ended(pattern, url, select) is expected
 
@@ -193,7 +194,7 @@ TAG_HEADERS: list[tuple[list[tuple[bytes, bytes]], tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("headers", "expected"), TAG_HEADERS)
+@rows(("headers", "expected"), TAG_HEADERS)
 def test_the_tags_of_an_answer(headers: list[tuple[bytes, bytes]], expected: tuple[str, ...]) -> None:
     assert cache_tags(b"cache-tag", headers) == expected
     assert cache_tags(b"", headers) == ()
@@ -561,7 +562,7 @@ async def test_a_revalidated_response_keeps_its_tags_or_gets_new_ones(origin: Sc
         assert (await harness.get("/new")).body == b"n2"
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         "/private/1.mp4%3f.jpg", "/private/1.mp4%23.jpg", "/private/1.mp4%253f.jpg", "/private/1.mp4;x=1",

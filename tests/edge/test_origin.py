@@ -41,6 +41,7 @@ from tests.origin import (
     deaf_port,
     trickle,
 )
+from tests.rows import rows
 
 HOST: list[Header] = [(b"host", b"origin.example")]
 SHORT = 0.15  # seconds: a timeout that a test waits for
@@ -154,7 +155,7 @@ async def test_request_bodies(
     assert origin.connections == (1 if framing in ((None, None), ("0", None)) else 2)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "target", "header"),
     [
         ("GET", "/a b", (b"x", b"y")),

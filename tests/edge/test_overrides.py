@@ -15,6 +15,7 @@ from keyfront.edge.types.messages import Request
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Select, Snapshot
 from tests.edge.harness import ALICE, BOB, keys, signed
 from tests.origin import Asked, ScriptedOrigin, Wire
+from tests.rows import rows
 from tests.viewer import EdgeHarness, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -102,7 +103,7 @@ LEGACY_EVERYTHING = Behavior(
 
 
 class TestNames:
-    @pytest.mark.parametrize("name", OVERRIDES)
+    @rows("name", OVERRIDES)
     def test_of_another_request(self, name: str) -> None:
         # On cacheable requests: not forwarded, or in the key.
         assert not sent(LEGACY, name)
@@ -120,7 +121,7 @@ class TestNames:
                 assert not sent(behavior, name, method, guarded=True), (behavior, method)
                 assert not sent(behavior, without(name), method, guarded=True), (behavior, method)
 
-    @pytest.mark.parametrize("name", OVERRIDES + CLIENTS + VARIANTS)
+    @rows("name", OVERRIDES + CLIENTS + VARIANTS)
     def test_listed_by_the_operator(self, name: str) -> None:
         """Then it is forwarded, and is in the key of what is stored."""
         select = Select("whitelist", (name.lower(),))
@@ -132,28 +133,26 @@ class TestNames:
         asked = Request("GET", "/", "d.test", [(name.lower().encode(), b"evil")])
         assert "evil" in key_suffix(listed, asked, "")
 
-    @pytest.mark.parametrize("name", CLIENTS)
+    @rows("name", CLIENTS)
     def test_of_another_viewers_address(self, name: str) -> None:
         for behavior in (LEGACY, UNSTORED):
             for method in ("GET", "POST"):
                 assert not sent(behavior, name, method)
                 assert not sent(behavior, without(name), method)
 
-    @pytest.mark.parametrize("name", VARIANTS)
+    @rows("name", VARIANTS)
     def test_of_another_viewer_or_another_form(self, name: str) -> None:
         assert not sent(LEGACY, name)
         assert not sent(LEGACY, without(name))
 
-    @pytest.mark.parametrize("name", LAWFUL)
+    @rows("name", LAWFUL)
     def test_that_mean_nothing_of_the_kind_pass(self, name: str) -> None:
         canonical = name.lower().encode()
         assert not (overrides_request(canonical) or names_client(canonical) or varies_answer(canonical))
         for behavior in (LEGACY, UNSTORED, EVERYTHING, BUT_ONE):
             assert sent(behavior, name, "POST", guarded=True)
 
-    @pytest.mark.parametrize(
-        "name", ["x.original.url", "x!original!url", "x+original-url", "path_info", "x~host"]
-    )
+    @rows("name", ["x.original.url", "x!original!url", "x+original-url", "path_info", "x~host"])
     def test_in_the_spellings_of_cgi(self, name: str) -> None:
         for behavior in (LEGACY, UNSTORED, EVERYTHING):
             assert not sent(behavior, name, "POST", guarded=True)
@@ -201,12 +200,12 @@ class TestHost:
     """An origin with several hosts answers by Host: under one key, the response for one would be served for
     another."""
 
-    @pytest.mark.parametrize("behavior", [EVERYTHING, BUT_ONE])
+    @rows("behavior", [EVERYTHING, BUT_ONE])
     def test_is_in_the_key_where_it_is_sent_on(self, behavior: Behavior) -> None:
         one, other, port = (Request("GET", "/", host, []) for host in ("a.test", "b.test", "a.test:81"))
         assert len({key_suffix(behavior, asked, "") for asked in (one, other, port)}) == 3
 
-    @pytest.mark.parametrize(
+    @rows(
         "behavior",
         [
             Behavior("*", "o", forward_headers=Select("allExcept", ("host",))),

@@ -23,6 +23,7 @@ from keyfront.errors import Denial
 from keyfront.model.snapshot import Behavior, KeyGroup, Snapshot
 from tests.edge.harness import ALICE, BOB, keys, signed
 from tests.origin import ScriptedOrigin
+from tests.rows import rows
 from tests.viewer import site
 
 NOW = time.time()
@@ -331,7 +332,7 @@ class TestAroundTheGate:
         if found:
             assert isinstance(verdict(Routing(world.snapshot), target), Refusal), (target, found)
 
-    @pytest.mark.parametrize("name", WORLDS)
+    @rows("name", WORLDS)
     def test_every_end_and_every_slash_by_itself(self, name: str) -> None:
         world = WORLDS[name]
         routing = Routing(world.snapshot)
@@ -359,7 +360,7 @@ class TestAroundTheGate:
         # The origins are as intended: every one of them can be deceived.
         assert reached == set(ORIGINS)
 
-    @pytest.mark.parametrize(
+    @rows(
         "target",
         [
             "/private/1.mp4%3f.jpg",
@@ -382,7 +383,7 @@ class TestAroundTheGate:
         assert isinstance(verdict(routing, "/private/1.jpg"), Plan)
         assert isinstance(verdict(routing, "/private/1.mp4.jpg"), Plan)
 
-    @pytest.mark.parametrize(
+    @rows(
         "target",
         [
             "/", "//", "///", "/.", "/./", "/x/..", "/x/../", "/%2e", "/%2E/", "/x/%2e%2e", "//?x", "/?x", "/;a",
@@ -410,7 +411,7 @@ class TestAroundTheGate:
         for target in ("//", "/.", "/x/.."):
             assert isinstance(verdict(routing, target), Refusal)
 
-    @pytest.mark.parametrize(
+    @rows(
         "target",
         [
             "/../tenant2/x", "/a/../../tenant2/x", "/..%3f/../../tenant2/x", "/..%c0%af..%c0%aftenant2/x",
@@ -425,7 +426,7 @@ class TestAroundTheGate:
             assert isinstance(refused, Refusal)
             assert refused.name == "ambiguous_path"
 
-    @pytest.mark.parametrize(
+    @rows(
         "target", ["//x/private/1.mp4", "/public../private/1.mp4", "/(S(a))/private/1.mp4", "/index.php/private/1.mp4",
          "/public/....//private/1.mp4", "/public/..././private/1.mp4"]
     )  # fmt: skip
@@ -438,7 +439,7 @@ class TestAroundTheGate:
         assert isinstance(verdict(routing, signed(target, as_is=True)), Plan)
         assert isinstance(verdict(routing, target.replace("private", "public")), Plan)
 
-    @pytest.mark.parametrize(
+    @rows(
         ("pattern", "target"),
         [
             ("/docs/*", "/docs/"),
@@ -474,7 +475,7 @@ class TestAroundTheGate:
 
 
 class TestWildcardsOfPolicies:
-    @pytest.mark.parametrize(
+    @rows(
         "target",
         [
             "/private/1.mp4%3f.png", "/private/1.mp4%3F.png", "/private/1.mp4%23.png", "/private/1.mp4%253f.png",
@@ -487,7 +488,7 @@ class TestWildcardsOfPolicies:
             "/private/1.mp4%3f/x.png", "/private/1.mp4%23%3f.png", "/private/1.mp4;%2f.png",
         ],
     )  # fmt: skip
-    @pytest.mark.parametrize("guarded", ["/private/*", "*.png"])
+    @rows("guarded", ["/private/*", "*.png"])
     def test_do_not_reach_what_an_origin_cuts_off(self, target: str, guarded: str) -> None:
         # The pictures may be private, too, or public; the film behind them is neither.
         snapshot = half_open("/private/*") if guarded == "/private/*" else half_open("*.png", guarded=False)
@@ -509,7 +510,7 @@ class TestWildcardsOfPolicies:
         assert isinstance(verdict(routing, target, cookie), Plan)
         assert isinstance(verdict(routing, signed(target, as_is=True)), Plan)
 
-    @pytest.mark.parametrize(
+    @rows(
         ("resource", "target"),
         [
             ("http://d.test/*/public/*", "//public/private/1.mp4"),
@@ -529,7 +530,7 @@ class TestWildcardsOfPolicies:
             assert refused.denied is not None
             assert refused.denied.denial is Denial.WRONG_RESOURCE
 
-    @pytest.mark.parametrize(
+    @rows(
         ("pattern", "target"),
         [
             ("/index.php/*", "/index.php/private/1.mp4"),
@@ -636,7 +637,7 @@ class TestLawfulNames:
         assert found.name == "denied", target
         assert isinstance(verdict(routing, target, FOLDER), Plan), target
 
-    @pytest.mark.parametrize(
+    @rows(
         "target",
         [
             "/%C3%BC%25.jpg",

@@ -6,7 +6,6 @@ from email.parser import BytesParser
 from email.policy import HTTP
 from typing import Any
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from keyfront.edge.types.messages import Headers, Reply, Request
 from keyfront.edge.types.stored import Meta
 from keyfront.errors import Denial, Denied, OriginFailure
 from keyfront.model.snapshot import Behavior
+from tests.rows import rows
 
 NOW = 1_800_000_000.0
 BODY = bytes(range(100))
@@ -96,7 +96,7 @@ def test_every_answer_has_one_date() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "expected"),
     [
         (b"range", False),
@@ -113,7 +113,7 @@ def test_plain(name: bytes, expected: bool) -> None:
     assert is_unconditional(request((b"host", b"x"), (name, b"v"))) is expected
 
 
-@pytest.mark.parametrize("status", [404, 403, 503, 301])
+@rows("status", [404, 403, 503, 301])
 def test_conditions_and_ranges_count_only_for_successes(status: int) -> None:
     """RFC 9110 §13.2.1."""
     asked = request((b"if-none-match", b"*"), (b"range", b"bytes=0-1"), (b"if-match", b'"no"'))
@@ -129,7 +129,7 @@ def test_conditions_and_ranges_count_only_for_successes(status: int) -> None:
 BEFORE, AT, AFTER = format_date(MODIFIED - 1), format_date(MODIFIED), format_date(MODIFIED + 1)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("headers", "status"),
     [
         # If-Match: strong comparison
@@ -182,7 +182,7 @@ def test_preconditions(headers: Headers, status: int) -> None:
     assert answer(request(*headers), stored(), BODY, NOW).status == status
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "name", "value", "status"),
     [
         ("HEAD", b"if-none-match", b'"v1"', 304),
@@ -198,7 +198,7 @@ def test_preconditions_by_method(method: str, name: bytes, value: bytes, status:
     assert answer(request((name, value), method=method), stored(), BODY, NOW).status == status
 
 
-@pytest.mark.parametrize(
+@rows(
     ("meta", "headers", "status"),
     [
         (stored(etag=None), [(b"if-none-match", b'"v1"')], 200),
@@ -250,7 +250,7 @@ def test_a_412_and_a_416_can_be_read_by_a_page() -> None:
 # -- If-Range (RFC 9110 §13.1.5) -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("meta", "value", "status"),
     [
         (stored(), b'"v1"', 206),
@@ -291,7 +291,7 @@ def test_an_unsatisfiable_range_of_another_version_gets_the_new_one() -> None:
 # -- ranges (§5.10, RFC 9110 §14) ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "ranges"),
     [
         (b"bytes=0-0", [(0, 0)]),
@@ -351,9 +351,7 @@ def test_ranges_of_a_hundred_bytes(value: bytes, ranges: list[tuple[int, int]] |
     assert parse_ranges(value, 100) == ranges
 
 
-@pytest.mark.parametrize(
-    ("value", "ranges"), [(b"bytes=0-", []), (b"bytes=0-5", []), (b"bytes=-5", None), (b"bytes=-0", [])]
-)
+@rows(("value", "ranges"), [(b"bytes=0-", []), (b"bytes=0-5", []), (b"bytes=-5", None), (b"bytes=-0", [])])
 def test_ranges_of_nothing(value: bytes, ranges: list[tuple[int, int]] | None) -> None:
     assert parse_ranges(value, 0) == ranges
 
@@ -468,7 +466,7 @@ def test_a_range_twice_is_no_range() -> None:
     assert reply.status == 200
 
 
-@pytest.mark.parametrize("status", [203, 204])
+@rows("status", [203, 204])
 def test_ranges_are_for_a_200(status: int) -> None:
     assert answer(request((b"range", b"bytes=0-1")), stored(status), b"", NOW).status == status
 
@@ -476,7 +474,7 @@ def test_ranges_are_for_a_200(status: int) -> None:
 # -- denials (§4.1) ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("denial", list(Denial))
+@rows("denial", list(Denial))
 def test_denials_are_cloudfronts_to_the_byte(denial: Denial) -> None:
     sizes = {
         "MissingKey": 146,
@@ -519,7 +517,7 @@ def test_the_page_has_cloudfronts_size() -> None:
     assert b"Request ID: " + REQUEST_ID.encode() + b"\n</PRE>" in page
 
 
-@pytest.mark.parametrize("name", sorted(REFUSALS))
+@rows("name", sorted(REFUSALS))
 def test_refusals(name: str) -> None:
     reply = refused(name, None, request(), REQUEST_ID)
     refusal = REFUSALS[name]
@@ -534,7 +532,7 @@ def test_refusals(name: str) -> None:
     assert reply.body == error_page(refusal.status, refusal.text, REQUEST_ID)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "status", "text", "detail"),
     [
         ("geo_blocked", 403, b"is configured to block access from your country.\n", "ClientGeoBlocked"),
@@ -558,7 +556,7 @@ def test_some_refusals_in_words(name: str, status: int, text: bytes, detail: str
     assert text in reply.body
 
 
-@pytest.mark.parametrize(
+@rows(
     ("kind", "status", "text"),
     [
         ("OriginDnsError", 502, b"wasn't able to resolve the origin domain name."),
@@ -587,7 +585,7 @@ def test_a_fault_of_our_own_tells_the_viewer_nothing() -> None:
 # -- to https (§5.2) -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "version", "status"),
     [
         ("GET", "1.1", 301),
@@ -621,7 +619,7 @@ def test_redirect_body() -> None:
     assert temporary == body.replace(b"301 Moved Permanently", b"307 Temporary Redirect")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("host", "target", "location"),
     [
         ("cdn.example", "/a/b", b"https://cdn.example/a/b"),
@@ -644,7 +642,7 @@ def test_redirect_location(host: str, target: str, location: bytes) -> None:
 # -- for the log ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("query", "kept"),
     [
         ("", ""),

@@ -28,6 +28,7 @@ from keyfront.model.snapshot import (
 )
 from tests.edge.test_asgi import served, viewer
 from tests.origin import ScriptedOrigin, answer, closed_port
+from tests.rows import rows
 from tests.viewer import EdgeHarness, Seen, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -58,7 +59,7 @@ H = ResponseHeader
 # ---- removed and added
 
 
-@pytest.mark.parametrize(
+@rows(
     ("members", "origin", "viewer"),
     [
         ({}, [(b"a", b"1")], [(b"a", b"1")]),
@@ -95,7 +96,7 @@ def test_a_multipart_answer_keeps_its_type() -> None:
 # ---- CORS
 
 
-@pytest.mark.parametrize(
+@rows(
     ("pattern", "yes", "no"),
     [
         ("*", ["http://a", "https://b.example:8443", "null", "anything at all"], []),
@@ -146,7 +147,7 @@ PREFLIGHT = {
 }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("cors", "request_", "told"),
     [
         (ANY, asks(), {b"vary": b"Origin"}),
@@ -245,7 +246,7 @@ FROM_ORIGIN = [
 ]
 
 
-@pytest.mark.parametrize("origin", ["https://app.example.org", "https://evil.test", ""])
+@rows("origin", ["https://app.example.org", "https://evil.test", ""])
 def test_with_override_nothing_that_the_origin_says_of_the_matter_reaches_a_viewer(origin: str) -> None:
     rule = policy(cors=msgspec.structs.replace(ONE, override=True))
     found = dict(added(rule, asks(origin=origin) if origin else asks(), FROM_ORIGIN))
@@ -261,7 +262,7 @@ def test_without_override_the_origins_own_win_one_by_one() -> None:
     assert found == [*FROM_ORIGIN, (b"vary", b"Origin"), (b"access-control-expose-headers", b"etag")]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("before", "after"),
     [
         ([], [b"Origin"]),
@@ -284,7 +285,7 @@ def test_vary(before: list[bytes], after: list[bytes]) -> None:
 # ---- Server-Timing
 
 
-@pytest.mark.parametrize(
+@rows(
     ("rate", "pragma", "draw", "tells"),
     [
         (100.0, "", 99.999, True),
@@ -307,7 +308,7 @@ RID = "nQBz4aJU2kP9iC3KHEq7vFxfMozu-VYBwGzkW9diOpeVc7xsrLKj-g=="
 WHO = f'cdn-pop;desc="P1",cdn-rid;desc="{RID}"'
 
 
-@pytest.mark.parametrize(
+@rows(
     ("result", "upstream", "origin", "told"),
     [
         ("Hit", None, b"db;dur=5", f'cdn-cache-hit,{WHO},cdn-hit-layer;desc="EDGE"'),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from keyfront.edge.rules.decide import Refusal, decide
 from keyfront.edge.rules.routing import PLANS_SIZE, Routing
 from keyfront.edge.types.messages import Request
 from keyfront.model.snapshot import Behavior, Distribution, Geo, Origin, OriginGroup, Select, Snapshot
+from tests.rows import rows
 
 APP = Origin("app", "127.0.0.1")
 
@@ -21,7 +20,7 @@ def routing(*distributions: Distribution) -> Routing:
     return Routing(Snapshot(1, 0.0, distributions=distributions))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("host", "expected"),
     [
         ("e1.cloudfront.localhost", "E1"),
@@ -52,7 +51,7 @@ def test_a_host_leads_to_the_most_exact_name(host: str, expected: str | None) ->
     assert (found.distribution.id if found else None) == expected
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "expected"),
     [
         ("/images/a.jpg", "images/*.jpg"),
@@ -112,7 +111,7 @@ def test_geo_is_asked_again_of_who_finds_a_plan_made_for_another() -> None:
     assert ask(routed) != "geo_blocked"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("behavior", "target", "key", "asked"),
     [
         (Behavior("*", "app"), "/a?b=1", "E1/a", "/a"),
@@ -162,7 +161,7 @@ def test_plans_are_bounded_in_bytes_and_what_is_used_stays() -> None:
 # ---- distributions that exist in other regions only
 
 
-@pytest.mark.parametrize(
+@rows(
     ("host", "expected"),
     [
         ("www.example.com", "E1"),

@@ -28,6 +28,7 @@ from keyfront.edge.rules.cache_key import root_of
 from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.stored import Meta, Slices, Stored
 from keyfront.errors import SettingsError
+from tests.rows import rows
 
 LOG = 64 * 1024
 
@@ -351,9 +352,7 @@ class TestRemovals:
         workers[1].memory.poll_removals()
         assert workers[1].heard == [[Removal("E/a")], [Removal("E/b")]]
 
-    @pytest.mark.parametrize(
-        "key", ["", "E/a", "E/a\nq3:a=b", "E/a\nq", "E/a\nqx:", "E/a\nq²:x", "E/a\nc1:x"]
-    )
+    @rows("key", ["", "E/a", "E/a\nq3:a=b", "E/a\nq", "E/a\nqx:", "E/a\nq²:x", "E/a\nc1:x"])
     def test_the_root_of_any_key_is_a_beginning_of_it(self, key: str) -> None:
         assert key.startswith(root_of(key))
 

@@ -25,6 +25,7 @@ from keyfront.model.snapshot import Behavior, ErrorResponse, Invalidation, Origi
 from tests.edge.film import Film, bytes_of
 from tests.origin import CLOSE, RESET, Authority, ScriptedOrigin, answer, closed_port
 from tests.origin import Asked as Seen
+from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, site
 
 REGION = "eu-central-1"
@@ -350,9 +351,7 @@ class TestWhoMayAsk:
         with pytest.raises(SettingsError, match="cannot be read"):
             Secrets.of_file(str(tmp_path / "none"))
 
-    @pytest.mark.parametrize(
-        "text", ["", "host", "host:0", "host:65536", "ftp://h:1", "h:1/x", "a b:1", "h:1?", "@h:1"]
-    )
+    @rows("text", ["", "host", "host:0", "host:65536", "ftp://h:1", "h:1/x", "a b:1", "h:1?", "@h:1"])
     def test_what_is_no_address(self, text: str) -> None:
         with pytest.raises(SettingsError, match="not an edge's address"):
             parent_address(text)

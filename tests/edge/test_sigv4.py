@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from urllib.parse import unquote_to_bytes
 
-import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from keyfront.edge.origin import sigv4
 from keyfront.edge.types.messages import Headers
 from keyfront.signing.sigv4 import EMPTY_SHA256
+from tests.rows import rows
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 NOW = 1_790_000_000.0
@@ -69,7 +69,7 @@ CASES: list[tuple[str, str, str, Headers, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "query", "headers", "token"), CASES)
+@rows(("method", "path", "query", "headers", "token"), CASES)
 def test_botocore_gives_the_same_signature(
     method: str, path: str, query: str, headers: Headers, token: str
 ) -> None:
@@ -109,7 +109,7 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "canonical"), PATHS)
+@rows(("path", "canonical"), PATHS)
 def test_a_path_has_one_spelling(path: str, canonical: str) -> None:
     assert sigv4.canonical_path(path) == canonical
     assert unquote_to_bytes(canonical) == unquote_to_bytes(path.encode("latin-1"))
@@ -127,7 +127,7 @@ QUERIES = [
 ]
 
 
-@pytest.mark.parametrize(("query", "canonical"), QUERIES)
+@rows(("query", "canonical"), QUERIES)
 def test_a_query_has_one_spelling(query: str, canonical: str) -> None:
     assert sigv4.canonical_query(query) == canonical
 
@@ -156,7 +156,7 @@ def test_range_host_and_every_amazon_field_are_signed_and_nothing_else() -> None
 HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("given_hash", "has_body", "expected"),
     [
         ("", False, EMPTY_SHA256),

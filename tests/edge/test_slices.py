@@ -27,6 +27,7 @@ from keyfront.edge.types.stored import Meta, Slices
 from keyfront.model.snapshot import Behavior, ErrorResponse, Select
 from tests.edge.film import MODIFIED, Film, bytes_of
 from tests.origin import CLOSE, ScriptedOrigin, Wire, answer
+from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, Seen, Viewer, site
 
 KIB = 1024
@@ -54,7 +55,7 @@ WANTED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), WANTED)
+@rows(("value", "expected"), WANTED)
 def test_what_a_cold_range_asks_for(value: bytes, expected: tuple[int, int] | None) -> None:
     size = 10
     span = slicing.wanted(Request("GET", "/", "h", [(b"range", value)]), size)
@@ -104,7 +105,7 @@ NO_RANGES = [
 ]
 
 
-@pytest.mark.parametrize("answer", NO_RANGES)
+@rows("answer", NO_RANGES)
 def test_what_is_no_single_range(answer: OriginReply) -> None:
     assert slicing.content_range(answer) is None
 
@@ -151,16 +152,14 @@ JUDGED: list[tuple[str, Slices, OriginReply, bool, Answer]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("stored", "answer", "if_range", "expected"), [j[1:] for j in JUDGED], ids=[j[0] for j in JUDGED]
-)
+@rows(("stored", "answer", "if_range", "expected"), [j[1:] for j in JUDGED], ids=[j[0] for j in JUDGED])
 def test_what_an_answer_to_a_missing_slice_proves(
     stored: Slices, answer: OriginReply, if_range: bool, expected: Answer
 ) -> None:
     assert slicing.judge(stored, ASKED, answer, if_range=if_range) is expected
 
 
-@pytest.mark.parametrize(
+@rows(
     ("etag", "modified", "date", "coding", "expected"),
     [
         (b'"1"', None, 0.0, b"", b'"1"'),

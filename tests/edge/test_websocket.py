@@ -43,6 +43,7 @@ from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup
 from keyfront.monitoring.edge_metrics import families
 from tests.edge.harness import ALICE, signed, signed_site
 from tests.origin import CLOSE, RESET, Asked, Authority, ScriptedOrigin, Step, Wire, answer, closed_port
+from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, Viewer, site
 
 EVENT_LOOPS = ("uvloop", "asyncio")
@@ -137,7 +138,7 @@ def fields(*pairs: tuple[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 class TestRules:
-    @pytest.mark.parametrize(
+    @rows(
         ("upgrade", "asked"),
         [
             ("websocket", WEBSOCKET),
@@ -153,7 +154,7 @@ class TestRules:
         headers = fields(("Upgrade", upgrade), *OFFER[2:])
         assert upgrade_of("GET", "1.1", headers, named=True, has_body=False) == asked
 
-    @pytest.mark.parametrize(
+    @rows(
         ("method", "version", "named", "has_body", "why"),
         [
             ("POST", "1.1", True, False, "POST is not GET"),
@@ -169,13 +170,13 @@ class TestRules:
         asked = upgrade_of(method, version, fields(*OFFER), named=named, has_body=has_body)
         assert asked == f"passed over: upgrade to websocket ({why})"
 
-    @pytest.mark.parametrize("missing", ["Sec-WebSocket-Key", "Sec-WebSocket-Version"])
+    @rows("missing", ["Sec-WebSocket-Key", "Sec-WebSocket-Version"])
     def test_without_its_own_fields_it_is_none(self, missing: str) -> None:
         headers = fields(*(pair for pair in OFFER if pair[0] != missing))
         asked = upgrade_of("GET", "1.1", headers, named=True, has_body=False)
         assert asked == f"passed over: upgrade to websocket (without {missing})"
 
-    @pytest.mark.parametrize(
+    @rows(
         "keys",
         [[KEY[:-1]], [KEY + "="], ["x" * 24], [""], [KEY, KEY], ["AAAAAAAAAAAAAAAAAAAAAAAA"], ["é" * 12]],
     )
@@ -183,7 +184,7 @@ class TestRules:
         headers = fields(*(("Sec-WebSocket-Key", key) for key in keys), ("Sec-WebSocket-Version", "13"))
         assert handshake_fault(headers) == "websocket_key"
 
-    @pytest.mark.parametrize("versions", [["12"], ["13", "13"], ["13, 8"], ["013"], [""]])
+    @rows("versions", [["12"], ["13", "13"], ["13, 8"], ["013"], [""]])
     def test_wrong_versions(self, versions: list[str]) -> None:
         headers = fields(("Sec-WebSocket-Key", KEY), *(("Sec-WebSocket-Version", v) for v in versions))
         assert handshake_fault(headers) == "websocket_version"

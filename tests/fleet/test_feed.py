@@ -14,6 +14,7 @@ from keyfront.fleet.feed import Feed, accept
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import EMPTY, MAGIC, Behavior, Invalidation, KeyGroup, OriginGroup, Snapshot
 from tests.fleet.snapshots import snapshot
+from tests.rows import rows
 
 WHOLE = snapshot(3)
 DATA = WHOLE.to_bytes()
@@ -92,7 +93,7 @@ WRONG_TYPES: list[tuple[str, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("what", "payload"), WRONG_TYPES, ids=[what for what, _ in WRONG_TYPES])
+@rows(("what", "payload"), WRONG_TYPES, ids=[what for what, _ in WRONG_TYPES])
 def test_sealed_but_no_snapshot(what: str, payload: object) -> None:
     with pytest.raises(SnapshotRefused):
         accept(None, sealed(payload))
@@ -120,7 +121,7 @@ NONSENSE: list[tuple[str, Snapshot]] = [
 ]
 
 
-@pytest.mark.parametrize(("what", "spoilt"), NONSENSE, ids=[what for what, _ in NONSENSE])
+@rows(("what", "spoilt"), NONSENSE, ids=[what for what, _ in NONSENSE])
 def test_whole_but_without_sense(what: str, spoilt: Snapshot) -> None:
     with pytest.raises(SnapshotRefused, match="is inconsistent"):
         accept(None, spoilt.to_bytes())

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from keyfront.fleet.heartbeat import AWAY, Board, Trouble
+from tests.rows import rows
 
 
 def test_a_slot_is_its_own() -> None:
@@ -41,7 +42,7 @@ def test_the_end_is_told_to_all() -> None:
     board.close()
 
 
-@pytest.mark.parametrize("slot", [-1, 3, 1000])
+@rows("slot", [-1, 3, 1000])
 def test_there_is_no_other_slot(slot: int) -> None:
     board = Board.create(3)
     with pytest.raises(IndexError):

@@ -16,6 +16,7 @@ from keyfront.fleet.regions import HIGHEST, Regions, open_regions, refuse_other_
 from keyfront.model.residency import for_region
 from keyfront.model.snapshot import Snapshot
 from tests.fleet.snapshots import snapshot
+from tests.rows import rows
 
 
 def tied(number: int, *regions: str) -> Snapshot:
@@ -29,9 +30,7 @@ def tied(number: int, *regions: str) -> Snapshot:
 # ---- an edge
 
 
-@pytest.mark.parametrize(
-    ("made_for", "region"), [("eu", "us"), ("eu", ""), ("", "eu")], ids=["another", "none", "for none"]
-)
+@rows(("made_for", "region"), [("eu", "us"), ("eu", ""), ("", "eu")], ids=["another", "none", "for none"])
 def test_a_snapshot_for_another_region_is_refused(made_for: str, region: str) -> None:
     data = for_region(snapshot(3), made_for).to_bytes()
     with pytest.raises(SnapshotRefused, match="is not for this edge"):

@@ -14,11 +14,12 @@ from keyfront.edge.limits.rates import Floor
 from keyfront.edge.limits.reports import QUIET, Reached
 from keyfront.edge.limits.uploads import Gathered, Memory
 from keyfront.edge.limits.viewers import SITE, Gauge, network_of
+from tests.rows import rows
 
 # -- rates: at 10 bytes a second over windows of 30 s ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@rows(
     ("looks", "slow_at"),
     [
         ([(0, 0), (10, 0), (29, 0)], None),  # the window is not over
@@ -46,7 +47,7 @@ def test_a_floor(looks: list[tuple[float, int] | str], slow_at: float | None) ->
     assert found == slow_at
 
 
-@pytest.mark.parametrize(
+@rows(
     ("looks", "slow_at"),
     [
         ([(0, 0, 40), (30, 40, 40), (60, 80, 40)], None),  # small events, each taken soon after it arrived
@@ -122,7 +123,7 @@ def test_a_gauge_forgets_who_is_gone() -> None:
     assert (gauge.total, gauge.addresses) == (0, 0)
 
 
-@pytest.mark.parametrize(("total", "pressed"), [(8, False), (9, True), (10, True)])
+@rows(("total", "pressed"), [(8, False), (9, True), (10, True)])
 def test_when_a_gauge_is_nearly_full(total: int, pressed: bool) -> None:
     gauge = Gauge("things", 10, 0)
     for _ in range(total):
@@ -131,7 +132,7 @@ def test_when_a_gauge_is_nearly_full(total: int, pressed: bool) -> None:
     assert not Gauge("things", 0, 0).pressed
 
 
-@pytest.mark.parametrize(
+@rows(
     ("address", "network"),
     [
         ("192.0.2.1", "192.0.2.1"),
@@ -177,7 +178,7 @@ BREAKER = [
 ]
 
 
-@pytest.mark.parametrize(("steps", "why"), BREAKER, ids=[why for _, why in BREAKER])
+@rows(("steps", "why"), BREAKER, ids=[why for _, why in BREAKER])
 def test_a_breaker(steps: str, why: str) -> None:
     breaker = Breaker(3, 2.0)
     for step in steps.split():
