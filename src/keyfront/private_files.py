@@ -7,6 +7,7 @@ them. A write that fails removes its temporary file.
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import os
 import secrets
@@ -111,3 +112,19 @@ def _temporary(path: Path, data: bytes, mode: int, durable: bool) -> Iterator[tu
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def parse_credentials(text: str, path: Path) -> configparser.RawConfigParser:
+    """The sections of a file in AWS's shared-credentials format.
+
+    :raises SettingsError: if the text is in another format. The message never contains a secret.
+    """
+    parser = configparser.RawConfigParser(default_section="\0")
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        # The parser's message may quote a line, and a line may contain a secret.
+        raise SettingsError(
+            f"{path} is not in AWS's shared-credentials format ({type(error).__name__})"
+        ) from None
+    return parser

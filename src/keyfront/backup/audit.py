@@ -6,7 +6,7 @@ import random
 from typing import Any, NamedTuple
 
 from keyfront.control.audit import records as audit
-from keyfront.control.call import Call, Caller
+from keyfront.control.call import local_call
 from keyfront.control.store.transaction import Transaction
 
 SOURCE = "backup.keyfront"
@@ -16,8 +16,7 @@ RESTORED = "RestoreBackup"
 
 
 class AuditActor(NamedTuple):
-    """The user who runs the command: `by` is the command and the login, `account` the twelve-digit account ID. Anyone
-    with access to the data folder acts as the account's root user."""
+    """The user who runs the command: `by` is the command and the login, `account` the twelve-digit account ID."""
 
     by: str
     account: str
@@ -33,13 +32,11 @@ def append_event(
     now: float,
 ) -> None:
     """Append to the audit log that `event` happened, with its request `parameters` and response `elements`."""
-    root = Caller("", f"arn:aws:iam::{actor.account}:root", actor.account, actor.account)
-    call = Call(
-        operation=event,
-        params=parameters,
-        caller=root,
-        source_ip="local",
-        user_agent=actor.by,
+    call = local_call(
+        event,
+        parameters,
+        account=actor.account,
+        by=actor.by,
         request_id=f"{actor.rng.getrandbits(128):032x}",
         now=now,
         source=SOURCE,

@@ -52,6 +52,19 @@ class Call(msgspec.Struct, frozen=True):
     source: str = "cloudfront.amazonaws.com"
 
 
+def local_call(
+    operation: str, params: dict[str, Any], *, account: str, by: str, request_id: str, now: float, source: str
+) -> Call:
+    """A change made on this machine, not over the API, in the form in which the audit log records it. Anyone with
+    access to the data folder acts as the account's root user.
+
+    :param by: the command or process, and the login.
+    :param now: epoch seconds.
+    """
+    root = Caller("", f"arn:aws:iam::{account}:root", account, account)
+    return Call(operation, params, root, "local", by, request_id, now, source=source)
+
+
 class Result(msgspec.Struct, frozen=True):
     """A success: the operation's output in botocore's shape, `{}` if it has none."""
 

@@ -77,9 +77,9 @@ def distribution(config: Config) -> dict[str, Any]:
         "Restrictions": {"GeoRestriction": _geo(config.get("Restrictions") or {})},
         "WebACLId": config.get("WebACLId") or "",
         "HttpVersion": config.get("HttpVersion") or "http2",
-        "IsIPV6Enabled": _default(config, "IsIPV6Enabled", True),
+        "IsIPV6Enabled": value_or_default(config, "IsIPV6Enabled", True),
         "ContinuousDeploymentPolicyId": config.get("ContinuousDeploymentPolicyId") or "",
-        "Staging": _default(config, "Staging", False),
+        "Staging": value_or_default(config, "Staging", False),
     }
     return found | _given(config, "ConnectionMode") | _given(config, "CacheTagConfig")
 
@@ -98,13 +98,13 @@ def _origin(config: Config) -> dict[str, Any]:
     if config.get("CustomOriginConfig") is not None:
         found["CustomOriginConfig"] = _custom_origin(config["CustomOriginConfig"])
     found |= {
-        "ConnectionAttempts": _default(config, "ConnectionAttempts", 3),
-        "ConnectionTimeout": _default(config, "ConnectionTimeout", 10),
+        "ConnectionAttempts": value_or_default(config, "ConnectionAttempts", 3),
+        "ConnectionTimeout": value_or_default(config, "ConnectionTimeout", 10),
     }
     if config.get("ResponseCompletionTimeout"):  # Go clients send 0 for unset
         found["ResponseCompletionTimeout"] = config["ResponseCompletionTimeout"]
     shield = config.get("OriginShield") or {}
-    found["OriginShield"] = {"Enabled": _default(shield, "Enabled", False)}
+    found["OriginShield"] = {"Enabled": value_or_default(shield, "Enabled", False)}
     found["OriginShield"] |= _given(shield, "OriginShieldRegion") if found["OriginShield"]["Enabled"] else {}
     found["OriginAccessControlId"] = config.get("OriginAccessControlId") or ""
     return found
@@ -116,8 +116,8 @@ def _custom_origin(config: Config) -> dict[str, Any]:
         "HTTPSPort": config["HTTPSPort"],
         "OriginProtocolPolicy": config["OriginProtocolPolicy"],
         "OriginSslProtocols": _same(config.get("OriginSslProtocols") or {"Items": ["TLSv1.2"]}),
-        "OriginReadTimeout": _default(config, "OriginReadTimeout", 30),
-        "OriginKeepaliveTimeout": _default(config, "OriginKeepaliveTimeout", 5),
+        "OriginReadTimeout": value_or_default(config, "OriginReadTimeout", 30),
+        "OriginKeepaliveTimeout": value_or_default(config, "OriginKeepaliveTimeout", 5),
         **_given(config, "IpAddressType"),
         **_given(config, "OriginHttpVersion"),
     }
@@ -142,8 +142,8 @@ def _behavior(config: Config) -> dict[str, Any]:
         "TrustedKeyGroups": _switched(config.get("TrustedKeyGroups")),
         "ViewerProtocolPolicy": config["ViewerProtocolPolicy"],
         "AllowedMethods": _allowed_methods(config.get("AllowedMethods") or {}),
-        "SmoothStreaming": _default(config, "SmoothStreaming", False),
-        "Compress": _default(config, "Compress", False),
+        "SmoothStreaming": value_or_default(config, "SmoothStreaming", False),
+        "Compress": value_or_default(config, "Compress", False),
         "LambdaFunctionAssociations": _each(config.get("LambdaFunctionAssociations"), dict),
         "FunctionAssociations": _each(config.get("FunctionAssociations"), dict),
         "FieldLevelEncryptionId": config.get("FieldLevelEncryptionId") or "",
@@ -155,12 +155,12 @@ def _behavior(config: Config) -> dict[str, Any]:
     if config.get("ForwardedValues") is not None:
         found["ForwardedValues"] = _forwarded_values(config["ForwardedValues"])
     if "CachePolicyId" not in found:
-        lowest = _default(config, "MinTTL", 0)
-        usual = _default(config, "DefaultTTL", max(DEFAULT_TTL, lowest))
+        lowest = value_or_default(config, "MinTTL", 0)
+        usual = value_or_default(config, "DefaultTTL", max(DEFAULT_TTL, lowest))
         found |= {
             "MinTTL": lowest,
             "DefaultTTL": usual,
-            "MaxTTL": _default(config, "MaxTTL", max(MAX_TTL, usual)),
+            "MaxTTL": value_or_default(config, "MaxTTL", max(MAX_TTL, usual)),
         }
     else:  # the policy's TTLs apply; Go clients send zeros
         found |= {ttl: config[ttl] for ttl in ("MinTTL", "DefaultTTL", "MaxTTL") if config.get(ttl)}
@@ -170,8 +170,8 @@ def _behavior(config: Config) -> dict[str, Any]:
 def _allowed_methods(config: Config) -> dict[str, Any]:
     cached = (config.get("CachedMethods") or {}).get("Items") or ("GET", "HEAD")
     return {
-        **_list(sorted(config.get("Items") or ("GET", "HEAD"), key=_rank)),
-        "CachedMethods": _list(sorted(cached, key=_rank)),
+        **quantity_and_items(sorted(config.get("Items") or ("GET", "HEAD"), key=_rank)),
+        "CachedMethods": quantity_and_items(sorted(cached, key=_rank)),
     }
 
 
@@ -197,15 +197,15 @@ def _error_response(config: Config) -> dict[str, Any]:
         "ErrorCode": config["ErrorCode"],
         "ResponsePagePath": config.get("ResponsePagePath") or "",
         "ResponseCode": config.get("ResponseCode") or "",
-        "ErrorCachingMinTTL": _default(config, "ErrorCachingMinTTL", 10),
+        "ErrorCachingMinTTL": value_or_default(config, "ErrorCachingMinTTL", 10),
     }
 
 
 def _logging(config: Config) -> dict[str, Any]:
-    enabled = _default(config, "Enabled", False)
+    enabled = value_or_default(config, "Enabled", False)
     return {
         "Enabled": enabled,
-        "IncludeCookies": _default(config, "IncludeCookies", False),
+        "IncludeCookies": value_or_default(config, "IncludeCookies", False),
         # "If you specify false for Enabled […] the values are automatically deleted" (the model).
         "Bucket": (config.get("Bucket") or "") if enabled else "",
         "Prefix": (config.get("Prefix") or "") if enabled else "",
@@ -244,25 +244,27 @@ def _geo(restrictions: Config) -> dict[str, Any]:
 def _switched(config: Config | None) -> dict[str, Any]:
     """TrustedSigners and TrustedKeyGroups."""
     config = config or {}
-    return {"Enabled": _default(config, "Enabled", False), **_same(config)}
+    return {"Enabled": value_or_default(config, "Enabled", False), **_same(config)}
 
 
 def _same(config: Config | None) -> dict[str, Any]:
     """A {Quantity, Items} of plain values."""
-    return _list((config or {}).get("Items") or ())
+    return quantity_and_items((config or {}).get("Items") or ())
 
 
 def _each(config: Config | None, complete: Any) -> dict[str, Any]:
     """A {Quantity, Items} of structures, each completed."""
-    return _list(complete(item) for item in (config or {}).get("Items") or ())
+    return quantity_and_items(complete(item) for item in (config or {}).get("Items") or ())
 
 
-def _list(items: Iterable[Any]) -> dict[str, Any]:
+def quantity_and_items(items: Iterable[Any]) -> dict[str, Any]:
+    """A list as CloudFront's API writes it: {Quantity, Items}, without Items if there are none."""
     found = list(items)
     return {"Quantity": len(found), "Items": found} if found else {"Quantity": 0}
 
 
-def _default(config: Config, member: str, default: Any) -> Any:
+def value_or_default(config: Config, member: str, default: Any) -> Any:
+    """The member's value, or `default` if it is missing or null."""
     value = config.get(member)
     return default if value is None else value
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
+from keyfront.signing.resource import in_order
+
 Matcher = Callable[[str], bool]
 
 # A letter, digit, `-`, `.`, `_` or `~` (RFC 3986 §2.3), percent-encoded.
@@ -39,7 +41,7 @@ def compile_pattern(pattern: str) -> Matcher:
     middle = [piece for piece in pieces if piece]
     if not middle:
         return _ends(head, tail)
-    return _in_order(head, middle, tail)
+    return in_order(head, middle, tail)
 
 
 def _anything(path: str) -> bool:
@@ -53,24 +55,6 @@ def _ends(head: str, tail: str) -> Matcher:
     if head == "/":
         return lambda path: path.endswith(tail) and path.startswith("/") and len(path) >= least
     return lambda path: path.startswith(head) and path.endswith(tail) and len(path) >= least
-
-
-def _in_order(head: str, middle: list[str], tail: str) -> Matcher:
-    start = len(head)
-
-    def matches(path: str) -> bool:
-        end = len(path) - len(tail)
-        if end < start or not path.startswith(head) or not path.endswith(tail):
-            return False
-        at = start
-        for piece in middle:
-            at = path.find(piece, at, end)
-            if at < 0:
-                return False
-            at += len(piece)
-        return True
-
-    return matches
 
 
 def _any_one_character(head: str, pieces: list[str]) -> Matcher:

@@ -10,10 +10,10 @@ accept although an edge could apply it, and whatever exceeds a quota. Sources: c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from keyfront.model.defaults import DEFAULT_TTL, MAX_TTL
+from keyfront.model.defaults import DEFAULT_TTL, MAX_TTL, quantity_and_items, value_or_default
 from keyfront.model.kinds import Quotas
 from keyfront.model.validate import Problems, refusal
 
@@ -26,16 +26,16 @@ def complete_cache_policy(config: Config) -> dict[str, Any]:
     """A CachePolicyConfig as CloudFront returns it. Idempotent, like the functions of `defaults.py`."""
     key = config.get("ParametersInCacheKeyAndForwardedToOrigin") or {}
     lowest = config["MinTTL"]
-    usual = _default(config, "DefaultTTL", max(DEFAULT_TTL, lowest))
+    usual = value_or_default(config, "DefaultTTL", max(DEFAULT_TTL, lowest))
     return {
         "Comment": config.get("Comment") or "",
         "Name": config["Name"],
         "DefaultTTL": usual,
-        "MaxTTL": _default(config, "MaxTTL", max(MAX_TTL, usual)),
+        "MaxTTL": value_or_default(config, "MaxTTL", max(MAX_TTL, usual)),
         "MinTTL": lowest,
         "ParametersInCacheKeyAndForwardedToOrigin": {
-            "EnableAcceptEncodingGzip": _default(key, "EnableAcceptEncodingGzip", False),
-            "EnableAcceptEncodingBrotli": _default(key, "EnableAcceptEncodingBrotli", False),
+            "EnableAcceptEncodingGzip": value_or_default(key, "EnableAcceptEncodingGzip", False),
+            "EnableAcceptEncodingBrotli": value_or_default(key, "EnableAcceptEncodingBrotli", False),
             **_selections(key),
         },
     }
@@ -59,7 +59,7 @@ def _selections(config: Config) -> dict[str, Any]:
         selection = config.get(member) or {}
         found[member] = {behavior: selection.get(behavior) or "none"}
         if items := _items(selection.get(names)):
-            found[member][names] = _list(items)
+            found[member][names] = quantity_and_items(items)
     return found
 
 
@@ -73,17 +73,17 @@ def complete_response_headers_policy(config: Config) -> dict[str, Any]:
     if (timing := config.get("ServerTimingHeadersConfig")) is not None:
         found["ServerTimingHeadersConfig"] = {
             "Enabled": timing["Enabled"],
-            "SamplingRate": float(_default(timing, "SamplingRate", 0.0)),
+            "SamplingRate": float(value_or_default(timing, "SamplingRate", 0.0)),
         }
     for member in ("CustomHeadersConfig", "RemoveHeadersConfig"):
         if (headers := config.get(member)) is not None:
-            found[member] = _list(dict(item) for item in _items(headers))
+            found[member] = quantity_and_items(dict(item) for item in _items(headers))
     return found
 
 
 def _cors(config: Config) -> dict[str, Any]:
     found = {
-        member: _list(_items(config.get(member)))
+        member: quantity_and_items(_items(config.get(member)))
         for member in (
             "AccessControlAllowOrigins",
             "AccessControlAllowHeaders",
@@ -91,7 +91,7 @@ def _cors(config: Config) -> dict[str, Any]:
         )
     }
     found["AccessControlAllowCredentials"] = config["AccessControlAllowCredentials"]
-    found["AccessControlExposeHeaders"] = _list(_items(config.get("AccessControlExposeHeaders")))
+    found["AccessControlExposeHeaders"] = quantity_and_items(_items(config.get("AccessControlExposeHeaders")))
     if config.get("AccessControlMaxAgeSec") is not None:
         found["AccessControlMaxAgeSec"] = config["AccessControlMaxAgeSec"]
     found["OriginOverride"] = config["OriginOverride"]
@@ -269,13 +269,3 @@ def _names(config: Config, kind: str, quotas: Quotas) -> Problems:
 
 def _items(config: Config | None) -> list[Any]:
     return list((config or {}).get("Items") or ())
-
-
-def _list(items: Iterable[Any]) -> dict[str, Any]:
-    found = list(items)
-    return {"Quantity": len(found), "Items": found} if found else {"Quantity": 0}
-
-
-def _default(config: Config, member: str, default: Any) -> Any:
-    value = config.get(member)
-    return default if value is None else value

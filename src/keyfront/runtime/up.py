@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from keyfront.backup.restore.lock import refuse_half_restored
+from keyfront.backup.restore.lock import lock_data_folder, refuse_half_restored
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import Board
 from keyfront.runtime.installation import url_host, write_installation
@@ -57,7 +56,7 @@ async def run_up(
     from keyfront.fleet.file_feed import FileFeed
 
     with contextlib.ExitStack() as held:
-        held.callback(os.close, lock_data_folder(folder))
+        held.callback(os.close, lock_data_folder(folder, f"another keyfront uses the data folder {folder}"))
         refuse_half_restored(folder)
         ports = held.enter_context(ReservedPorts())
         edge = reserve_edge_ports(edge, ports)
@@ -93,24 +92,6 @@ def edge_name(port: int) -> str:
     """The prefix of the names of this machine's edges on this port, different from those of any other machine."""
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40].strip("-")
     return f"at-{host or os.getpid()}-{port}"
-
-
-def lock_data_folder(folder: Path) -> int:
-    """Create the data folder if necessary and lock it. Returns the file descriptor that holds the lock.
-
-    :raises SettingsError: if the folder cannot be used, or another Keyfront process uses it.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise SettingsError(f"the data folder {folder} cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise SettingsError(f"another keyfront uses the data folder {folder}") from None
-    return lock
 
 
 def stop_on_signal() -> asyncio.Event:

@@ -129,12 +129,19 @@ def glob(pattern: str) -> Matcher:
     middle = [piece for piece in middle if piece]
     if not middle and not head and not last:
         return lambda _text: True
-    least = len(head) + len(last)
+    return in_order(head, middle, last)
 
-    def match(text: str) -> bool:
-        if len(text) < least or not text.startswith(head) or not text.endswith(last):
+
+def in_order(head: str, middle: list[str], tail: str) -> Matcher:
+    """Return a matcher of whole strings that begin with `head`, end with `tail`, and hold the pieces of `middle` in
+    this order between them."""
+    start = len(head)
+
+    def matches(text: str) -> bool:
+        end = len(text) - len(tail)
+        if end < start or not text.startswith(head) or not text.endswith(tail):
             return False
-        at, end = len(head), len(text) - len(last)
+        at = start
         # The earliest position for each piece leaves the most room for the next ones, so there is no backtracking.
         for piece in middle:
             at = text.find(piece, at, end)
@@ -143,7 +150,7 @@ def glob(pattern: str) -> Matcher:
             at += len(piece)
         return True
 
-    return match
+    return matches
 
 
 class Tail:

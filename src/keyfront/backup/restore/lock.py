@@ -21,6 +21,19 @@ def held(folder: Path) -> Iterator[None]:
     :raises SettingsError: if a Keyfront is running, or the folder cannot be used or belongs to another user.
     """
     _refuse_another(folder)
+    lock = lock_data_folder(folder, f"a keyfront runs in {folder}: end it first")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def lock_data_folder(folder: Path, if_locked: str) -> int:
+    """Create the data folder if necessary and lock it. Returns the file descriptor that holds the lock.
+
+    :param if_locked: the message for a folder that another Keyfront process uses.
+    :raises SettingsError: if another process uses the folder, or it cannot be used.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -28,11 +41,10 @@ def held(folder: Path) -> Iterator[None]:
         raise SettingsError(f"the data folder {folder} cannot be used: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise SettingsError(f"a keyfront runs in {folder}: end it first") from None
-    finally:
+    except OSError:
         os.close(lock)
+        raise SettingsError(if_locked) from None
+    return lock
 
 
 def _refuse_another(folder: Path) -> None:

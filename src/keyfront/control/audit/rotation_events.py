@@ -6,7 +6,7 @@ from __future__ import annotations
 import uuid
 
 from keyfront.control.audit.writer import AuditWriter
-from keyfront.control.call import Call, Caller
+from keyfront.control.call import local_call
 from keyfront.errors import ApiError
 from keyfront.lifecycle.events import RotationEvent
 
@@ -18,7 +18,7 @@ class AuditListener:
 
     def __init__(self, audit: AuditWriter, account: str) -> None:
         self._audit = audit
-        self._caller = Caller("", f"arn:aws:iam::{account}:root", account, account)
+        self._account = account
 
     def on_event(self, event: RotationEvent) -> None:
         if event.moment == "before":
@@ -30,12 +30,11 @@ class AuditListener:
             "KeyPairId": event.key_pair_id,
             "Reason": event.reason,
         }
-        call = Call(
-            operation=f"Rotation{event.action.capitalize()}",
-            params={name: value[:2000] for name, value in parameters.items() if value},
-            caller=self._caller,
-            source_ip="local",
-            user_agent="keyfront up, scheduler",
+        call = local_call(
+            f"Rotation{event.action.capitalize()}",
+            {name: value[:2000] for name, value in parameters.items() if value},
+            account=self._account,
+            by="keyfront up, scheduler",
             request_id=str(uuid.uuid4()),
             now=event.at,
             source=SOURCE,

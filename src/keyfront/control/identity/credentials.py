@@ -9,7 +9,6 @@ store (`control/identity/directory.py`).
 from __future__ import annotations
 
 import base64
-import configparser
 import hashlib
 import re
 import secrets
@@ -19,7 +18,7 @@ from pathlib import Path
 from keyfront.control.call import Caller
 from keyfront.control.iam.roles import ADMIN
 from keyfront.errors import SettingsError
-from keyfront.private_files import create_file, read_private
+from keyfront.private_files import create_file, parse_credentials, read_private
 
 _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -102,14 +101,7 @@ def _make(path: Path) -> None:
 
 
 def _profiles(text: str, path: Path) -> Iterator[tuple[str, str, str]]:
-    parser = configparser.RawConfigParser(default_section="\0")
-    try:
-        parser.read_string(text)
-    except configparser.Error as error:
-        # The parser's message may quote a line, and a line may contain a secret.
-        raise SettingsError(
-            f"{path} is not in AWS's shared-credentials format ({type(error).__name__})"
-        ) from None
+    parser = parse_credentials(text, path)
     seen: dict[str, str] = {}
     for name in parser.sections():
         section = parser[name]

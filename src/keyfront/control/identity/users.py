@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from keyfront.control.audit import records as audit
-from keyfront.control.call import Call, Caller
+from keyfront.control.call import local_call
 from keyfront.control.iam import policy as iam
 from keyfront.control.iam.policy import Policy
 from keyfront.control.iam.roles import ROLES
@@ -417,20 +417,17 @@ class UserAdmin:
     def _change(self, event: str, parameters: dict[str, Any]) -> Iterator[tuple[Transaction, dict[str, Any]]]:
         """A transaction that ends by writing its audit record. The dict receives the record's responseElements."""
         elements: dict[str, Any] = {}
-        root = Caller("", f"arn:aws:iam::{self._account}:root", self._account, self._account)
         with self._store.write() as transaction:
             yield transaction, elements
             transaction.connection.execute(
                 sa.update(_counter).where(_counter.c.name == "access").values(value=_counter.c.value + 1)
             )
-            request_id = f"{self._rng.getrandbits(128):032x}"
-            call = Call(
-                operation=event,
-                params=parameters,
-                caller=root,
-                source_ip="local",
-                user_agent=self._by,
-                request_id=request_id,
+            call = local_call(
+                event,
+                parameters,
+                account=self._account,
+                by=self._by,
+                request_id=f"{self._rng.getrandbits(128):032x}",
                 now=self._clock(),
                 source="iam.amazonaws.com",
             )

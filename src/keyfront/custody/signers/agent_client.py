@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from keyfront.custody.signers.changing_key import ChangingKeySigner
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 from keyfront.signing.keys import HashName, PublicKey, load_public_key
 
@@ -103,7 +104,7 @@ def address_of(text: str) -> Address:
     )
 
 
-class AgentSigner:
+class AgentSigner(ChangingKeySigner):
     """A Signer that calls an agent. Safe to use from any thread and across forks."""
 
     def __init__(self, group: str, agent: str, *, hash_name: HashName | None = None) -> None:
@@ -127,29 +128,6 @@ class AgentSigner:
         if self._asked_hash is not None and self._asked_hash not in known[0].hashes:
             raise CustodyError(f"{known[0].key_pair_id} cannot sign with {self._asked_hash}")
         return AgentKey(self, *known, self._asked_hash)
-
-    @property
-    def key_pair_id(self) -> str:
-        return self.pinned().key_pair_id
-
-    @property
-    def public_key(self) -> PublicKey:
-        return self.pinned().public_key
-
-    @property
-    def hash_names(self) -> tuple[HashName, ...]:
-        return self.pinned().hash_names
-
-    @property
-    def hash_name(self) -> HashName | None:
-        return self.pinned().hash_name
-
-    @property
-    def max_lifetime(self) -> float:
-        return self.pinned().max_lifetime
-
-    def sign(self, data: bytes, hash_name: HashName) -> bytes:
-        return self.pinned().sign(data, hash_name)
 
     def refresh(self) -> None:
         """Ask the agent which key signs now. Calling this when an application starts reveals problems that would

@@ -35,6 +35,7 @@ from keyfront.custody.default_paths import RECORDS_VARIABLE, default_records
 from keyfront.custody.key_record import Entry, RotationPolicy, Stage, load
 from keyfront.custody.key_uri import split
 from keyfront.custody.schemes import open_key, open_place, open_records
+from keyfront.custody.signers.changing_key import ChangingKeySigner
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyfrontError, NoSuchKey, SigningError
 from keyfront.signing.keys import HashName, PublicKey
 from keyfront.signing.sign import checked_id
@@ -212,7 +213,7 @@ class PinnedKey:
         return f"<PinnedKey {self.key_pair_id} {self.public_key.algorithm}>"
 
 
-class KeyGroupSigner:
+class KeyGroupSigner(ChangingKeySigner):
     """A Signer that follows a key group's record. Safe for any thread, and across forks: a child reads the record and
     opens the key again, and until then signs with a key that is in memory (`Handle.after_fork`).
 
@@ -290,29 +291,6 @@ class KeyGroupSigner:
         if self.clock() < key.until:
             return key
         return self._found()
-
-    @property
-    def key_pair_id(self) -> str:
-        return self.pinned().key_pair_id
-
-    @property
-    def public_key(self) -> PublicKey:
-        return self.pinned().public_key
-
-    @property
-    def hash_names(self) -> tuple[HashName, ...]:
-        return self.pinned().hash_names
-
-    @property
-    def hash_name(self) -> HashName | None:
-        return self.pinned().hash_name
-
-    @property
-    def max_lifetime(self) -> float:
-        return self.pinned().max_lifetime
-
-    def sign(self, data: bytes, hash_name: HashName) -> bytes:
-        return self.pinned().sign(data, hash_name)
 
     # ---- following
 

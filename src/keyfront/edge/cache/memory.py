@@ -178,13 +178,7 @@ class MemoryTier:
         if variants is None or variants[0].meta.vary != meta.vary:
             self.drop(key)
             return
-        others = [old for old in variants if old.meta.vary_values != meta.vary_values]
-        if not others:
-            self.drop(key)
-        elif len(others) < len(variants):
-            self.bytes -= sum(old.size for old in variants) - sum(old.size for old in others)
-            self._variants[key] = others
-            self._entries[key] = others[-1]
+        self._retain(key, variants, [old for old in variants if old.meta.vary_values != meta.vary_values])
 
     def start_sweep(self, ended: Ended) -> None:
         """Begin removing everything that `ended` reports as invalidated. From now on, lookups do not return it;
@@ -216,12 +210,18 @@ class MemoryTier:
                 self.drop(key)
             return
         alive = [variant for variant in variants if not ended(key, variant.meta.snapshot, variant.meta.tags)]
-        if not alive:
+        self._retain(key, variants, alive)
+
+    def _retain(self, key: str, variants: list[Stored], remaining: list[Stored]) -> None:
+        """Remove all variants of `key` but the remaining ones."""
+        if not remaining:
             self.drop(key)
-        elif len(alive) < len(variants):
-            self.bytes -= sum(variant.size for variant in variants) - sum(variant.size for variant in alive)
-            self._variants[key] = alive
-            self._entries[key] = alive[-1]
+        elif len(remaining) < len(variants):
+            self.bytes -= sum(variant.size for variant in variants) - sum(
+                variant.size for variant in remaining
+            )
+            self._variants[key] = remaining
+            self._entries[key] = remaining[-1]
 
     def _evict(self) -> None:
         while self.bytes > self.capacity:

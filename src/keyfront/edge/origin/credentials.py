@@ -18,7 +18,6 @@ setting. None of this can be set through the API or is part of a snapshot, and n
 
 from __future__ import annotations
 
-import configparser
 import ipaddress
 import os
 import re
@@ -32,6 +31,7 @@ import msgspec
 
 from keyfront.edge.origin.sigv4 import Credentials
 from keyfront.errors import SettingsError
+from keyfront.private_files import parse_credentials
 
 _KEYS: Final = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 _KNOWN: Final = frozenset({*_KEYS, "region", "endpoint_url", "addressing_style"})
@@ -171,14 +171,7 @@ def read_file(path: Path) -> _Sections:
         raise SettingsError(f"{path} cannot be read: {why}") from None
     if mode & 0o077:
         raise SettingsError(f"others may read or change {path} (mode {mode:04o}); run: chmod 600 {path}")
-    parser = configparser.RawConfigParser(default_section="\0")
-    try:
-        parser.read_string(text)
-    except configparser.Error as error:
-        # The parser's message may quote a line, and a line may contain a secret.
-        raise SettingsError(
-            f"{path} is not in AWS's shared-credentials format ({type(error).__name__})"
-        ) from None
+    parser = parse_credentials(text, path)
     found: _Sections = {}
     for title in parser.sections():
         where, name = f"{path}: section {title[:253]!a}", title.lower()
