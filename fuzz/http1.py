@@ -499,6 +499,14 @@ class Secure:
 # -- a conversation ------------------------------------------------------------------------------------------------
 
 
+class Talk(NamedTuple):
+    """What a viewer sent and heard, and its port."""
+
+    sent: bytes
+    heard: bytes
+    port: int
+
+
 class Fuzz:
     """Conversations with one edge."""
 
@@ -572,8 +580,9 @@ class Fuzz:
         ending = chance.choice(("half-close", "half-close", "half-close", "silence", "break"))
         try:
             async with asyncio.timeout(PATIENCE):
-                sent, heard, port = await self._talk(harness, chance, data, ending)
-            self._judge(harness, said, spoilt, ending, sent, heard, port, began)
+                talk = await self._talk(harness, chance, data, ending)
+            sent = talk.sent
+            self._judge(harness, said, talk, ending, began, spoilt=spoilt)
         except TimeoutError:
             self._report(number, f"no end ({ending})", data)
         except Finding as finding:
@@ -584,10 +593,7 @@ class Fuzz:
     def _report(self, number: int, what: str, data: bytes) -> None:
         self.failures.append(f"conversation {number}: {what}\n{data[:4000]!r}")
 
-    async def _talk(
-        self, harness: EdgeHarness, chance: random.Random, data: bytes, ending: str
-    ) -> tuple[bytes, bytes, int]:
-        """Returns what was sent, what was received, and the viewer's port."""
+    async def _talk(self, harness: EdgeHarness, chance: random.Random, data: bytes, ending: str) -> Talk:
         loop = asyncio.get_running_loop()
         with socket.socket() as sock:
             sock.setblocking(False)
@@ -619,8 +625,8 @@ class Fuzz:
                 hearing.cancel()
                 await asyncio.gather(hearing, return_exceptions=True)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                return sent, b"", port
-            return sent, await hearing, port
+                return Talk(sent, b"", port)
+            return Talk(sent, await hearing, port)
 
     async def _hear(self, wire: Wire, chance: random.Random, *, late: bool) -> bytes:
         heard = b""
@@ -637,25 +643,25 @@ class Fuzz:
         self,
         harness: EdgeHarness,
         said: list[Said],
-        spoilt: bool,
+        talk: Talk,
         ending: str,
-        sent: bytes,
-        heard: bytes,
-        port: int,
         began: float,
+        *,
+        spoilt: bool,
     ) -> None:
         # Ports are reused, and a viewer that disconnected may leave a record late.
+        port = talk.port
         records = [r for r in harness.records if r["client_port"] == port and r["time"] >= began]
         harness.records[:] = [r for r in harness.records if r["client_port"] != port]
         if ending == "break":
             return
-        found = answers(heard, None if spoilt else [each.method for each in said])
+        found = answers(talk.heard, None if spoilt else [each.method for each in said])
         self.heard += len(found)
         if not spoilt:
             self._exactly(said, found, records)
             return
-        self._in_order(sent, found)
-        self._as_read_by_another(sent, records, found)
+        self._in_order(talk.sent, found)
+        self._as_read_by_another(talk.sent, records, found)
 
     def _exactly(self, said: list[Said], found: list[Answer], records: list[dict[str, Any]]) -> None:
         for each, got in zip(said, found, strict=False):

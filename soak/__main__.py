@@ -25,7 +25,7 @@ from soak.objects import catalogue
 from soak.origin import SoakOrigin
 from soak.talker import Talker
 from soak.truth import Truth
-from soak.viewer import Viewer
+from soak.viewer import Listener, Viewer
 from soak.watch import MIB, Ledger, Watch
 from tests.up import Up
 
@@ -88,18 +88,10 @@ async def _load(
     ledger = Ledger(up.data / "logs" / "access.jsonl", truth, judge)
 
     stop, stop_watching = asyncio.Event(), asyncio.Event()
+    http = Listener(up.edge_port, operator.offices["http"])
+    https = Listener(up.tls_port, operator.offices["https"], operator.certificates.context)
     crowd = [
-        Viewer(
-            n,
-            seed,
-            up.tls_port if n % 3 == 2 else up.edge_port,
-            operator.hosts,
-            operator.offices["https" if n % 3 == 2 else "http"],
-            truth,
-            judge,
-            ledger.answered,
-            operator.certificates.context if n % 3 == 2 else None,
-        )
+        Viewer(n, seed, https if n % 3 == 2 else http, operator.hosts, judge, ledger.answered)
         for n in range(viewers)
     ]
     talkers = [
@@ -109,7 +101,6 @@ async def _load(
             up.edge_port,
             operator.hosts.own,
             operator.offices["http"],
-            truth,
             judge,
             ledger.answered,
         )

@@ -57,7 +57,7 @@ class Ask:
     in the tables; `ranges` is the Range field's value; `none_match` and `if_range` are validators that were sent;
     `codings` are the content codings that the viewer accepts; `host_right` says whether the host name is valid."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the fields of a value
         self,
         method: str,
         target: str,

@@ -19,7 +19,6 @@ from soak.frames import BINARY, CLOSE, PATH, frame, read_frame
 from soak.judge import Ask, Judge, Seen
 from soak.objects import AREAS, Item
 from soak.tickets import FREE, Office, Ticket
-from soak.truth import Truth
 from soak.viewer import Answered
 
 PATIENCE: Final = 20.0
@@ -39,7 +38,6 @@ class Talker:
         port: int,
         host: str,
         office: Office,
-        truth: Truth,
         judge: Judge,
         answered: Answered,
     ) -> None:
@@ -48,7 +46,7 @@ class Talker:
         self._port = port
         self._host = host
         self._office = office
-        self._truth = truth
+        self._truth = judge.truth
         self._judge = judge
         self._answered = answered
 

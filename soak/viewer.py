@@ -9,13 +9,13 @@ import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from keyfront.edge.net.tls import TlsTransport
 from soak.judge import Ask, Judge, Seen
 from soak.objects import AREAS, Item
 from soak.tickets import FREE, Office, Right, Ticket
-from soak.truth import Standing, Truth
+from soak.truth import Standing
 
 PATIENCE: Final = 20.0
 """Seconds without a byte of a response that count as a violation."""
@@ -42,26 +42,32 @@ class Hosts:
             del self.rights[next(iter(self.rights))]
 
 
+class Listener(NamedTuple):
+    """A port of the edge: the signer of tickets for its scheme, and the TLS context for HTTPS."""
+
+    port: int
+    office: Office
+    tls: ssl.SSLContext | None = None
+
+
 class Viewer:
     def __init__(
         self,
         number: int,
         seed: int,
-        port: int,
+        listener: Listener,
         hosts: Hosts,
-        office: Office,
-        truth: Truth,
         judge: Judge,
         answered: Answered,
-        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.name = f"{number}{'' if tls is None else ' (https)'}"
-        self._tls = tls
+        truth = judge.truth
+        self.name = f"{number}{'' if listener.tls is None else ' (https)'}"
+        self._tls = listener.tls
         self.slow = number % 8 == 7
         self._rng = random.Random(f"viewer {seed} {number}")
-        self._port = port
+        self._port = listener.port
         self._hosts = hosts
-        self._office = office
+        self._office = listener.office
         self._truth = truth
         self._judge = judge
         self._answered = answered
@@ -92,7 +98,7 @@ class Viewer:
         asks = [self._ask() for _ in range(rng.choice((1, 1, 1, 1, 1, 1, 2, 4, 8)))]
         if not await self._connected():
             return
-        assert self._reader is not None and self._writer is not None  # noqa: PT018
+        assert self._reader is not None and self._writer is not None  # noqa: PT018 - both or none
         ask: Ask | None = None
         seen: Seen | None = None
         leaves = rng.random() < 0.06

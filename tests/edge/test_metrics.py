@@ -5,7 +5,6 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
 from keyfront.edge.logs.access_log import AccessLog
-from keyfront.edge.logs.counters import sums
 from keyfront.monitoring.edge_metrics import families, region_families
 from tests.origin import ScriptedOrigin, answer
 from tests.viewer import EdgeHarness, site
@@ -19,7 +18,13 @@ async def test_the_sums_of_a_worker_become_metrics() -> None:
         await harness.get("/a", host="nowhere.test")
         harness.log.flush()
         log: AccessLog = harness.log
-        counted = sums(log.counts, connections=4, cache=(harness.edge.memory.bytes, 1, 0), lost=log.lost)
+        counted = msgspec.structs.replace(
+            log.counts.sums(),
+            connections=4,
+            cache_bytes=harness.edge.memory.bytes,
+            cache_objects=1,
+            lost_records=log.lost,
+        )
 
     class One(Collector):
         def collect(self):  # type: ignore[no-untyped-def]

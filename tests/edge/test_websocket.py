@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import websockets
 from fuzz.websocket import run
@@ -27,7 +28,6 @@ from keyfront.edge.http.asgi import EdgeApp
 from keyfront.edge.http.request_parser import MAX_EARLY
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.limits.origins import OriginLimits
-from keyfront.edge.logs.counters import sums
 from keyfront.edge.semantics.websocket import (
     GOING_AWAY,
     WEBSOCKET,
@@ -1204,18 +1204,15 @@ class TestCounts:
             places = harness.edge.websockets
 
             def rendered() -> dict[str, float]:
-                counted = sums(
-                    harness.log.counts,
-                    connections=0,
-                    cache=(0, 0, 0),
-                    lost=0,
-                    websockets=(places.taken, places.handshakes, places.opened),
+                counted = msgspec.structs.replace(
+                    harness.log.counts.sums(),
+                    websockets=places.taken,
+                    websocket_handshakes=places.handshakes,
+                    websockets_opened=places.opened,
                 )
-                from msgspec import to_builtins
-
                 return {
                     sample.name: sample.value
-                    for family in families([("edge-1", 1, to_builtins(counted))])
+                    for family in families([("edge-1", 1, msgspec.to_builtins(counted))])
                     for sample in family.samples
                 }
 

@@ -254,7 +254,7 @@ def keygen(file: Path) -> None:
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing unless something is wrong.")
 @json_option
 @logging_options
-def create(
+def create(  # noqa: PLR0913 - one parameter for each group of options
     installation: InstallationOptions,
     destination: DestinationOptions,
     encryption: RecipientOptions,
@@ -263,7 +263,7 @@ def create(
     quiet: bool,
     as_json: bool,
     logs: LogSettings,
-) -> None:  # one parameter for each group of options
+) -> None:
     """Create an archive, verify it, and delete the old ones that no rule keeps. Keyfront continues to run.
 
     If nothing has changed since the last archive, there is nothing to do, so run it as often as you like. Exit status
@@ -405,7 +405,7 @@ _scope_options = option_group(
 @click.option("--yes", is_flag=True, help="Do not prompt.")
 @json_option
 @logging_options
-def restore(
+def restore(  # noqa: PLR0913 - one parameter for each group of options
     archive: str,
     installation: InstallationOptions,
     opening: OpeningOptions,
@@ -414,7 +414,7 @@ def restore(
     yes: bool,
     as_json: bool,
     logs: LogSettings,
-) -> None:  # one parameter for each group of options
+) -> None:
     """Restore ARCHIVE to a data folder, empty or not, and its store. `keyfront up` must not be running.
 
     First shows what would be added, changed and removed. What exists now is set aside, not deleted. Exit status 3:

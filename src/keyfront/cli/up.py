@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @websocket_options
 @limit_options
 @logging_options
-def up(
+def up(  # noqa: PLR0913 - one parameter for each group of options
     installation: InstallationOptions,
     edge: EdgeOptions,
     supervision: Supervision,
@@ -51,7 +51,7 @@ def up(
     websocket: WebSocketOptions,
     limits: EdgeLimits,
     logs: LogSettings,
-) -> None:  # one parameter for each group of options
+) -> None:
     """Run everything on this machine until SIGTERM or Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGINT):
         # `run_up` replaces these handlers. Until then, there is nothing to shut down.

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from keyfront.edge.cache.purge_log import PurgeLog
 from keyfront.edge.cache.removals import Removal
-from keyfront.edge.logs.counters import sums
 from keyfront.edge.serving.edge import Edge
 from keyfront.errors import SnapshotRefused
 from keyfront.fleet.file_feed import FileFeed
@@ -96,18 +97,26 @@ class Follower:
     def report(self) -> None:
         """Write the report: the snapshot that the edge follows, or why it rejected one, and its counters."""
         edge = self._edge
-        disk, arena = edge.tiers.disk, edge.tiers.arena
-        counted = sums(
-            edge.log.counts,
+        disk, arena, websockets = edge.tiers.disk, edge.tiers.arena, edge.websockets
+        shared_bytes, shared_finds, shared_evictions = arena.counts if arena is not None else (0, 0, 0)
+        counted = msgspec.structs.replace(
+            edge.log.counts.sums(),
             connections=self._connections(),
-            cache=(edge.memory.bytes, len(edge.memory), edge.memory.evictions),
-            lost=edge.log.lost,
-            disk=(disk.used, disk.evictions) if disk is not None else (0, 0),
-            shared=arena.counts if arena is not None else (0, 0, 0),
+            cache_bytes=edge.memory.bytes,
+            cache_objects=len(edge.memory),
+            evictions=edge.memory.evictions,
+            lost_records=edge.log.lost,
+            disk_bytes=disk.used if disk is not None else 0,
+            disk_evictions=disk.evictions if disk is not None else 0,
             run=self._run,
-            limited=edge.reached.counts,
-            gauges=edge.gauges(),
-            websockets=(edge.websockets.taken, edge.websockets.handshakes, edge.websockets.opened),
+            limited=dict(edge.reached.counts),
+            gauges=dict(edge.gauges()),
+            websockets=websockets.taken,
+            websocket_handshakes=websockets.handshakes,
+            websockets_opened=websockets.opened,
+            shared_bytes=shared_bytes,
+            shared_finds=shared_finds,
+            shared_evictions=shared_evictions,
         )
         try:
             self._feed.report(

@@ -73,7 +73,7 @@ class Report(msgspec.Struct, frozen=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
 
 
-def explain_url(  # public API of the SDK: seven options, all by keyword
+def explain_url(
     url: str,
     *,
     keyring: KeyRing,
@@ -96,7 +96,7 @@ def explain_url(  # public API of the SDK: seven options, all by keyword
     return _Explanation(viewer, _Known(keyring, known_keys or {}, tuple(other_hosts)), now).report()
 
 
-def explain(  # public API of the SDK: `verify`'s request, and options by keyword
+def explain(  # noqa: PLR0913 - public API of the SDK: `verify`'s request, and options by keyword
     scheme: str,
     host: str,
     target: str,

@@ -69,7 +69,7 @@ _DIGEST_INFO: dict[str, bytes] = {
     "SHA1": bytes.fromhex("3021300906052b0e03021a05000414"),
     "SHA256": bytes.fromhex("3031300d060960864801650304020105000420"),
 }
-_HASHES: dict[str, hashes.HashAlgorithm] = {"SHA1": hashes.SHA1(), "SHA256": hashes.SHA256()}  # noqa: S303
+_HASHES: dict[str, hashes.HashAlgorithm] = {"SHA1": hashes.SHA1(), "SHA256": hashes.SHA256()}  # noqa: S303 - CloudFront's choice
 _ECDSA: dict[str, ec.ECDSA] = {name: ec.ECDSA(Prehashed(hash_)) for name, hash_ in _HASHES.items()}
 
 

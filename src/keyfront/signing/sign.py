@@ -99,7 +99,7 @@ def load_signer(
     return LocalSigner(key_pair_id, load_private_key(source, passphrase))
 
 
-def sign_url(  # public API of the SDK: one URL, one signer, and options by keyword
+def sign_url(  # noqa: PLR0913 - public API of the SDK: one URL, one signer, and options by keyword
     url: str,
     signer: Signer,
     *,
@@ -232,7 +232,7 @@ _ATTRIBUTES = {
 }
 
 
-def sign_cookies(  # public API of the SDK: as `sign_url`, and the attributes of the cookies
+def sign_cookies(  # noqa: PLR0913 - public API of the SDK: as `sign_url`, and the attributes of the cookies
     resource: str | Policy | bytes,
     signer: Signer,
     *,

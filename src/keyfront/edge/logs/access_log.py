@@ -228,7 +228,7 @@ class AccessLog:
             self._path = None
 
     def _open(self) -> None:
-        assert self._path is not None  # noqa: S101 - asked by the callers
+        assert self._path is not None  # noqa: S101 - the callers have a path - asked by the callers
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
@@ -239,7 +239,7 @@ class AccessLog:
         self._fd = fd
 
     def _reopen_if_moved(self) -> None:
-        assert self._path is not None  # noqa: S101
+        assert self._path is not None  # noqa: S101 - the callers have a path
         try:
             if self._fd >= 0 and os.stat(self._path).st_ino == self._inode:
                 return

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from operator import attrgetter
-from types import MappingProxyType
 
 from keyfront.edge.types.record import HitCounter, Record
 from keyfront.fleet.edge_counters import Sums
@@ -59,34 +58,13 @@ class Counts:
                 self.taken_us += counter.taken_us
                 counter.hits = counter.sent = counter.taken_us = 0
 
-
-def sums(
-    counts: Counts,
-    *,
-    connections: int,
-    cache: tuple[int, int, int],
-    lost: int,
-    disk: tuple[int, int] = (0, 0),
-    shared: tuple[int, int, int] = (0, 0, 0),
-    run: str = "",
-    limited: Mapping[str, int] = MappingProxyType({}),
-    gauges: Mapping[str, int] = MappingProxyType({}),
-    websockets: tuple[int, int, int] = (0, 0, 0),
-) -> Sums:
-    return Sums(
-        [(*name, n) for name, n in counts.requests.items()],
-        [(*name, n) for name, n in counts.keys.items()],
-        counts.bytes,
-        counts.taken_us,
-        counts.verify_us,
-        connections,
-        *cache,
-        lost,
-        *disk,
-        run,
-        [(key, ends.latest, ends.longest, ends.until) for key, ends in counts.ends.items()],
-        dict(limited),
-        *websockets,
-        dict(gauges),
-        *shared,
-    )
+    def sums(self) -> Sums:
+        """A report's counters, as far as they are counted here."""
+        return Sums(
+            requests=[(*name, n) for name, n in self.requests.items()],
+            keys=[(*name, n) for name, n in self.keys.items()],
+            bytes=self.bytes,
+            taken_us=self.taken_us,
+            verify_us=self.verify_us,
+            ends=[(key, ends.latest, ends.longest, ends.until) for key, ends in self.ends.items()],
+        )

@@ -84,7 +84,7 @@ class Origins:
     :raises SettingsError: if `ca_file` cannot be read or holds no certificate.
     """
 
-    def __init__(  # many parameters: the settings of a client, all by keyword
+    def __init__(  # noqa: PLR0913 - the settings of a client, by keyword, each with a default
         self,
         *,
         ca_file: str | None = None,

@@ -310,26 +310,25 @@ class Shields:
         """Whether a parent is configured for this origin's region."""
         return origin.shield_region in self._parents
 
-    async def ask(  # many parameters: the viewer's request, and what is sent to the origin
+    async def ask(
         self,
         plan: Plan,
         number: int,
         key: str | None,
-        method: str,
-        request: Request,
-        headers: Headers,
+        viewer_request: Request,
+        request: OriginRequest,
         body: ReplayableBody | None,
-        length: int | None,
     ) -> OriginReply | None:
         """The parent's response in place of the plan's origin with that number, with `shield_answer` set. None if the
         origin must be contacted instead.
 
         :param key: the cache key of the request, None if the request bypasses the cache.
-        :param request: the viewer's request; `headers` are those for the origin.
+        :param request: what the origin would be sent, with `body`.
         :raises OriginFailure: see `ShieldClient.ask`.
         """
         route = plan.route
         origin = route.origins[number]
+        headers = request.headers
         if len(plan.target) + sum(len(name) + len(value) + 4 for name, value in headers) > LARGEST:
             return None
         variant = ""
@@ -344,11 +343,13 @@ class Shields:
             site.distribution.behaviors.index(route.behavior),
             number,
             headers[0][1].decode("latin-1"),
-            request.scheme,
+            viewer_request.scheme,
             variant,
             key is not None,
         )
-        question = Question(method, plan.target, request.host, headers, asked, origin, body, length)
+        question = Question(
+            request.method, plan.target, viewer_request.host, headers, asked, origin, body, request.length
+        )
         found = await self._parents[origin.shield_region].ask(question)
         if found is None:
             return None

@@ -74,7 +74,7 @@ def origin_scheme(origin: Origin, viewer_scheme: str) -> str:
     return viewer_scheme if policy == "match-viewer" else policy.removesuffix("-only")
 
 
-def origin_headers(  # wide: one rule per parameter, all but three by keyword
+def origin_headers(  # noqa: PLR0913 - one rule per parameter, all but three by keyword
     behavior: Behavior,
     origin: Origin,
     request: Request,

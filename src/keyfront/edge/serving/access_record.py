@@ -19,7 +19,7 @@ LONGEST_EXPLANATION: Final = 500
 """Characters of an explanation that an access record holds: part of the text may come from an origin."""
 
 
-def access_record(
+def access_record(  # noqa: PLR0913 - the fields of a record, by keyword
     exchange: Exchange,
     *,
     status: int,

@@ -235,7 +235,7 @@ class FastPath:
         self._log.counts.verify_us += verify_us
         return True
 
-    def _write_record(
+    def _write_record(  # noqa: PLR0913 - called for every hit: a value object would cost more than the record
         self,
         request_id: str,
         plan: Plan,

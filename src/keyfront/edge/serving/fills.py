@@ -52,7 +52,7 @@ class Filler:
     :param slice_size: bytes of a slice of a body that is too large to be stored whole.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the edge that fills work with, each by its own name
         self,
         active: ActiveConfiguration,
         tiers: Tiers,
@@ -62,7 +62,7 @@ class Filler:
         clock: Callable[[], float],
         slice_size: int,
         tables: Budget,
-    ) -> None:  # one more than seven parameters: everything that a fill works with, each used by name
+    ) -> None:
         self.active = active
         self.tiers = tiers
         self.fills = fills

@@ -171,27 +171,23 @@ class OriginFetcher:
             if fill:
                 headers = [h for h in headers if h[0] not in CONDITIONAL] + (extra or [])
             body, length = (None, None) if fill else (request.body, request.length)
-            asked_at = perf_counter()
+            to_origin = OriginRequest(
+                origin_scheme(origin, request.scheme),
+                method,
+                origin.path + plan.target,
+                headers,
+                body,
+                length,
+                interim=self._interim(exchange, plan),
+            )
+            requested_at = perf_counter()
             try:
                 answer = None
                 if self.shields is not None and exchange.shield_headers is None and self.shields.has(origin):
-                    replayable = body = ReplayableBody(body) if body is not None else None
-                    answer = await self._ask_shield(
-                        exchange, plan, number, method, headers, replayable, length
-                    )
+                    to_origin.body = replayable = ReplayableBody(body) if body is not None else None
+                    answer = await self._ask_shield(exchange, plan, number, to_origin, replayable)
                 if answer is None:
-                    answer = await self.origins.fetch(
-                        origin,
-                        OriginRequest(
-                            origin_scheme(origin, request.scheme),
-                            method,
-                            origin.path + plan.target,
-                            headers,
-                            body,
-                            length,
-                            interim=self._interim(exchange, plan),
-                        ),
-                    )
+                    answer = await self.origins.fetch(origin, to_origin)
             except OriginFailure as failure:
                 if last:
                     caused_by_key = fill and not any(name == b"range" for name, _ in extra or ())
@@ -199,7 +195,10 @@ class OriginFetcher:
                     raise
                 clear_traceback(failure)
                 continue
-            exchange.timings.upstream = (answer.connect_time, perf_counter() - asked_at - answer.connect_time)
+            exchange.timings.upstream = (
+                answer.connect_time,
+                perf_counter() - requested_at - answer.connect_time,
+            )
             if last or answer.status not in plan.route.failover:
                 return Fetched(answer, headers, origin)
             await answer.aclose()
@@ -210,16 +209,14 @@ class OriginFetcher:
         exchange: Exchange,
         plan: Plan,
         number: int,
-        method: str,
-        headers: Headers,
+        request: OriginRequest,
         body: ReplayableBody | None,
-        length: int | None,
     ) -> OriginReply | None:
         """The Origin Shield's response, or None if the origin itself must be contacted: the shield is down, or its
         response predates an invalidation that it does not know yet."""
         key = exchange.key
         assert self.shields is not None  # noqa: S101 - the caller has asked
-        answer = await self.shields.ask(plan, number, key, method, exchange.request, headers, body, length)
+        answer = await self.shields.ask(plan, number, key, exchange.request, request, body)
         if answer is None or answer.shield_answer is None or key is None:
             return answer
         tags = cache_tags(plan.route.site.cache_tag_header, answer.headers)

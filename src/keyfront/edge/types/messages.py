@@ -136,7 +136,7 @@ class OriginReply:
         "whole",
     )
 
-    def __init__(  # many parameters: the fields of a value
+    def __init__(  # noqa: PLR0913 - the fields of a value
         self,
         status: int,
         reason: str,

@@ -47,7 +47,7 @@ class Meta:
         "vary_values",
     )
 
-    def __init__(  # many parameters: the fields of a value
+    def __init__(  # noqa: PLR0913 - the fields of a value
         self,
         status: int,
         headers: tuple[Header, ...],

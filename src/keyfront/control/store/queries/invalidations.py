@@ -77,7 +77,7 @@ class InvalidationQueries(Queries):
 
     def carried_versions(self) -> dict[str, str]:
         found = self._connection.execute(sa.select(_carried.c.distribution, _carried.c.version))
-        return {id_: version for id_, version in found}  # noqa: C416
+        return {id_: version for id_, version in found}  # noqa: C416 - rows are tuples only by duck typing
 
     def set_carried(self, distribution: str, carried: Carried, version: str) -> None:
         self._connection.execute(sa.delete(_carried).where(_carried.c.distribution == distribution))

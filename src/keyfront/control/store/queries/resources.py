@@ -106,14 +106,14 @@ class ResourceQueries(Queries):
                     _unique.c.value.in_(wanted[start : start + BATCH]),
                 )
             )
-            found |= {value: id_ for value, id_ in rows}  # noqa: C416
+            found |= {value: id_ for value, id_ in rows}  # noqa: C416 - rows are tuples only by duck typing
         return found
 
     def unique_values(self, kind: str, member: str) -> dict[str, str]:
         rows = self._connection.execute(
             sa.select(_unique.c.value, _unique.c.id).where(_unique.c.kind == kind, _unique.c.member == member)
         )
-        return {value: id_ for value, id_ in rows}  # noqa: C416
+        return {value: id_ for value, id_ in rows}  # noqa: C416 - rows are tuples only by duck typing
 
     def set_unique_values(self, kind: str, id_: str, values: Mapping[str, Iterable[str]]) -> None:
         self._connection.execute(sa.delete(_unique).where(_unique.c.kind == kind, _unique.c.id == id_))
@@ -152,7 +152,7 @@ class ResourceQueries(Queries):
             .where(_tag.c.kind == kind, _tag.c.id == id_)
             .order_by(_tag.c.key)
         )
-        return {key: value for key, value in found}  # noqa: C416
+        return {key: value for key, value in found}  # noqa: C416 - rows are tuples only by duck typing
 
     def tag_values(self, key: str) -> dict[tuple[str, str], str]:
         found = self._connection.execute(
