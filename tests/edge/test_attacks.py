@@ -30,6 +30,7 @@ from tests.viewer import EdgeHarness, Seen, Viewer, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 NOW = time.time()
+UNSTORED = {"Cache-Control": "no-store"}
 
 
 @pytest.fixture
@@ -195,15 +196,19 @@ UNDERSTOOD = {
     "empty lines after it": post(b"Content-Length: 3\r\n", b"abc") + b"\r\n\r\n",
 }  # fmt: skip
 
-SIZES = pytest.mark.parametrize("size", [0, 1, 7], ids=["at once", "bytes", "sevens"])
+SIZES = pytest.mark.parametrize(
+    "size", [0, 1, 7], ids=["one packet", "packets of 1 byte", "packets of 7 bytes"]
+)
 
 
 class TestSmuggling:
     @SIZES
-    @pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED.keys())
+    @rows("data", REFUSED.values(), ids=REFUSED.keys())
     async def test_what_could_be_read_in_two_ways_is_refused_with_all_that_follows(
         self, harness: EdgeHarness, origin: ScriptedOrigin, data: bytes, size: int
     ) -> None:
+        harness.records.clear()
+        origin.requests.clear()
         answers = await converse(harness, data, size)
         assert [seen.status for seen in answers] == [400]
         assert answers[0].header("connection") == "close"
@@ -213,10 +218,11 @@ class TestSmuggling:
         origin.faults.clear()
 
     @SIZES
-    @pytest.mark.parametrize("data", UNDERSTOOD.values(), ids=UNDERSTOOD.keys())
+    @rows("data", UNDERSTOOD.values(), ids=UNDERSTOOD.keys())
     async def test_what_is_plain_is_passed_on_in_a_framing_of_our_own(
         self, harness: EdgeHarness, origin: ScriptedOrigin, data: bytes, size: int
     ) -> None:
+        origin.requests.clear()
         answers = await converse(harness, data + NEXT, size)
         assert [(seen.status, seen.body) for seen in answers if seen.status != 100] == [
             (200, b"this is /in"),
@@ -258,7 +264,7 @@ class TestSmuggling:
             assert answers[0].status in (400, 403)
         assert not origin.requests
 
-    @pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.0", "HTTP/2.0", "x,h2c"])
+    @rows("protocol", ["h2c", "websocket", "TLS/1.0", "HTTP/2.0", "x,h2c"])
     async def test_an_upgrade_is_never_passed_on(
         self, harness: EdgeHarness, origin: ScriptedOrigin, protocol: str
     ) -> None:
@@ -267,9 +273,13 @@ class TestSmuggling:
             f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\n"
             "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
         ).encode()
-        request = b"GET /a HTTP/1.1\r\nHost: d.test\r\n" + upgrade
+        path = f"/{protocol.encode().hex()}"  # its own for each row, so that the origin gets a request
+        origin.on(path, answer(200, b"x"))
+        origin.requests.clear()
+        request = b"GET " + path.encode() + b" HTTP/1.1\r\nHost: d.test\r\n" + upgrade
         answers = await converse(harness, request * 3 + NEXT)
         assert [seen.status for seen in answers] == [200] * 4
+        assert origin.requests[0].target == path
         for asked in origin.requests:
             names = {name for name, _ in asked.headers}
             assert not names & {"upgrade", "http2-settings"}
@@ -315,7 +325,7 @@ class TestSmuggling:
 
 
 class TestInjection:
-    @pytest.mark.parametrize(
+    @rows(
         "field",
         [
             b"X: a\rInjected: yes",
@@ -331,9 +341,12 @@ class TestInjection:
     async def test_an_origins_field_stays_one_field_or_is_refused(
         self, harness: EdgeHarness, origin: ScriptedOrigin, field: bytes
     ) -> None:
-        origin.on("/x", [b"HTTP/1.1 200 OK\r\n" + field + b"\r\nContent-Length: 2\r\n\r\nok", CLOSE])
+        path = f"/{field.hex()}"  # its own for each row, because errors are cached, too
+        origin.on(path, [b"HTTP/1.1 200 OK\r\n" + field + b"\r\nContent-Length: 2\r\n\r\nok", CLOSE])
         async with await harness.viewer() as viewer:
-            seen = await viewer.ask("/x", "d.test")
+            seen = await viewer.ask(path, "d.test")
+            assert len(origin.requests) > 0
+            origin.requests.clear()
             assert seen.header("injected") is None
             assert b"\nInjected" not in seen.raw_head
             assert b"\x00" not in seen.raw_head
@@ -341,7 +354,7 @@ class TestInjection:
             assert seen.status == (200 if field in (b"X: a\r\n Injected: yes", b"X : yes") else 502)
             assert (await viewer.ask("/a", "d.test")).body == b"this is /a"
 
-    @pytest.mark.parametrize(
+    @rows(
         "target",
         [
             "/a%0d%0aSet-Cookie:x=y",
@@ -358,7 +371,7 @@ class TestInjection:
             assert seen.header("location") == "https://d.test" + target
             assert seen.header("set-cookie") is None
 
-    @pytest.mark.parametrize("value", ["a\r\nX-Injected: yes", "a\nb", "a\rb", "a\0b"])
+    @rows("value", ["a\r\nX-Injected: yes", "a\nb", "a\rb", "a\0b"])
     async def test_a_custom_header_that_breaks_a_line_is_never_sent(
         self, origin: ScriptedOrigin, value: str
     ) -> None:
@@ -428,12 +441,13 @@ async def echo(asked: Asked, wire: Wire) -> None:
 
 
 class TestPoisoning:
-    @pytest.mark.parametrize("name", UNKEYED)
     @pytest.mark.parametrize("legacy", [False, True], ids=["policy", "legacy"])
+    @rows("name", UNKEYED)
     async def test_what_is_not_in_the_key_does_not_make_the_answer(
         self, origin: ScriptedOrigin, name: str, legacy: bool
     ) -> None:
         origin.on("/page", [echo])
+        origin.requests.clear()
         behavior = Behavior("*", "scripted", legacy=legacy)
         async with EdgeHarness(site(origin.origin(), behavior)) as harness:
             await harness.get("/page", headers=[(name, "203.0.113.66"), (name.lower(), "evil")])
@@ -491,7 +505,7 @@ class TestPoisoning:
         assert [asked.method for asked in origin.requests] == ["GET"]
         assert "DELETE" not in str(origin.requests[0].headers)
 
-    @pytest.mark.parametrize(
+    @rows(
         "nominated",
         [
             "X-Forwarded-For",
@@ -509,6 +523,7 @@ class TestPoisoning:
     ) -> None:
         """`Connection: NAME` removes the viewer's field, never one that the edge adds for its own purposes."""
         origin.on("/page", [echo])
+        origin.requests.clear()
         secret = msgspec.structs.replace(origin.origin(), custom_headers=(("X-Secret", "mine"),))
         behavior = Behavior(
             "*",
@@ -549,7 +564,7 @@ class TestPoisoning:
 
 
 class TestHosts:
-    @pytest.mark.parametrize(
+    @rows(
         "lines",
         [
             b"Host: d.test\r\nHost: d.test\r\n",
@@ -587,7 +602,7 @@ class TestHosts:
         assert [seen.status for seen in answers] == [400]
         assert not origin.requests
 
-    @pytest.mark.parametrize(
+    @rows(
         ("host", "status"),
         [
             ("D.Test", 200),
@@ -605,13 +620,15 @@ class TestHosts:
     async def test_names_are_compared_whole_and_without_case(
         self, harness: EdgeHarness, origin: ScriptedOrigin, host: str, status: int
     ) -> None:
+        origin.requests.clear()
+        origin.on("/a", answer(200, b"", UNSTORED))
         seen = await harness.get("/a", host=host)
         assert seen.status == status
         assert [asked.header("host") for asked in origin.requests] == [f"127.0.0.1:{origin.port}"] * (
             status == 200
         )
 
-    @pytest.mark.parametrize(
+    @rows(
         ("target", "host", "status"),
         [
             ("http://d.test/a", "evil.test", 200),
@@ -636,6 +653,8 @@ class TestHosts:
     async def test_absolute_targets(
         self, harness: EdgeHarness, origin: ScriptedOrigin, target: str, host: str, status: int
     ) -> None:
+        origin.requests.clear()
+        origin.on("/a", answer(200, b"", UNSTORED))
         answers = await converse(harness, f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         assert [seen.status for seen in answers] == [status]
         assert [(asked.target, asked.header("host")) for asked in origin.requests] == (
@@ -948,7 +967,7 @@ class TestDeception:
             for _ in range(2):
                 assert isinstance(verdict(routing, target), Plan), path
 
-    @pytest.mark.parametrize(
+    @rows(
         "target",
         [
             "/../tenant2/x",
@@ -960,6 +979,7 @@ class TestDeception:
         ],
     )
     async def test_the_origins_path_is_not_left(self, origin: ScriptedOrigin, target: str) -> None:
+        origin.requests.clear()
         snapshot = site(origin.origin(path="/tenant1"))
         async with EdgeHarness(snapshot) as harness:
             assert (await harness.get(target)).status == 400
@@ -1021,7 +1041,7 @@ class TestTooMuch:
         assert [seen.status for seen in answers] == [200, 200]
         assert len(origin.requests[0].body) == 50_000
 
-    @pytest.mark.parametrize(
+    @rows(
         "head",
         [
             b"GET /" + b"a" * 8192 + b" HTTP/1.1\r\nHost: d.test\r\n\r\n",
@@ -1035,7 +1055,7 @@ class TestTooMuch:
             b"GET /a HTTP/1.1\r\nHost: d.test\r\nX: " + b"a" * 100_000,
         ],
     )
-    @pytest.mark.parametrize("size", [0, 4096])
+    @rows("size", [0, 4096])
     async def test_a_head_has_an_end(
         self, harness: EdgeHarness, origin: ScriptedOrigin, head: bytes, size: int
     ) -> None:
@@ -1043,7 +1063,7 @@ class TestTooMuch:
         assert [seen.status for seen in answers] in ([413], [400])
         assert not origin.requests
 
-    @pytest.mark.parametrize(
+    @rows(
         "value",
         [
             "bytes=" + ",".join(["0-"] * 500),

@@ -238,7 +238,7 @@ class TestHost:
 
 
 class TestAnObedientOrigin:
-    @pytest.mark.parametrize(
+    @rows(
         "name",
         [
             "X-Original-URL",
