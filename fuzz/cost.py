@@ -1,6 +1,6 @@
 """Fuzzer of processing cost: the work that an input causes stays proportional to its size, whatever its shape.
 
-    python -m fuzz.cost [--seconds N] [--seed N]
+    python -m fuzz.cost [--seconds N] [--count N] [--seed N]
 
 `SHAPES` are the forms that headers can take, `RULES` what the edge does with the headers of a request, `ANSWERS` what
 it does with the headers of an origin's response, and `READERS` everything else that reads untrusted text: targets,
@@ -17,7 +17,6 @@ Two measures are taken:
 
 from __future__ import annotations
 
-import argparse
 import base64
 import random
 import sys
@@ -26,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from fuzz.runner import Finding, inputs, main
 
 import keyfront
 from keyfront.control.iam import policy as iam
@@ -715,23 +716,21 @@ def case(seed: int, number: int) -> list[str]:
     ]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    end = time.monotonic() + arguments.seconds
-    number = found = 0
-    while time.monotonic() < end:
-        for wrong in case(arguments.seed, number):
-            found += 1
-            print(wrong)
-        number += 1
-    print(f"{number} shapes, {found} of them too dear")
-    return 1 if found else 0
+def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str], None] = print) -> int:
+    """Measure `count` random shapes, or as many as `seconds` allow. Returns their number.
+
+    :raises Finding: with every shape that costs too much.
+    """
+    done = 0
+    found: list[str] = []
+    for number in inputs(count, seconds):
+        found += case(seed, number)
+        done += 1
+    if found:
+        raise Finding("\n".join(found))
+    tell(f"seed {seed}: {done} shapes, none costs too much")
+    return done
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(__doc__, run)

@@ -1,6 +1,6 @@
 """Fuzzer of key folders: whatever the files contain, opening a key returns that exact key or raises CustodyError.
 
-    python fuzz/custody.py [--seconds N] [--seed N]
+    python -m fuzz.custody [--seconds N] [--count N] [--seed N]
 
 It mutates a key's file, the folder's envelope, its key file, and a record: splices them, cuts them, swaps parts between
 them, and changes them as JSON. A key that opens must be the one that was stored, whatever happened to the rest.
@@ -8,15 +8,15 @@ them, and changes them as JSON. A key that opens must be the one that was stored
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import random
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from fuzz.runner import inputs, main
 
 from keyfront.custody.adapters.filesystem.custody import PRIVATE, FileCustody
 from keyfront.custody.adapters.filesystem.envelope import ENVELOPE
@@ -156,13 +156,12 @@ def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str
         files, others, held = seeds(folder)
         at = folder / "1"
         assert check(at, files, held["one"])
-        end = None if seconds is None else time.monotonic() + seconds
-        while (count is None or done < count) and (end is None or time.monotonic() < end):
+        for number in inputs(count, seconds):
             changed = mutate(chance, files, others)
             try:
                 opened += check(at, changed, held["one"])
             except Exception:
-                tell(f"seed {seed}, input {done}: {changed!r}")
+                tell(f"seed {seed}, input {number}: {changed!r}")
                 raise
             finally:
                 for each in set(files) - {
@@ -174,13 +173,5 @@ def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str
     return opened
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    arguments = parser.parse_args()
-    run(None, arguments.seconds, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run)

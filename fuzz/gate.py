@@ -1,6 +1,6 @@
 """Fuzzer of access control: whatever an unsigned viewer sends to careless origins, it never gets restricted content.
 
-    python -m fuzz.gate [--seconds N] [--seed N] [--conversations N]
+    python -m fuzz.gate [--seconds N] [--count N] [--seed N]
 
 Each of the origins of `tests.careless` is behind its own edge: `http.server` in HTTP/1.1 and 1.0, one that reads no
 bodies, one that ignores `Connection: close`, one that sends announced bodies later, one that responds early and then
@@ -13,7 +13,6 @@ secret, and paths that a decoding origin may read as the secret's path. Half of 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -26,8 +25,9 @@ from pathlib import Path
 import uvloop
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fuzz.http1 import ALL, AT_ONCE, LIMITS, PATIENCE, Finding, chunks, hold, packets, spoil
+from fuzz.http1 import ALL, AT_ONCE, LIMITS, PATIENCE, chunks, packets, spoil
 from fuzz.paths import detour
+from fuzz.runner import Finding, check, inputs, main
 
 from keyfront import LocalSigner, load_private_key, sign_url
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey, Snapshot
@@ -100,22 +100,21 @@ class GateFuzz:
             if nginx_binary() is not None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 origins["nginx with $uri"] = stack.enter_context(nginx_with_uri(folder, OPEN))
-            houses = {}
+            edges = {}
             for kind, origin in origins.items():
                 harness = EdgeHarness(gated(origin, self.signer), limits=LIMITS)
-                houses[kind] = await stack.enter_async_context(harness)
+                edges[kind] = await stack.enter_async_context(harness)
                 url = sign_url(
                     "http://d.test/private/secret.txt", self.signer, expires=int(time.time()) + 3600
                 )
-                seen = await houses[kind].get(url.removeprefix("http://d.test"))
-                hold(seen.body == SECRET, "not even a signature opens the secret", kind, seen)
-            kinds = list(houses)
-            end = None if seconds is None else time.monotonic() + seconds
+                seen = await edges[kind].get(url.removeprefix("http://d.test"))
+                check(seen.body == SECRET, "not even a signature opens the secret", kind, seen)
+            kinds = list(edges)
             waiting: set[asyncio.Task[None]] = set()
             try:
-                while (count is None or self.done < count) and (end is None or time.monotonic() < end):
-                    kind = kinds[self.done % len(kinds)]
-                    waiting.add(asyncio.create_task(self._conversation(houses[kind], kind, self.done)))
+                for number in inputs(count, seconds):
+                    kind = kinds[number % len(kinds)]
+                    waiting.add(asyncio.create_task(self._conversation(edges[kind], kind, number)))
                     self.done += 1
                     if len(waiting) >= AT_ONCE:
                         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -136,12 +135,12 @@ class GateFuzz:
         try:
             async with asyncio.timeout(PATIENCE):
                 heard = await self._talk(harness, packets(chance, data))
-                hold(SECRET not in heard, "the secret, without a signature", *about, heard)
+                check(SECRET not in heard, "the secret, without a signature", *about, heard)
                 self.heard += len(heard)
                 for path in chance.sample(OPEN, 2):
                     target = f"{path}?{chance.randrange(30)}"
                     seen = await harness.get(target)
-                    hold(
+                    check(
                         (seen.status, seen.body) == (200, document(path)),
                         "another document",
                         *about,
@@ -189,15 +188,5 @@ def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str
     return fuzz.done
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--conversations", type=int)
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    arguments = parser.parse_args()
-    seconds = None if arguments.conversations else arguments.seconds
-    run(arguments.conversations, seconds, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run)

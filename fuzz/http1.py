@@ -1,6 +1,6 @@
 """Fuzzer of HTTP/1: for any bytes in any packets, the server never fails or desynchronizes, and it always terminates.
 
-    python -m fuzz.http1 [--seconds N] [--seed N] [--conversations N]
+    python -m fuzz.http1 [--seconds N] [--count N] [--seed N]
 
 A conversation is a pipeline of requests on its own connection, over TLS in a third of the cases and corrupted in half
 of them, cut into packets at random. The viewer that sends it may read late, half-close, go silent, or disconnect.
@@ -17,7 +17,6 @@ Invariants:
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -35,6 +34,7 @@ from typing import Any, NamedTuple, Protocol
 import h11
 import trustme
 import uvloop
+from fuzz.runner import Finding, check, inputs, main
 
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.net.tls import TlsTransport
@@ -48,15 +48,6 @@ AT_ONCE = 8
 PATIENCE = 60.0
 """Seconds after which a conversation that has not ended is a finding."""
 LIMITS = Limits(head=5.0, idle=0.5, body=5.0, write=5.0, drain=5.0)
-
-
-class Finding(AssertionError):
-    """A violated invariant."""
-
-
-def hold(true: object, what: str, *about: object) -> None:
-    if not true:
-        raise Finding(" ".join([what, *(repr(each)[:2000] for each in about)]))
 
 
 # -- the origin ----------------------------------------------------------------------------------------------------
@@ -100,29 +91,29 @@ class StrictOrigin:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:
-            hold(not error.partial, "half a head at the origin", error.partial)
+            check(not error.partial, "half a head at the origin", error.partial)
             return False
         found = _HEAD.fullmatch(head)
-        hold(found, "no plain request at the origin", head)
+        check(found, "no plain request at the origin", head)
         assert found is not None
         method, target, lines = found.groups()
         fields = [line.split(b": ", 1) for line in lines.lower().split(b"\r\n")[:-1]]
         names = [name for name, _ in fields]
         values: dict[bytes, bytes] = dict(fields)
         framing = [name for name in names if name in (b"content-length", b"transfer-encoding")]
-        hold(len(framing) < 2, "framed twice at the origin", head)
+        check(len(framing) < 2, "framed twice at the origin", head)
         for name in (b"host", b"via", b"x-forwarded-for", b"x-amz-cf-id", b"connection"):
-            hold(names.count(name) == 1, "not once at the origin: " + name.decode(), head)
-        hold(
+            check(names.count(name) == 1, "not once at the origin: " + name.decode(), head)
+        check(
             not {b"upgrade", b"te", b"trailer", b"expect", b"keep-alive", b"http2-settings"}.intersection(
                 names
             ),
             "a field of the connection at the origin",
             head,
         )
-        hold(b"smuggled" not in target, "smuggled", head)
+        check(b"smuggled" not in target, "smuggled", head)
         last = b"close" if framing and values.get(b"content-length") != b"0" else b"keep-alive"
-        hold(values[b"connection"] == last, "an origin's connection is to be used again after a body", head)
+        check(values[b"connection"] == last, "an origin's connection is to be used again after a body", head)
         early = b"early" in target
         body = b"" if early else await self._body(reader, framing, values)
         if self.chance.random() < 0.3:
@@ -140,11 +131,11 @@ class StrictOrigin:
             return await reader.readexactly(int(values[b"content-length"]))
         body = b""
         if framing:
-            hold(values[b"transfer-encoding"] == b"chunked", "a coding at the origin", values)
+            check(values[b"transfer-encoding"] == b"chunked", "a coding at the origin", values)
             while size := int(await reader.readuntil(b"\r\n"), 16):
                 body += await reader.readexactly(size)
-                hold(await reader.readexactly(2) == b"\r\n", "a chunk at the origin", body)
-            hold(await reader.readexactly(2) == b"\r\n", "a trailer at the origin", body)
+                check(await reader.readexactly(2) == b"\r\n", "a chunk at the origin", body)
+            check(await reader.readexactly(2) == b"\r\n", "a trailer at the origin", body)
         return body
 
     async def _answer(
@@ -328,32 +319,32 @@ def answers(data: bytes, methods: list[str] | None) -> list[Answer]:
     found: list[Answer] = []
     finals = 0
     while data:
-        hold(not found or not found[-1].last, "something follows the last answer", data)
+        check(not found or not found[-1].last, "something follows the last answer", data)
         head, end, rest = data.partition(b"\r\n\r\n")
         if not end:
-            hold(b"HTTP/1.1 "[: len(data)] == data[:9], "no answer", data)
+            check(b"HTTP/1.1 "[: len(data)] == data[:9], "no answer", data)
             found.append(Answer(0, {}, b"", whole=False, last=True))
             return found
         first, *lines = head.split(b"\r\n")
         line = _LINE.fullmatch(first)
-        hold(line, "no status line", first, data)
+        check(line, "no status line", first, data)
         assert line is not None
         status = int(line[1])
         fields: dict[bytes, bytes] = {}
         for text in lines:
             field = _FIELD.fullmatch(text)
-            hold(field, "no field", text)
+            check(field, "no field", text)
             assert field is not None
             name = field[1].lower()
-            hold(name not in fields, "a field twice", head)
+            check(name not in fields, "a field twice", head)
             fields[name] = field[2]
-        hold(status != 500, "500", head)
+        check(status != 500, "500", head)
         if status < 200:
-            hold(status == 100 and not fields, "informational", head)
+            check(status == 100 and not fields, "informational", head)
             data = rest
             continue
-        hold(b"connection" in fields and b"x-amz-cf-id" in fields, "not as the edge answers", head)
-        hold(not {b"content-length", b"transfer-encoding"} <= fields.keys(), "framed twice", head)
+        check(b"connection" in fields and b"x-amz-cf-id" in fields, "not as the edge answers", head)
+        check(not {b"content-length", b"transfer-encoding"} <= fields.keys(), "framed twice", head)
         method = methods[finals] if methods is not None and finals < len(methods) else "GET"
         finals += 1
         last = fields[b"connection"] == b"close"
@@ -366,7 +357,7 @@ def answers(data: bytes, methods: list[str] | None) -> list[Answer]:
         elif b"transfer-encoding" in fields:
             body, data, whole = dechunked(rest)
         else:
-            hold(last, "unframed, and not the last", head)
+            check(last, "unframed, and not the last", head)
             body, data = rest, b""
         found.append(Answer(status, fields, body, whole, last or not whole))
     return found
@@ -381,7 +372,7 @@ def dechunked(data: bytes) -> tuple[bytes, bytes, bool]:
         size = int(line, 16)
         if len(rest) < size + 2:
             return body + rest[:size], b"", False
-        hold(rest[size : size + 2] == b"\r\n", "a chunk's end", rest[size : size + 9])
+        check(rest[size : size + 2] == b"\r\n", "a chunk's end", rest[size : size + 9])
         if not size:
             return body, rest[2:], True
         body += rest[:size]
@@ -531,14 +522,13 @@ class Fuzz:
         behavior = Behavior("*", "o", allowed_methods=ALL, legacy=True)
         snapshot = site(Origin("o", "127.0.0.1", http_port=port), behavior)
         settings = EdgeSettings(memory=1 << 20, max_object=1 << 17)
-        end = None if seconds is None else time.monotonic() + seconds
         try:
             async with EdgeHarness(snapshot, limits=LIMITS, settings=settings) as harness:
                 secure = await loop.create_server(self._secured(harness), "127.0.0.1", 0)
                 self.tls_port = secure.sockets[0].getsockname()[1]
                 waiting: set[asyncio.Task[None]] = set()
-                while (count is None or self.done < count) and (end is None or time.monotonic() < end):
-                    waiting.add(asyncio.create_task(self._conversation(harness, self.done)))
+                for number in inputs(count, seconds):
+                    waiting.add(asyncio.create_task(self._conversation(harness, number)))
                     self.done += 1
                     if len(waiting) >= AT_ONCE:
                         _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -666,27 +656,27 @@ class Fuzz:
     def _exactly(self, said: list[Said], found: list[Answer], records: list[dict[str, Any]]) -> None:
         for each, got in zip(said, found, strict=False):
             if refused(each):
-                hold(got.status == 403, f"answered with {got.status}, with a body", each[:2], got.fields)
+                check(got.status == 403, f"answered with {got.status}, with a body", each[:2], got.fields)
                 continue
-            hold(got.status == 200, f"answered with {got.status}", each[:2], got.fields)
-            hold(got.subject == each.target.encode(), "out of step", each[:2], got.fields)
+            check(got.status == 200, f"answered with {got.status}", each[:2], got.fields)
+            check(got.subject == each.target.encode(), "out of step", each[:2], got.fields)
             if each.method == "HEAD":
                 continue
             early = "early" in each.target
             expected = document(each.method.encode(), each.target.encode(), b"" if early else each.body)
-            hold(got.whole, "cut short", each[:2], got.fields, len(got.body), len(expected))
-            hold(got.body == expected, "another body", each[:2], got.body[:200], expected[:200])
+            check(got.whole, "cut short", each[:2], got.fields, len(got.body), len(expected))
+            check(got.body == expected, "another body", each[:2], got.body[:200], expected[:200])
         if len(found) < len(said):
             # Only a response sent before the body was read may end a connection that was meant to continue.
             at = said[len(found) - 1] if found else None
-            hold(
+            check(
                 at is not None and found[-1].last and ("early" in at.target or refused(at)),
                 "unanswered",
                 f"{len(found)} of {len(said)}",
                 found[-1:],
                 records[-2:],
             )
-        hold(len(found) <= len(said), "one answer too many", len(said), len(found))
+        check(len(found) <= len(said), "one answer too many", len(said), len(found))
 
     def _in_order(self, sent: bytes, found: list[Answer]) -> None:
         at = 0
@@ -696,10 +686,10 @@ class Fuzz:
             where = sent.find(got.subject, at)
             if where < 0 and got.subject.startswith(b"/?"):
                 where = sent.find(got.subject[1:], at)  # http://d.test?query
-            hold(where >= 0 or got.subject == b"/", "an answer to nothing that was asked", got.subject)
+            check(where >= 0 or got.subject == b"/", "an answer to nothing that was asked", got.subject)
             at = max(at, where + 1)
         for got in found[:-1]:
-            hold(got.status not in (400, 413, 417), "the connection went on", got)
+            check(got.status not in (400, 413, 417), "the connection went on", got)
 
     def _as_read_by_another(self, sent: bytes, records: list[dict[str, Any]], found: list[Answer]) -> None:
         other = second_reading(sent)
@@ -708,7 +698,7 @@ class Fuzz:
         ]
         for number, (record, (method, target, body)) in enumerate(zip(taken, other, strict=False)):
             shown = record["path"] + ("?" + record["query"] if record["query"] else "")
-            hold(
+            check(
                 record["method"].encode() == method and shown.strip("?").encode() in target + b"/",
                 "another reading",
                 record,
@@ -718,8 +708,8 @@ class Fuzz:
                 origins = found[number].body.partition(b"\n")[0].split(b" ")
                 if found[number].subject and method in (b"POST", b"PUT", b"PATCH") and b"early" not in target:
                     seen = [b"%d" % len(body), b"%08x" % zlib.crc32(body)]
-                    hold(origins[2:] == seen, "another body", record, origins, seen)
-        hold(len(taken) <= len(other), "more than another finds", taken[len(other) :], other[-1:])
+                    check(origins[2:] == seen, "another body", record, origins, seen)
+        check(len(taken) <= len(other), "more than another finds", taken[len(other) :], other[-1:])
 
 
 class _Listening(logging.Handler):
@@ -748,20 +738,10 @@ def run(
             runner.run(fuzz.run(count, seconds))
     finally:
         sys.unraisablehook = before
-    hold(not unraised, "unraised", unraised)
+    check(not unraised, "unraised", unraised)
     tell(f"seed {seed}: {fuzz.done} conversations, {fuzz.heard} answers, no finding")
     return fuzz.done, fuzz.heard
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--conversations", type=int)
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    arguments = parser.parse_args()
-    seconds = None if arguments.conversations else arguments.seconds
-    run(arguments.conversations, seconds, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run)

@@ -1,9 +1,9 @@
 """Fuzzer of paths: whatever file any origin would open for a path needs a signature, and every file name is valid.
 
-    python -m fuzz.paths [--seconds N] [--seed N] [--paths N]
+    python -m fuzz.paths [--seconds N] [--count N] [--seed N]
 
 Half of the paths are spellings of a secret file's name that some server may accept (`detour`), tried on the sites and
-origins of `tests.edge.test_paths`. The other half are file names in any language and with any punctuation, as browsers
+origins of `tests.path_origins`. The other half are file names in any language and with any punctuation, as browsers
 and SDKs encode them. Invariants:
 
 - if one of the origins would open a secret file, an unsigned viewer is refused;
@@ -12,16 +12,16 @@ and SDKs encode them. Invariants:
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
-import time
 from collections.abc import Callable
 from urllib.parse import quote
 
+from fuzz.runner import Finding, inputs, main
+
 from keyfront.edge.rules.decide import Refusal
 from keyfront.edge.rules.routing import Plan, Routing
-from tests.edge.test_paths import (
+from tests.path_origins import (
     ENCODERS,
     ENDS,
     FOLDER,
@@ -40,10 +40,6 @@ _ALPHABET = (
     "а", "ﷺ", "👨\u200d👩", "❤\ufe0f", "\u00a0", "\u3000", "\u2044", "¥", "İ", "ı", "\u212a", "100%", "%25", "%20",
     "..", "v1.0",
 )  # fmt: skip
-
-
-class Finding(AssertionError):
-    """A violated invariant."""
 
 
 def detour(chance: random.Random, name: str) -> str:
@@ -113,29 +109,19 @@ def run(
     chance = random.Random(seed)
     routings = {which: Routing(world.snapshot) for which, world in WORLDS.items()}
     lawful = Routing(half_open("/private/*"))
-    end = None if seconds is None else time.monotonic() + seconds
     done = reached = 0
-    while (count is None or done < count) and (end is None or time.monotonic() < end):
+    for number in inputs(count, seconds):
         try:
-            if done % 2:
+            if number % 2:
                 _be_lawful(chance, lawful)
             else:
                 reached += _deceive(chance, routings)
         except Exception as error:
-            raise Finding(f"seed {seed}, path {done}: {error}") from error
+            raise Finding(f"seed {seed}, path {number}: {error}") from error
         done += 1
     tell(f"seed {seed}: {done} paths, {reached} of them a secret's at some origin, no finding")
     return done, reached
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--paths", type=int)
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    arguments = parser.parse_args()
-    run(arguments.paths, None if arguments.paths else arguments.seconds, arguments.seed)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run)

@@ -1,7 +1,7 @@
 """Fuzzer of `verify`: for any URL and any Cookie header, it returns a Grant or raises Denied, nothing else.
 
-    python fuzz/verify.py [--seconds N] [--seed N]      mutations of valid credentials, for a bounded time
-    python fuzz/verify.py --atheris [libFuzzer options] coverage-guided, where atheris is installed
+    python -m fuzz.verify [--seconds N] [--count N] [--seed N]  mutations of valid credentials, for a bounded time
+    python -m fuzz.verify --atheris [libFuzzer options]        coverage-guided, where atheris is installed
 
 A Grant for something that was not signed is also a finding: every granted input is checked a second time by a simple
 oracle, which reconstructs what was signed and verifies it with OpenSSL through cryptography's own verify.
@@ -9,16 +9,15 @@ oracle, which reconstructs what was signed and verifies it with OpenSSL through 
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-import time
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from fuzz.runner import inputs, main
 
 from keyfront.errors import Denied
 from keyfront.signing.explain import explain
@@ -210,13 +209,12 @@ def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str
     for value in corpus:
         assert check(ring, value), value
     done = granted = 0
-    end = None if seconds is None else time.monotonic() + seconds
-    while (count is None or done < count) and (end is None or time.monotonic() < end):
+    for number in inputs(count, seconds):
         value = mutate(chance, chance.choice(corpus), corpus)
         try:
-            granted += check(ring, value, explained=done % 50 == 0)
+            granted += check(ring, value, explained=number % 50 == 0)
         except Exception:
-            tell(f"seed {seed}, input {done}: {value!r}")
+            tell(f"seed {seed}, input {number}: {value!r}")
             raise
         done += 1
     tell(f"{done} inputs, {granted} granted although changed, no finding")
@@ -241,16 +239,8 @@ def atheris_main() -> None:
     atheris.Fuzz()
 
 
-def main() -> None:
+if __name__ == "__main__":
     if "--atheris" in sys.argv:
         atheris_main()
-        return
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    arguments = parser.parse_args()
-    run(None, arguments.seconds, arguments.seed)
-
-
-if __name__ == "__main__":
-    main()
+    else:
+        main(__doc__, run)

@@ -1,6 +1,6 @@
 """Fuzzer of WebSockets: no handshake of a viewer and no response of an origin bypasses the signature check.
 
-    python -m fuzz.websocket [--seconds N] [--seed N] [--conversations N]
+    python -m fuzz.websocket [--seconds N] [--count N] [--seed N]
 
 A conversation is one connection of a viewer without a signature: requests and handshakes, valid and invalid, with all
 methods, with bodies, and with requests and frames hidden behind them, cut into packets at random. The origin is
@@ -16,17 +16,17 @@ It speaks WebSocket only for a handshake that it really accepts (`/open/echo…`
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import contextlib
 import logging
 import random
 import re
-import sys
 import time
+from collections.abc import Callable
 
 import uvloop
+from fuzz.runner import Finding, inputs, main
 
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.semantics.websocket import accept_value
@@ -42,10 +42,6 @@ PATIENCE = 30.0
 AT_ONCE = 40
 LIMITS = Limits(head=3.0, idle=1.0, body=3.0, write=3.0, drain=1.0, websocket_idle=3.0)
 _HEAD = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.[01]\r\n(.*?)\r\n\r\n", re.DOTALL)
-
-
-class Finding(AssertionError):
-    """A violated invariant."""
 
 
 class CarelessOrigin:
@@ -221,12 +217,9 @@ class Fuzz:
         server = await asyncio.start_server(origin, "127.0.0.1", 0, limit=1 << 20)
         port = server.sockets[0].getsockname()[1]
         settings = EdgeSettings(memory=1 << 20, max_object=1 << 17, websockets=64)
-        end = None if seconds is None else time.monotonic() + seconds
         try:
             async with EdgeHarness(guarded(port), limits=LIMITS, settings=settings) as harness:
-                while not self.failures and (count is None or self.done < count):
-                    if end is not None and time.monotonic() > end:
-                        break
+                for _ in inputs(None if count is None else -(-count // AT_ONCE), seconds):
                     batch = range(self.done, self.done + AT_ONCE)
                     outcomes = await asyncio.gather(
                         *(self._one(harness, number) for number in batch), return_exceptions=True
@@ -235,6 +228,8 @@ class Fuzz:
                         if outcome is not None:
                             self.failures.append(f"conversation {number} of seed {self.seed}: {outcome!r}")
                     self.done += AT_ONCE
+                    if self.failures:
+                        break
                 await self._rest(harness)
                 private = [target for target in origin.asked if target.startswith(b"/private/")]
                 if private:
@@ -327,26 +322,20 @@ class _Listening(logging.Handler):
             self._failures.append(f"logged: {text}")
 
 
-def run(count: int | None, seconds: float | None = None, seed: int = 1) -> Fuzz:
-    """Run `count` conversations, or run for `seconds`."""
+def run(
+    count: int | None, seconds: float | None, seed: int, tell: Callable[[str], None] = print
+) -> tuple[int, int]:
+    """Run at least `count` conversations, or run for `seconds`. Returns the number of conversations and of WebSockets.
+
+    :raises Finding: with all failures of the first batch that has one.
+    """
     fuzz = Fuzz(seed)
     uvloop.run(fuzz.run(count, seconds))
-    return fuzz
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m fuzz.websocket")
-    parser.add_argument("--seconds", type=float)
-    parser.add_argument("--conversations", type=int)
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 31))
-    options = parser.parse_args()
-    seconds = options.seconds or (None if options.conversations else 60.0)
-    fuzz = run(options.conversations, seconds, options.seed)
-    print(f"seed {fuzz.seed}: {fuzz.done} conversations, {fuzz.switched} WebSockets")
-    for failure in fuzz.failures[:20]:
-        print(failure)
-    return 1 if fuzz.failures else 0
+    if fuzz.failures:
+        raise Finding("\n".join(fuzz.failures[:20]))
+    tell(f"seed {seed}: {fuzz.done} conversations, {fuzz.switched} WebSockets, no finding")
+    return fuzz.done, fuzz.switched
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(__doc__, run)

@@ -445,6 +445,7 @@ class TestDamage:
             assert workers[1].memory.get_any_variant("E/other") is None
             assert workers[1].heard[-1] is None
 
+    @pytest.mark.timeout(600)  # hundreds of forks of a large process
     def test_a_writer_killed_at_any_moment(self, fd: int, workers: list[Worker]) -> None:
         """A separate process is killed at each line of code that it reaches while it stores and removes."""
         held = self.fill(workers)
