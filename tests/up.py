@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +54,25 @@ def _command_line(pid: int) -> str:
         return ""
 
 
-def gone(pid: int) -> bool:
+def has_exited(pid: int) -> bool:
     """Whether the process has exited, even if its parent has not reaped it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+@contextlib.contextmanager
+def suspended(*pids: int) -> Iterator[None]:
+    """Suspend processes with SIGSTOP: they and their sockets exist, but they do nothing."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 class Up:
@@ -95,11 +110,11 @@ class Up:
         else:
             self._process.wait(10)
             raise AssertionError("".join(self.log))
-        said = dict(word.split("=", 1) for word in self.log[-1].split() if "=" in word)
-        self.edge_port = int(said["edge"].rpartition(":")[2])
-        self.control_port = int(said.get("control", ":0").rpartition(":")[2])
-        self.tls_port = int(said.get("tls", ":0").rpartition(":")[2])
-        self.shield_port = int(said.get("shield", ":0").rpartition(":")[2])
+        ports = dict(word.split("=", 1) for word in self.log[-1].split() if "=" in word)
+        self.edge_port = int(ports["edge"].rpartition(":")[2])
+        self.control_port = int(ports.get("control", ":0").rpartition(":")[2])
+        self.tls_port = int(ports.get("tls", ":0").rpartition(":")[2])
+        self.shield_port = int(ports.get("shield", ":0").rpartition(":")[2])
         threading.Thread(target=self._drain, args=(self._process.stdout,), daemon=True).start()
         return self
 
@@ -139,6 +154,10 @@ class Up:
     def worker_pids(self) -> list[int]:
         return [pid for pid in self.children() if "edge-worker" in _command_line(pid)]
 
+    def control_pid(self) -> int:
+        (pid,) = set(self.children()) - set(self.worker_pids())
+        return pid
+
     def __enter__(self) -> Up:
         return self.start()
 
@@ -155,9 +174,9 @@ class Up:
     @property
     def environment(self) -> dict[str, str]:
         """An environment for client programs: the credentials of this installation and no others."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return {
-            **kept,
+            **others,
             "AWS_SHARED_CREDENTIALS_FILE": str(self.data / "credentials"),
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -165,18 +184,37 @@ class Up:
             "AWS_PAGER": "",
         }
 
+    def credentials(self) -> dict[str, str]:
+        """The installation's own access key: `aws_access_key_id` and `aws_secret_access_key`."""
+        lines = (self.data / "credentials").read_text().splitlines()
+        words = {k.strip(): v.strip() for k, _, v in (line.partition("=") for line in lines) if v}
+        return {name: words[name] for name in ("aws_access_key_id", "aws_secret_access_key")}
+
     def client(self) -> Any:
         """boto3's CloudFront client."""
-        lines = (self.data / "credentials").read_text().splitlines()
-        said = {k.strip(): v.strip() for k, _, v in (line.partition("=") for line in lines) if v}
         return boto3.client(
             "cloudfront",
             endpoint_url=self.endpoint,
             region_name="us-east-1",
-            aws_access_key_id=said["aws_access_key_id"],
-            aws_secret_access_key=said["aws_secret_access_key"],
             config=Config(retries={"max_attempts": 0}),
+            **self.credentials(),
         )
+
+    def create_distribution(
+        self,
+        origin_port: int,
+        key_groups: Sequence[str] = (),
+        *,
+        paths: dict[str, list[str]] | None = None,
+        reference: str = "",
+    ) -> dict[str, Any]:
+        """Create a distribution (see `distribution_config`), wait until every edge has it, and return it."""
+        config = distribution_config(
+            reference or str(time.time_ns()), origin_port, list(key_groups), paths=paths
+        )
+        made: dict[str, Any] = self.client().create_distribution(DistributionConfig=config)["Distribution"]
+        self.deployed(made["Id"])
+        return made
 
     def deployed(self, distribution_id: str, within: float = PATIENCE) -> float:
         """Wait until the distribution reads Deployed. Returns the seconds that it took."""
@@ -188,16 +226,31 @@ class Up:
         )
         return time.monotonic() - began
 
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """The status and the body of `/healthz`."""
+        found = self.control("/healthz")
+        return found.status, json.loads(found.body)
+
     def well(self) -> None:
-        """Wait until all processes run and report healthy."""
-        self.until(lambda: self.control("/healthz").status == 200)
+        """Wait until all processes run and report healthy. `/healthz` alone does not count a worker that is being
+        replaced as a failure."""
+
+        def all_run() -> bool:
+            status, body = self.health()
+            return status == 200 and all(edge["silent_seconds"] is not None for edge in body["edges"])
+
+        self.until(all_run)
 
     @staticmethod
     def until(true: Callable[[], bool], within: float = PATIENCE) -> None:
+        """Wait until the condition is true. It is checked less and less often, since a check may cost more than what it
+        waits for."""
         ends = time.monotonic() + within
+        pause = 0.02
         while not true():
-            assert time.monotonic() < ends, "it did not become true in time"
-            time.sleep(0.02)
+            assert time.monotonic() < ends, "the condition did not become true in time"
+            time.sleep(pause)
+            pause = min(pause * 1.2, 0.2)
 
     # -- as a viewer ---------------------------------------------------------------------------------------------
 
@@ -228,8 +281,6 @@ class Up:
             connection.close()
 
     def records(self) -> Iterator[dict[str, Any]]:
-        import json
-
         for line in (self.data / "logs" / "access.jsonl").read_text().splitlines():
             yield json.loads(line)
 

@@ -117,6 +117,12 @@ def test_a_distribution_until_it_is_gone(plane: Plane, aws: Aws) -> None:
     waited = ["wait", "invalidation-completed", "--distribution-id", id_, "--id", batch["Id"]]
     assert aws(*waited) is None
 
+    none = aws.refused("get-invalidation", "--distribution-id", id_, "--id", "INONE12345678")
+    assert "(NoSuchInvalidation)" in none.err
+    invalid = aws.refused("create-invalidation", "--distribution-id", id_, "--paths", "a")
+    assert "(InvalidArgument)" in invalid.err
+    assert "Your request contains one or more invalid invalidation paths." in invalid.err
+
     arn = made["Distribution"]["ARN"]
     aws("tag-resource", "--resource", arn, "--tags", "Items=[{Key=team,Value=media},{Key=env,Value=ci}]")
     aws("untag-resource", "--resource", arn, "--tag-keys", "Items=team")
