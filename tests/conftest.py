@@ -25,6 +25,9 @@ from tests.tiers import TIERS, Guard, tier
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+os.environ["XDG_DATA_HOME"] = os.devnull  # no test finds, or makes, a Keyfront in the developer's data folder
+for _name in ("KEYFRONT_DATA", "KEYFRONT_RECORDS"):
+    os.environ.pop(_name, None)
 settings.register_profile("same", derandomize=True)
 settings.register_profile("searching", derandomize=False)
 settings.load_profile("same")

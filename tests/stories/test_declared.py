@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyfront import sign_url
+from keyfront.cli.account import Selection
 from keyfront.cli.apply import ApplyOptions, Job
 from keyfront.cli.main import keyfront
 from keyfront.errors import AccountError
@@ -303,7 +304,8 @@ def test_an_apply_that_is_killed_is_finished_by_the_next(kit: Kit) -> None:
 def job(kit: Kit, monkeypatch: pytest.MonkeyPatch, *, destroy: bool = False) -> Job:
     for name, value in kit.environment.items():
         monkeypatch.setenv(name, value)
-    said = ApplyOptions(kit.folder / "site.toml", "dev", (), kit.up.endpoint, "", False, destroy, False)
+    chosen = Selection(endpoint_url=kit.up.endpoint)
+    said = ApplyOptions(kit.folder / "site.toml", "dev", (), chosen, False, destroy, False)
     return Job(said)
 
 

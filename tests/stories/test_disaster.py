@@ -199,7 +199,7 @@ def test_a_drill_that_fails_says_so(tmp_path: Path) -> None:
     (tmp_path / "identity").chmod(0o600)
     argv = ["backup", "drill", str(tmp_path / "archives" / outcome.name), "-i", str(tmp_path / "identity")]
     none = CliRunner().invoke(keyfront, argv)
-    assert "no signed URL" in str(none.exception)
+    assert "no signed URL" in none.stderr
     urls = [word for url in (good, stranger, late) for word in ("--url", url)]
     done = CliRunner().invoke(keyfront, [*argv, *urls])
     assert done.exit_code == 1, done.output

@@ -42,10 +42,15 @@ def test_the_guide_leads_where_it_says(tmp_path: Path) -> None:
         assert str(told) in text
         text = text.replace(str(told), str(ours))
     python = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    shell = dict(
-        os.environ, AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "state" / "credentials"), NO_PROXY="*"
-    )
-    shell["PATH"] = f"{Path(sys.executable).parent}:{shell['PATH']}"
+    shell = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_PROXY": "*"}
+    (environment,) = block(text, 'eval "$(')
+
+    def in_shell(command: str) -> subprocess.CompletedProcess[str]:
+        """The command in the shell that the guide prepares."""
+        script = f"{environment.replace('.venv/bin/', '')}; {command}"
+        return subprocess.run(
+            ["sh", "-c", script], cwd=tmp_path, env=shell, capture_output=True, text=True, timeout=100
+        )
 
     (up,) = block(text, ".venv/bin/keyfront up")
     running = []
@@ -72,9 +77,8 @@ def test_the_guide_leads_where_it_says(tmp_path: Path) -> None:
             text=True,
         )
         running.append(origin)
-        done = subprocess.run(
-            [sys.executable, "-c", python], cwd=tmp_path, env=shell, capture_output=True, text=True
-        )
+        (tmp_path / "guide.py").write_text(python)
+        done = in_shell("python3 guide.py")
         assert done.returncode == 0, done.stderr
         url = done.stdout.split()[-1]
 
@@ -90,14 +94,8 @@ def test_the_guide_leads_where_it_says(tmp_path: Path) -> None:
         assert refused.status_code == 403
         assert refused.text in text
 
-        (listing,) = block(text, "kf list-distributions")
-        (alias,) = block(text, "alias kf=")
-        aws = (
-            alias.partition("'")[2].rstrip("'")
-            + listing.removeprefix("kf")
-            + " --query DistributionList.Items[].Status --output text"
-        )
-        listed = subprocess.run(aws.split(), cwd=tmp_path, env=shell, capture_output=True, text=True)
+        (listing,) = block(text, "aws cloudfront list-distributions")
+        listed = in_shell(f"{listing} --query 'DistributionList.Items[].Status' --output text")
         assert listed.stdout.split() == ["Deployed"], listed.stderr
     finally:
         for process in running:

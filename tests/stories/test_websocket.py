@@ -48,22 +48,30 @@ def free_port() -> int:
 def test_the_guide_leads_where_it_says(tmp_path: Path) -> None:
     text = GUIDE.read_text()
     edge, control, app = free_port(), free_port(), free_port()
-    for told, ours in ((8080, edge), (8081, control), (9000, app)):
+    for told, ours in ((8080, edge), (9000, app)):
         assert str(told) in text
         text = text.replace(str(told), str(ours))
     echo, talk = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (tmp_path / "echo.py").write_text(echo)
     (tmp_path / "talk.py").write_text(talk)
     commands = [line.strip() for line in text.splitlines() if line.startswith("    ")]
-    commands = [line for line in commands if line.startswith(("openssl ", ".venv/", "python3 ", "export "))]
+    commands = [line for line in commands if line.startswith(("openssl ", ".venv/", "python3 ", "eval "))]
     assert len(commands) == 6
     environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", NO_PROXY="*")
     running: list[subprocess.Popen[str]] = []
     try:
         for line in commands:
-            if line.startswith("export "):
-                name, _, value = line.removeprefix("export ").partition("=")
-                environment[name] = value
+            if line.startswith("eval "):
+                script = line.replace(".venv/bin/", "") + "; env -0"
+                shell = subprocess.run(
+                    ["sh", "-c", script],
+                    cwd=tmp_path,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                environment = dict(each.split("=", 1) for each in shell.stdout.rstrip("\0").split("\0"))
             elif line.endswith("&"):
                 words = line.removesuffix("&").split()
                 if words[0] == ".venv/bin/keyfront":

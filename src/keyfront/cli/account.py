@@ -1,116 +1,178 @@
-"""The choice of the CloudFront that a command queries, Keyfront's or Amazon's, and of the rotation records."""
+"""The choice of the CloudFront that a command queries, Keyfront's or Amazon's, and of the rotation records.
+
+An option takes precedence over the environment, and the environment over the Keyfront of the data folder. Amazon is
+queried only if it is named (docs/decisions/0036-my-keyfront.md).
+"""
 
 from __future__ import annotations
 
 import configparser
-import fcntl
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from keyfront.cli.options import option_group
+from keyfront.cli.options import data_folder, option_group, with_options
 from keyfront.custody.default_paths import (
+    DATA_VARIABLE,
     RECORDS_VARIABLE,
-    default_data,
-    default_records,
+    Installation,
     installation,
+    own_custody,
 )
 from keyfront.errors import SettingsError
+from keyfront.runtime.installation import is_running
+
+if TYPE_CHECKING:
+    from keyfront.lifecycle.findings import Commands
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_CLOUDFRONT", "AWS_ENDPOINT_URL")
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE")
 
 
 class Account(msgspec.Struct, frozen=True):
-    """The chosen account. `endpoint_url` and `profile` are empty where botocore's own rules decide; `credentials` are
-    an access key ID and its secret, if they belong to the installation. `records` is the URI of the custody that holds
-    the rotation records, `watched` the URI of the records that the Keyfront at the endpoint watches, if it is the one
-    in `data`."""
+    """The chosen account.
+
+    - `endpoint_url` and `profile` are empty where botocore's own rules decide.
+    - `credentials`: an access key ID and its secret, if they belong to the installation.
+    - `data`: the data folder. `local`: what its Keyfront recorded about itself, if it is the one to query.
+    - `records`: the URI of the custody that holds the rotation records; empty if they are unknown.
+    - `options`: the options that choose the same account, as text that follows a command's name; empty, or it begins
+      with a space.
+    """
 
     endpoint_url: str
     profile: str
     credentials: tuple[str, str] | None
-    records: str
     data: Path
-    watched: str | None
+    local: Installation | None
+    records: str
+    options: str
 
     @property
     def running(self) -> bool:
         """Whether the Keyfront of the data folder is running and is the one to query."""
-        return self.watched is not None and _locked(self.data / "lock")
+        return self.local is not None and is_running(self.data)
+
+    def commands(self) -> Commands:
+        """The commands that find this account, for advice."""
+        from keyfront.lifecycle.findings import Commands
+
+        if self.local is not None and not self.profile:
+            return Commands.of_keyfront(self.options)
+        endpoint, profile = shlex.quote(self.endpoint_url), shlex.quote(self.profile)
+        before = f"export AWS_ENDPOINT_URL_CLOUDFRONT={endpoint}; " if self.endpoint_url else ""
+        before += f"export AWS_PROFILE={profile}; " if self.profile else ""
+        return Commands(self.options, before)
+
+    def records_uri(self) -> str:
+        """The URI of the rotation records.
+
+        :raises SettingsError: if they are unknown.
+        """
+        if self.records:
+            return self.records
+        raise SettingsError(
+            f"--records: name the custody that holds the rotation records of this account; those in {self.data} "
+            "belong to the Keyfront there"
+        )
 
 
-def choose(
-    endpoint_url: str,
-    profile: str,
-    aws: bool,
-    records: str,
-    data: Path | None,
-    environment: Mapping[str, str] = os.environ,
-) -> Account:
-    """Choose the CloudFront to query. An option takes precedence over the environment; if neither names one, the
-    Keyfront of the data folder takes precedence over Amazon. Where the choice is not obvious from the options, it is
+class Selection(msgspec.Struct, frozen=True):
+    """The values of the options that choose an account; empty, False, or None for those that are not given."""
+
+    endpoint_url: str = ""
+    profile: str = ""
+    aws: bool = False
+    data: Path | None = None
+    records: str = ""
+
+    def options(self) -> str:
+        """The given options, as text that follows a command's name."""
+        given = [
+            *(["--data", str(self.data.absolute())] if self.data is not None else []),
+            *(["--endpoint-url", self.endpoint_url] if self.endpoint_url else []),
+            *(["--aws"] if self.aws else []),
+            *(["--profile", self.profile] if self.profile else []),
+            *(["--records", self.records] if self.records else []),
+        ]
+        return "".join(f" {shlex.quote(word)}" for word in given)
+
+
+def choose(selection: Selection, environment: Mapping[str, str] = os.environ) -> Account:
+    """Choose the CloudFront to query and the rotation records. Where the choice is not obvious from the options, it is
     printed to standard error.
 
-    :raises SettingsError: if the named folder is not a data folder, if its credentials cannot be read, or if `aws` is
-        given while the environment's endpoint is the Keyfront of the data folder.
+    :raises SettingsError: if nothing names a CloudFront, the options or the environment contradict each other, or the
+        data folder or its credentials cannot be read.
     """
-    folder = (data or default_data(environment)).absolute()
-    found = installation(folder)
-    if data is not None and found is None:
-        raise SettingsError(
-            f"no Keyfront was ever started in {folder}: start it with `keyfront up --data {folder}`"
-        )
-    place = records or environment.get(RECORDS_VARIABLE) or default_records(environment, folder)
+    if selection.aws and selection.data is not None:
+        raise SettingsError("--aws names Amazon, and --data names a Keyfront: leave out one of them")
     variable = next((name for name in _ENDPOINTS if environment.get(name)), "")
-    named = endpoint_url
-    if not named and data is None and variable:
-        named = environment[variable]
-    if aws and found is not None and not endpoint_url and _same(named, found.control):
-        raise SettingsError(f"--aws queries Amazon, but {variable} names the Keyfront in {folder}: unset it")
-    if aws and not named:
-        return Account("", profile, None, place, folder, None)
-    amazon = not named and (profile or environment.get("AWS_PROFILE")) and data is None
-    if found is None or amazon or (named and not _same(named, found.control)):
-        if found is not None and amazon and not profile:
+    named = selection.endpoint_url or (environment.get(variable, "") if selection.data is None else "")
+    elsewhere = named or selection.aws or (selection.profile and selection.data is None)
+    folder = data_folder(selection.data, environment)
+    found = installation(folder)
+    if found is None and (selection.data is not None or not elsewhere):
+        raise SettingsError(_none_in(folder, selection, environment))
+    local = found if found is not None and found.control else None
+    if selection.aws and local is not None and not selection.endpoint_url and _same(named, local.control):
+        raise SettingsError(f"--aws names Amazon, but {variable} names the Keyfront in {folder}: unset it")
+    options = selection.options()
+    if local is not None and (_same(named, local.control) or not elsewhere):
+        records = _records(selection, environment, folder, local)
+        if not named and selection.data is None:
             click.echo(
-                f"keyfront: querying Amazon, because AWS_PROFILE is set; --data {folder} queries the Keyfront there",
-                err=True,
+                f"keyfront: using the Keyfront in {folder} at {local.control}; --aws uses Amazon", err=True
             )
-        return Account(endpoint_url, profile, None, place, folder, None)
-    if profile:
-        return Account(found.control, profile, None, place, folder, found.records)
-    if not named and data is None:
-        click.echo(
-            f"keyfront: querying the Keyfront in {folder} at {found.control}; --aws queries Amazon", err=True
+        if selection.profile:
+            return Account(local.control, selection.profile, None, folder, local, records, options)
+        others = named and any(environment.get(name) for name in _CREDENTIALS)
+        own = None if others else read_credentials(folder)
+        return Account(local.control, "", own, folder, local, records, options)
+    if not elsewhere:
+        raise SettingsError(
+            f"the Keyfront in {folder} runs edges only: name the address of its control plane with --endpoint-url"
         )
-    own = None if named and any(environment.get(name) for name in _CREDENTIALS) else _credentials(folder)
-    return Account(found.control, "", own, place, folder, found.records)
+    if local is not None and not selection.endpoint_url:
+        where = named or (f"Amazon with the profile {selection.profile}" if selection.profile else "Amazon")
+        click.echo(f"keyfront: using {where}, not the Keyfront in {folder}", err=True)
+    default = own_custody(folder) if local is None else ""
+    records = selection.records or environment.get(RECORDS_VARIABLE) or default
+    return Account(selection.endpoint_url, selection.profile, None, folder, None, records, options)
 
 
-account_options = option_group(
-    "account",
-    choose,
+selection_options = with_options(
     click.option(
         "--data",
         type=click.Path(path_type=Path),
-        help="A Keyfront's data folder.  [default: KEYFRONT_DATA, or ./state, or the user's]",
+        help=f"A Keyfront's data folder.  [default: {DATA_VARIABLE}, or ./state, or the user's]",
     ),
     click.option(
         "--endpoint-url",
         default="",
-        help="The API's address.  [default: AWS_ENDPOINT_URL, or the Keyfront in --data, or Amazon]",
+        metavar="URL",
+        help="The API's address.  [default: AWS_ENDPOINT_URL, or the Keyfront in --data]",
     ),
     click.option("--aws", is_flag=True, help="Query Amazon, with the credentials that its tools would use."),
     click.option("--profile", default="", help="Profile in the credentials file; queries Amazon."),
+)
+
+
+account_options = option_group(
+    "account",
+    lambda **given: choose(Selection(**given)),
+    selection_options,
     click.option(
         "--records",
         default="",
         metavar="URI",
-        help="The custody that holds the rotation records.  [default: KEYFRONT_RECORDS, or what `keyfront up` watches]",
+        help=f"The custody that holds the rotation records.  [default: {RECORDS_VARIABLE}, or what `keyfront up` "
+        "watches]",
     ),
     names=("endpoint_url", "profile", "aws", "records", "data"),
 )
@@ -124,17 +186,46 @@ def _same(one: str, other: str) -> bool:
 
 
 def unwatched(account: Account) -> str:
-    """How to have the rotations of these records performed; empty if a Keyfront already performs them."""
-    if account.watched is None or account.watched == account.records:
+    """Why no running Keyfront performs the rotations of these records, and what to do; empty if one performs them, or
+    the account is not the Keyfront of the data folder."""
+    local = account.local
+    if local is None:
         return ""
-    return (
-        f"the Keyfront in {account.data} watches the records in {account.watched}, and none watches those in "
-        f"{account.records}: perform the steps with `keyfront rotation run --records {account.records}`, or restart it "
-        f"with `--records {account.records}`"
+    if not account.running:
+        return (
+            f"the Keyfront in {account.data} is not running: start it, or perform the steps with "
+            f"`keyfront rotation run{account.options}`"
+        )
+    if not local.rotation:
+        return (
+            f"the Keyfront in {account.data} runs with --no-rotation: perform the steps with "
+            f"`keyfront rotation run{account.options}`"
+        )
+    if local.records != account.records:
+        return (
+            f"the Keyfront in {account.data} watches the records in {local.records}, and nothing watches those in "
+            f"{account.records}: perform the steps with `keyfront rotation run{account.options}`"
+        )
+    return ""
+
+
+def refuse_unwatched(account: Account) -> None:
+    """:raises SettingsError: if the running Keyfront performs rotations, but not those of the account's records."""
+    local = account.local
+    if local is None or not local.rotation or local.records == account.records or not account.running:
+        return
+    up = f"keyfront up --data {shlex.quote(str(account.data))} --records {shlex.quote(account.records)}"
+    raise SettingsError(
+        f"the Keyfront in {account.data} watches the records in {local.records}, and would not perform a rotation in "
+        f"{account.records}: leave out --records, or restart it with `{up}`"
     )
 
 
-def _credentials(folder: Path) -> tuple[str, str]:
+def read_credentials(folder: Path) -> tuple[str, str]:
+    """The access key ID and its secret in the data folder's `credentials`.
+
+    :raises SettingsError: if they cannot be read.
+    """
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string((folder / "credentials").read_text())
@@ -145,13 +236,22 @@ def _credentials(folder: Path) -> tuple[str, str]:
         raise SettingsError(f"the credentials in {folder / 'credentials'} cannot be read: {why}") from None
 
 
-def _locked(path: Path) -> bool:
-    """Whether a running `keyfront up` holds the lock on its data folder."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+def _records(selection: Selection, environment: Mapping[str, str], folder: Path, local: Installation) -> str:
+    """The records of the Keyfront of the data folder. Only an option names others while it runs: with the variable, it
+    would watch other records than commands, and nobody would notice."""
+    named = environment.get(RECORDS_VARIABLE, "")
+    if selection.records or not named or named == local.records:
+        return selection.records or local.records
+    if is_running(folder):
+        raise SettingsError(
+            f"{RECORDS_VARIABLE} names {named}, but the Keyfront in {folder} watches the records in {local.records}: "
+            f"unset {RECORDS_VARIABLE}, or restart that Keyfront with the records of the variable"
+        )
+    return named
+
+
+def _none_in(folder: Path, selection: Selection, environment: Mapping[str, str]) -> str:
+    start = f"start it with `keyfront up --data {shlex.quote(str(folder))}`"
+    if selection.data is not None or environment.get(DATA_VARIABLE):
+        return f"no Keyfront was ever started in {folder}: {start}"
+    return f"there is no Keyfront in ./state or {folder}: {start}, name another with --data, or use Amazon with --aws"

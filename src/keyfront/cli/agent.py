@@ -92,6 +92,7 @@ class AccessOptions(msgspec.Struct, frozen=True):
     allow: tuple[str, ...]
     access_file: Path | None
     records: str | None
+    data: Path | None
     places: tuple[str, ...]
 
     def rules(self) -> list[Rule]:
@@ -118,7 +119,13 @@ _access_options = option_group(
     click.option(
         "--records",
         metavar="URI",
-        help="Custody that holds the key groups' records.  [default: $KEYFRONT_RECORDS]",
+        help="Custody that holds the key groups' records.  [default: KEYFRONT_RECORDS, or the data folder's]",
+    ),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="The data folder of the Keyfront whose records it follows.  [default: KEYFRONT_DATA, or ./state, or the "
+        "user's]",
     ),
     click.option(
         "--place",
@@ -171,7 +178,7 @@ def _serve(listen: ListenOptions, access: AccessOptions, audit_file: str | None)
     elif any(rule.token for rule in rules):
         raise SettingsError(_TOKENS_ON_A_SOCKET)
     rules = rules or [_own_user()]
-    place = records_of(access.records)
+    place = records_of(access.records, access.data)
     open_records(place)  # fails here rather than at the first request
     opens = opens_in(places_of(access.places or None))
 

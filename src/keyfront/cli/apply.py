@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from keyfront.cli import plan_output
+from keyfront.cli.account import Selection, choose
 from keyfront.cli.output import print_warning
 from keyfront.cli.plan_output import Hider
 from keyfront.declared.account import Account
@@ -26,7 +27,7 @@ from keyfront.declared.document import Document, read
 from keyfront.declared.plan import Facts, Plan, Step, plan
 from keyfront.declared.resources import ROWS
 from keyfront.declared.translate import LARGEST
-from keyfront.errors import AccountError, DeclarationError, KeyfrontError
+from keyfront.errors import AccountError, DeclarationError, KeyfrontError, SettingsError
 
 
 class ApplyOptions(msgspec.Struct, frozen=True):
@@ -35,8 +36,7 @@ class ApplyOptions(msgspec.Struct, frozen=True):
     file: Path
     environment: str
     given: tuple[str, ...]
-    endpoint_url: str
-    profile: str
+    selection: Selection
     delete: bool
     destroy: bool
     adopt: bool
@@ -46,6 +46,7 @@ class Job:
     """A file, an account, and the plan between them.
 
     :raises DeclarationError: if the file is invalid.
+    :raises SettingsError: if nothing names an API.
     :raises AccountError: if the API refuses, or is unreachable.
     """
 
@@ -58,7 +59,8 @@ class Job:
             else setup(self._document, lambda path: _load(options.file.parent / path))
         )
         self.hide = Hider(self._document.secrets | secret_values(self.setup))
-        self.account = Account(options.endpoint_url or self._document.endpoint_url, options.profile)
+        chosen = choose(_selection(options.selection, self._document.endpoint_url))
+        self.account = Account(chosen.endpoint_url, chosen.profile, chosen.credentials)
         self.plan, self.facts = self.ask()
 
     def ask(self) -> tuple[Plan, Facts]:
@@ -89,6 +91,13 @@ class Job:
             )
 
 
+def _selection(given: Selection, declared: str) -> Selection:
+    """The options' choice of an API. The address that the file declares counts if no option chooses another API."""
+    if given.endpoint_url or given.aws or given.data is not None:
+        return given
+    return msgspec.structs.replace(given, endpoint_url=declared)
+
+
 def _load(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(LARGEST + 1)
@@ -116,7 +125,7 @@ def show_plan(*, as_json: bool, detailed_exitcode: bool, **options: Any) -> int:
     """`keyfront plan`; the exit status."""
     try:
         job = Job(ApplyOptions(**options))
-    except (AccountError, DeclarationError) as error:
+    except (AccountError, DeclarationError, SettingsError) as error:
         return _fail(error, 1 if detailed_exitcode else _status(error))
     if as_json:
         click.echo(json.dumps(job.as_json(job.plan), indent=2))
@@ -129,7 +138,7 @@ def apply_plan(*, as_json: bool, yes: bool, wait: bool, timeout: float, **option
     """`keyfront apply`; the exit status."""
     try:
         job = Job(ApplyOptions(**options))
-    except (AccountError, DeclarationError) as error:
+    except (AccountError, DeclarationError, SettingsError) as error:
         return _fail(error, _status(error))
     console = _console()
     if not as_json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import socket
 import sys
@@ -35,7 +36,7 @@ from keyfront.cli.options import FILE, json_option, login, option_group
 from keyfront.cli.output import print_json
 from keyfront.errors import BackupError, SettingsError
 from keyfront.runtime.logs import LogSettings, logging_to_stderr
-from keyfront.runtime.settings import ACCOUNT, store_url
+from keyfront.runtime.settings import ACCOUNT
 
 if TYPE_CHECKING:
     from keyfront.backup.archive.encryption import Opener, Seal
@@ -64,7 +65,7 @@ _records_option = click.option(
     envvar="KEYFRONT_RECORDS",
     default="",
     metavar="URI",
-    help="Where the key groups' records are.  [default: DATA/custody; env: KEYFRONT_RECORDS]",
+    help="Where the key groups' records are.  [default: KEYFRONT_RECORDS, or what the Keyfront in DATA watches]",
 )
 
 
@@ -173,7 +174,7 @@ class ContentOptions(msgspec.Struct, frozen=True):
     records: str
     urls: tuple[str, ...]
 
-    def capture(self) -> CaptureOptions:
+    def capture(self, installation: InstallationOptions) -> CaptureOptions:
         """:raises SettingsError: if the options contradict each other, or a proof is not a signed URL."""
         from keyfront.backup.capture import CaptureOptions
 
@@ -181,7 +182,9 @@ class ContentOptions(msgspec.Struct, frozen=True):
             _check_signed(url)
         if self.custodies and not self.private_keys:
             raise SettingsError("--custody requires --private-keys")
-        return CaptureOptions(self.private_keys, self.records, self.custodies, self.urls)
+        return CaptureOptions(
+            self.private_keys, installation.records(self.records), self.custodies, self.urls
+        )
 
 
 _content_options = option_group(
@@ -278,7 +281,7 @@ def create(  # noqa: PLR0913 - one parameter for each group of options
     from keyfront.backup.create import create as run
 
     job = BackupJob(
-        options=content.capture(),
+        options=content.capture(installation),
         seal=encryption.seal(),
         places=destination.opened(),
         rule=destination.rule(),
@@ -424,11 +427,12 @@ def restore(  # noqa: PLR0913 - one parameter for each group of options
     from keyfront.backup.restore.restore import Restore, Target
 
     folder = installation.data.resolve() if ".." in installation.data.parts else installation.data
+    url, password_file = installation.named_store()
     target = Target(
         folder,
-        store_url(installation.store),
-        installation.store_password_file,
-        scope.records,
+        url,
+        password_file,
+        installation.records(scope.records),
         scope.elsewhere,
         scope.compromised,
     )
@@ -449,7 +453,8 @@ def restore(  # noqa: PLR0913 - one parameter for each group of options
         if not yes and not _confirmed():
             raise SettingsError("nothing was changed")
         failed = work.run(plan, _actor(), name, time.time())
-    click.echo(f"restored {name} into {folder}; start it with `keyfront up`", err=True)
+    start = f"keyfront up --data {shlex.quote(str(folder))}"
+    click.echo(f"restored {name} into {folder}; start it with `{start}`", err=True)
     for text in failed:
         click.echo(f"keyfront: not restored: {text}", err=True)
     if failed:

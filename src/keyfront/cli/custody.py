@@ -1,11 +1,14 @@
 """`keyfront custody`: private keys, wherever they are stored (docs/guide/custody.md).
 
-Keys are named by their URIs. No key, passphrase or PIN is an argument, which other users could read.
+Keys are named by their URIs; a name alone is a key in the custody of the data folder's Keyfront. No key, passphrase or
+PIN is an argument, which other users could read.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -14,8 +17,18 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from keyfront.cli.durations import DurationType
-from keyfront.cli.options import ALGORITHMS, FILE_OR_STDIN, json_option
+from keyfront.cli.options import (
+    ALGORITHMS,
+    FILE_OR_STDIN,
+    Command,
+    Decorator,
+    data_folder,
+    json_option,
+    with_options,
+)
 from keyfront.cli.output import iso_text, minute_text, print_columns, print_json, print_note
+from keyfront.custody.default_paths import default_records
+from keyfront.custody.key_uri import split
 from keyfront.errors import CustodyError, NoSuchKey, SettingsError
 
 if TYPE_CHECKING:
@@ -31,13 +44,36 @@ _LABELS = click.option(
 )
 
 
+def _located(argument: str, *, required: bool = True) -> Decorator:
+    """Gives a command the option `--data` and the argument `argument`, and completes the URI in the argument."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def located(*args: Any, data: Path | None, **given: Any) -> Any:
+            uri = given[argument] or ""
+            if ":" not in uri:
+                given[argument] = split(default_records(data=data_folder(data))).with_name(uri)
+            return command(*args, **given)
+
+        return with_options(
+            click.argument(argument, required=required),
+            click.option(
+                "--data",
+                type=click.Path(path_type=Path),
+                help="The data folder of the Keyfront whose custody a name alone refers to.",
+            ),
+        )(located)
+
+    return decorate
+
+
 @click.group()
 def custody() -> None:
     """Private keys: in an encrypted folder, an HSM, AWS, Vault."""
 
 
 @custody.command("create")
-@click.argument("uri")
+@_located("uri")
 @click.option(
     "--algorithm",
     type=click.Choice(list(ALGORITHMS), case_sensitive=False),
@@ -51,6 +87,7 @@ def create(uri: str, algorithm: str, labels: tuple[str, ...], as_json: bool) -> 
     """Create a key, and print its public key, for CloudFront.
 
     \b
+        keyfront custody create photos-1 > photos-1.pem
         keyfront custody create file:/srv/keys/photos-1 > photos-1.pem
     """
     place, name = _key(uri)
@@ -59,7 +96,7 @@ def create(uri: str, algorithm: str, labels: tuple[str, ...], as_json: bool) -> 
 
 
 @custody.command("import")
-@click.argument("uri")
+@_located("uri")
 @click.argument("file", type=FILE_OR_STDIN)
 @click.option("--passphrase-file", type=FILE_OR_STDIN, help="File with the private key's passphrase.")
 @_LABELS
@@ -85,10 +122,10 @@ def import_key(
 
 
 @custody.command("list")
-@click.argument("place")
+@_located("place", required=False)
 @json_option
 def list_keys(place: str, as_json: bool) -> None:
-    """List the keys of a place, including those to be deleted."""
+    """List the keys of PLACE, including those to be deleted. Without it, of the custody of your Keyfront."""
     found = list(_opened(place).list())
     if as_json:
         print_json([_as_json(held) for held in found])
@@ -111,7 +148,7 @@ def list_keys(place: str, as_json: bool) -> None:
 
 
 @custody.command("show")
-@click.argument("uri")
+@_located("uri")
 @click.option("--public-key", "only_public", is_flag=True, help="Print only the public key, in PEM.")
 @json_option
 def show(uri: str, only_public: bool, as_json: bool) -> None:
@@ -137,7 +174,7 @@ def show(uri: str, only_public: bool, as_json: bool) -> None:
 
 
 @custody.command("delete")
-@click.argument("uri")
+@_located("uri")
 @click.option(
     "--grace",
     type=DurationType(),
@@ -163,12 +200,12 @@ def delete(uri: str, grace: float, yes: bool) -> None:
         when = minute_text(held.delete_at, "an unknown time")
         print_note(
             f"{held.uri} no longer signs, and is deleted permanently at {when}; to cancel: "
-            f"keyfront custody undelete {held.uri}"
+            f"keyfront custody undelete {shlex.quote(held.uri)}"
         )
 
 
 @custody.command("undelete")
-@click.argument("uri")
+@_located("uri")
 def undelete(uri: str) -> None:
     """Cancel a deletion."""
     place, name = _key(uri)
@@ -176,7 +213,7 @@ def undelete(uri: str) -> None:
 
 
 @custody.command("export")
-@click.argument("uri")
+@_located("uri")
 @click.option("--out", type=click.Path(path_type=Path), help="Write to a new file, which only you can read.")
 @click.option("--stdout", "to_stdout", is_flag=True, help="Write to standard output.")
 def export(uri: str, out: Path | None, to_stdout: bool) -> None:
@@ -198,7 +235,7 @@ def export(uri: str, out: Path | None, to_stdout: bool) -> None:
 
 
 @custody.command("rewrap")
-@click.argument("place")
+@_located("place")
 @click.option(
     "--kek", metavar="SOURCE", help="env:VARIABLE, file:/path, or a key or record in another custody."
 )
@@ -232,8 +269,6 @@ def _opened(uri: str) -> Custody:
 
 
 def _key(uri: str) -> tuple[Custody, str]:
-    from keyfront.custody import split
-
     if not (name := split(uri).name):
         raise CustodyError(f"{uri} names a place, not a key: the name of a key follows the last slash")
     return _opened(uri), name

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from keyfront.cli.options import json_option, with_options
+from keyfront.cli.account import Selection, selection_options
+from keyfront.cli.options import json_option, option_group, with_options
 
 _FILE = click.Path(path_type=Path)  # its existence is checked later: exit status 2 may mean changes
 
@@ -19,12 +20,7 @@ _plan_options = with_options(
     click.option(
         "--set", "given", multiple=True, metavar="NAME=VALUE", help="A variable's value; repeatable."
     ),
-    click.option(
-        "--endpoint-url",
-        default="",
-        help="The API's address.  [default: the file's, AWS_ENDPOINT_URL, or Amazon]",
-    ),
-    click.option("--profile", default="", help="Profile in the credentials file."),
+    option_group("selection", Selection, selection_options, names=("endpoint_url", "profile", "aws", "data")),
     click.option(
         "--delete", is_flag=True, help="Also delete resources of this setup that are no longer in FILE."
     ),
@@ -49,7 +45,7 @@ def plan_command(ctx: click.Context, /, **options: Any) -> None:
     """Show what `keyfront apply` would do to reach the setup that FILE declares. Changes nothing.
 
     \b
-        keyfront plan site.toml --environment prod --endpoint-url http://127.0.0.1:8081
+        keyfront plan site.toml --environment prod
     """
     from keyfront.cli.apply import show_plan  # loads botocore, which is slow
 
@@ -75,7 +71,7 @@ def apply(ctx: click.Context, /, **options: Any) -> None:
     Run it as often as you like: it leaves alone what is already right, and completes what was interrupted.
 
     \b
-        keyfront apply site.toml --environment prod --endpoint-url http://127.0.0.1:8081 --wait
+        keyfront apply site.toml --environment prod --wait
     """
     from keyfront.cli.apply import apply_plan  # likewise
 

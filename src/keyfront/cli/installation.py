@@ -6,6 +6,7 @@ file, or from libpq's own sources (PGPASSWORD, ~/.pgpass).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import click
 import msgspec
 
 from keyfront.cli.options import FILE, data_option, option_group
+from keyfront.custody.default_paths import installation
 from keyfront.errors import SettingsError
 from keyfront.runtime.settings import PASSWORD_FILE_VARIABLE, STORE_VARIABLE, store_url
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 class InstallationOptions(msgspec.Struct, frozen=True):
     """`data` is the data folder; `store` and `store_password_file` name a PostgreSQL store in place of the file in the
-    data folder."""
+    data folder. Without them, commands use the store that the Keyfront of the data folder recorded."""
 
     data: Path
     store: str
@@ -38,16 +40,40 @@ class InstallationOptions(msgspec.Struct, frozen=True):
         """
         from keyfront.control.store.store import Store
 
-        url = store_url(self.store)
-        if not url and not (self.data / "keyfront.db").exists():
+        url, password_file = self.named_store()
+        file = self.data / "keyfront.db"
+        if not url and not _exists(file):
             raise SettingsError(
-                f"there is no Keyfront in {self.data}: start it once with `keyfront up --data {self.data}`"
+                f"there is no Keyfront in {self.data}: start it once with "
+                f"`keyfront up --data {shlex.quote(str(self.data))}`"
             )
-        found = Store(url or self.data / "keyfront.db", password_file=self.store_password_file)
+        found = Store(url or file, password_file=password_file)
         try:
             yield found
         finally:
             found.close()
+
+    def named_store(self) -> tuple[str, Path | None]:
+        """The store's URL, empty for the file in the data folder, and the file with its password: from the options, the
+        environment, or what the Keyfront of the data folder recorded.
+
+        :raises SettingsError: if the URL cannot be used, or the record cannot be read.
+        """
+        url = store_url(self.store)
+        recorded = installation(self.data) if not url else None
+        if recorded is None or not recorded.store:
+            return url, self.store_password_file
+        own = Path(recorded.store_password_file) if recorded.store_password_file else None
+        return recorded.store, self.store_password_file or own
+
+    def records(self, named: str) -> str:
+        """The URI of the rotation records: `named`, or those of the Keyfront of the data folder; empty for the custody
+        in the data folder.
+
+        :raises SettingsError: if the record of the Keyfront cannot be read.
+        """
+        recorded = installation(self.data) if not named else None
+        return named or (recorded.records if recorded is not None else "")
 
 
 installation_options = option_group(
@@ -67,3 +93,10 @@ installation_options = option_group(
         help=f"A file that contains the PostgreSQL password.  [env: {PASSWORD_FILE_VARIABLE}]",
     ),
 )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None

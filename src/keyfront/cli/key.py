@@ -98,12 +98,13 @@ def _facts(account: Chosen) -> Facts:
     from keyfront.custody.schemes import open_records
     from keyfront.lifecycle.inventory import Account, survey  # botocore's client, which few commands need
 
-    place = open_records(account.records)
+    place = open_records(account.records) if account.records else None
     return survey(
         Account(account.endpoint_url, account.profile, credentials=account.credentials),
         place,
         os.environ,
         print_warning,
+        account.commands(),
     )
 
 

@@ -1,9 +1,16 @@
-"""The `keyfront` command: parse, call, print. There is one file per command group, loaded when the group is called."""
+"""The `keyfront` command: parse, call, print. There is one file per command group, loaded when the group is called.
+
+Every failure is one line on standard error that begins with `keyfront:`, and exit status 2, unless the command
+documents another. No traceback reaches a user, unless KEYFRONT_TRACEBACK is set.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -15,9 +22,11 @@ COMMANDS = {
     "apply": "declared:apply",
     "audit": "audit:audit",
     "backup": "backup:backup",
+    "completion": "completion:completion",
     "control-process": "up:control_process",
     "custody": "custody:custody",
     "edge-worker": "up:edge_worker",
+    "env": "env:env",
     "explain": "sign:explain",
     "key": "key:key",
     "plan": "declared:plan_command",
@@ -25,10 +34,17 @@ COMMANDS = {
     "rotation": "rotation:rotation",
     "sign": "sign:sign",
     "sign-cookies": "sign:sign_cookies",
+    "status": "status:status",
     "store": "store:store_group",
     "up": "up:up",
 }
 """Each command: the module below `keyfront.cli` that defines it, and its name there."""
+
+TRACEBACK_VARIABLE = "KEYFRONT_TRACEBACK"
+FAILED = 2
+
+PROCESSES = ("control-process", "edge-worker")
+"""Commands that `keyfront up` runs. The tracebacks of their faults belong in its log."""
 
 
 class LazyGroup(click.Group):
@@ -45,6 +61,67 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"keyfront.cli.{module}"), attribute)
         return command
 
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line, and exit."""
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            status = super().main(
+                words,
+                prog_name or "keyfront",
+                complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                **extra,
+            )
+        except click.Abort:
+            click.echo("keyfront: aborted", err=True)
+            sys.exit(1)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(FAILED)
+        except BrokenPipeError:
+            # The reader of the output is gone, such as `head`. Python must not try to flush what remains.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except Exception as error:
+            expected = isinstance(error, click.ClickException | KeyfrontError)
+            if os.environ.get(TRACEBACK_VARIABLE) or (words[:1] and words[0] in PROCESSES and not expected):
+                raise
+            click.echo(f"keyfront: {failure_text(error)}", err=True)
+            sys.exit(FAILED)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def failure_text(error: Exception) -> str:
+    """What to print about an error, in one line.
+
+    An error that is neither Keyfront's, click's, nor the system's is a fault in Keyfront.
+    """
+    if isinstance(error, click.UsageError):
+        help_ = f"; see `{error.ctx.command_path} --help`" if error.ctx is not None else ""
+        text = f"{error.format_message().removesuffix('.')}{help_}"
+    elif isinstance(error, click.ClickException):
+        text = error.format_message()
+    elif isinstance(error, KeyfrontError):
+        text = str(error)
+    elif isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        text = f"{error.filename}: {reason}" if error.filename is not None else reason
+    else:
+        text = (
+            f"this is a fault in Keyfront ({type(error).__name__}: {error}): set {TRACEBACK_VARIABLE}=1, run the "
+            "command again, and report what it prints"
+        )
+    return " ".join(line.strip() for line in text.splitlines())
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="keyfront")
@@ -53,11 +130,7 @@ def keyfront() -> None:
 
 
 def main() -> None:
-    try:
-        keyfront()
-    except KeyfrontError as error:
-        print(f"keyfront: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    keyfront()
 
 
 if __name__ == "__main__":

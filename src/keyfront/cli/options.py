@@ -6,14 +6,21 @@ import functools
 import getpass
 import inspect
 import os
+import shlex
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from keyfront.custody.default_paths import default_data
+from keyfront.custody.default_paths import (
+    DATA_VARIABLE,
+    INSTALLATION,
+    default_data,
+    local_folder,
+    user_folder,
+)
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -62,15 +69,32 @@ ALGORITHMS = {"ecdsa-p256": "ECDSA-P256", "rsa-2048": "RSA-2048"}
 json_option = click.option("--json", "as_json", is_flag=True, help="Print machine-readable output.")
 
 
-def _folder(_: click.Context, __: click.Parameter, value: Path | None) -> Path:
-    return (value or default_data()).absolute()
+def data_folder(named: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
+    """The absolute path of the data folder that a command uses. If it is not named and the choice is not obvious, it is
+    printed to standard error.
+
+    :param named: the value of `--data`.
+    :raises SettingsError: if no data folder is named and the default cannot be determined.
+    """
+    if named is not None or environment.get(DATA_VARIABLE):
+        return (named or default_data(environment)).absolute()
+    here, users = local_folder(), user_folder(environment)
+    if here is not None and (users / INSTALLATION).exists():
+        click.echo(f"keyfront: using the data folder {here.absolute()}, not {users.absolute()}", err=True)
+    return (here or users).absolute()
+
+
+def data_words(folder: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """` --data FOLDER` for a printed command; empty if the command would use the folder anyway."""
+    same = default_data(environment).absolute() == folder
+    return "" if same else f" --data {shlex.quote(str(folder))}"
 
 
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path),
-    callback=_folder,
-    help="The data folder.  [default: the user's]",
+    callback=lambda _, __, value: data_folder(value),
+    help=f"The data folder.  [default: {DATA_VARIABLE}, or ./state, or the user's]",
 )
 """The absolute path of the data folder as the parameter `data`."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 import msgspec
 
-from keyfront.cli.account import Account, account_options, unwatched
+from keyfront.cli.account import Account, account_options, refuse_unwatched, unwatched
 from keyfront.cli.durations import DurationType
 from keyfront.cli.options import ALGORITHMS, json_option, login, option_group, with_options
 from keyfront.cli.output import print_json, print_warning
@@ -94,14 +94,14 @@ def _conductor(account: Account, journal: Path | None, hooks: Path | None) -> Co
     from keyfront.lifecycle.executor import Conductor
     from keyfront.lifecycle.hooks import Hooks, read_hooks
 
-    place = open_records(account.records)
+    place = open_records(account.records_uri())
     listeners: list[Listener] = []
     if hooks:
         listeners.append(Hooks(read_hooks(hooks), os.environ))
     if journal:
         listeners.append(Journal(journal))
     api = CloudFront(account.endpoint_url, account.profile, credentials=account.credentials)
-    return Conductor(api, place, os.environ, listeners)
+    return Conductor(api, place, os.environ, listeners, options=account.options)
 
 
 def _by() -> str:
@@ -188,17 +188,11 @@ class KeyOptions(msgspec.Struct, frozen=True):
     adopt: tuple[str, ...]
 
     def custody(self, account: Account) -> str:
-        """The URI of the place.
+        """The URI of the place: every place that holds records holds keys too.
 
-        :raises SettingsError: if it is not the URI of a place, or is missing although the records are elsewhere.
+        :raises SettingsError: if neither it nor the records' place is known.
         """
-        own = f"file:{account.data}/custody/"
-        if not self.place and account.records != own:
-            raise SettingsError(
-                f"--custody: name the place where keys are created, since the records are in {account.records}; a "
-                "place ends with a slash"
-            )
-        return self.place or own
+        return self.place or account.records_uri()
 
     def adopted(self) -> dict[str, str]:
         """The IDs of the public keys, each with the URI of its private key."""
@@ -213,7 +207,7 @@ _key_options = option_group(
         "place",
         default="",
         metavar="URI",
-        help="The place where keys are created; ends with /.  [default: the custody in the data folder]",
+        help="The place where keys are created; ends with /.  [default: where the records are]",
     ),
     click.option(
         "--adopt",
@@ -251,6 +245,7 @@ def start(
     from keyfront.custody.key_record import RotationPolicy
     from keyfront.lifecycle import commands
 
+    refuse_unwatched(account)
     place = keys.custody(account)
     found = conductor.api.find_key_group(group) or conductor.api.key_group(group)
     if found is None:
@@ -258,7 +253,7 @@ def start(
     if not place.partition("?")[0].endswith("/"):
         raise SettingsError(f"--custody {place}: a place without a key's name ends with a slash")
     policy = terms.apply_to(RotationPolicy(place))
-    if terms.settle is None and account.watched is not None:
+    if terms.settle is None and account.local is not None:
         policy = msgspec.structs.replace(
             policy, settle=0.0
         )  # here, Deployed means that every edge has applied it
@@ -269,8 +264,10 @@ def start(
         return print_rotation_plan(conductor, *conductor.plan_of(record), as_json=as_json)
     if warning := unwatched(account):
         print_warning(warning)
-    carried_out = account.running and not warning
-    following = "keyfront up performs the steps" if carried_out else "Next: keyfront rotation run"
+    by_itself = account.running and not warning
+    following = (
+        "keyfront up performs the steps" if by_itself else f"Next: keyfront rotation run{account.options}"
+    )
     if not as_json:
         click.echo(f"{record.group} at {conductor.api.endpoint} is rotated from now on. {following}")
     print_status(conductor, [record.group], as_json)

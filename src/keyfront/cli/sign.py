@@ -69,6 +69,7 @@ class SigningKeyOptions(msgspec.Struct, frozen=True):
 
     key_group: str | None
     records: str | None
+    data: Path | None
     agent: str | None
     key_pair_id: str | None
     key_uri: str | None
@@ -87,8 +88,8 @@ class SigningKeyOptions(msgspec.Struct, frozen=True):
             )
         if self.key_group is not None:
             return self._group_signer(self.key_group)
-        if self.records is not None or self.agent is not None:
-            raise click.UsageError("--records and --agent require --key-group.")
+        if self.records is not None or self.agent is not None or self.data is not None:
+            raise click.UsageError("--records, --data, and --agent require --key-group.")
         if self.key_pair_id is None:
             raise click.UsageError("--key-pair-id is missing: the ID that CloudFront gave to the public key.")
         if self.private_key is not None:
@@ -106,9 +107,10 @@ class SigningKeyOptions(msgspec.Struct, frozen=True):
                 "--key-group determines the key: leave out --key-pair-id and --passphrase-file."
             )
         # Not loaded for those who sign with a file.
-        from keyfront.custody.signers.key_group_signer import signer_for
+        from keyfront.custody.signers.key_group_signer import records_of, signer_for
 
-        return signer_for(key_group, records=self.records, agent=self.agent)
+        records = self.records if self.data is None else records_of(self.records, self.data)
+        return signer_for(key_group, records=records, agent=self.agent)
 
 
 signing_key_options = option_group(
@@ -126,7 +128,13 @@ signing_key_options = option_group(
     click.option(
         "--records",
         metavar="URI",
-        help="Custody that holds the key group's record.  [default: $KEYFRONT_RECORDS]",
+        help="Custody that holds the key group's record.  [default: KEYFRONT_RECORDS, or the data folder's]",
+    ),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="The data folder of the Keyfront whose records it follows.  [default: KEYFRONT_DATA, or ./state, or the "
+        "user's]",
     ),
     click.option(
         "--agent",

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import random
+import shlex
 import signal
 import socket
 import time
@@ -43,6 +44,7 @@ from keyfront.custody.schemes import open_records
 from keyfront.errors import ApiError
 from keyfront.fleet.heartbeat import BEAT
 from keyfront.fleet.regions import Regions, open_regions
+from keyfront.lifecycle.findings import Commands
 from keyfront.lifecycle.hooks import Hook
 from keyfront.model.kinds import Quotas
 
@@ -197,7 +199,12 @@ class ControlPlane:
                 self._service.audit,
                 shared=store.shared and bool(settings.records),
             )
-        self._watch = KeyWatch(store, resources.rotation_records, is_leader=self._leads)
+        self._watch = KeyWatch(
+            store,
+            resources.rotation_records,
+            is_leader=self._leads,
+            commands=Commands.of_keyfront(f" --data {shlex.quote(str(settings.data))}"),
+        )
         registry.register(KeyMetrics(store, self._watch))
         self._service.start(time.time())
         callers.current(time.time())  # logs problems with keys or policies at startup

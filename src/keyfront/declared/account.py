@@ -28,9 +28,13 @@ _HIDDEN = ("AccessDenied", "AccessDeniedException")
 class Account:
     """One CloudFront account through one endpoint. For one thread: it remembers what it has created."""
 
-    def __init__(self, endpoint_url: str = "", profile: str = "") -> None:
+    def __init__(
+        self, endpoint_url: str = "", profile: str = "", credentials: tuple[str, str] | None = None
+    ) -> None:
         """:raises Refused: if botocore cannot create a client from these arguments."""
-        self._client = CloudFrontClient(endpoint_url, profile, user_agent="keyfront-apply")
+        self._client = CloudFrontClient(
+            endpoint_url, profile, credentials=credentials, user_agent="keyfront-apply"
+        )
         self._arns: dict[str, str] = {}
         self.made: dict[tuple[str, str], str] = {}
         """IDs of the resources that it has created, by kind and label."""

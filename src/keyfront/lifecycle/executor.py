@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from shlex import quote
 from typing import Any, NamedTuple
 
 import msgspec
@@ -119,16 +120,20 @@ class Conductor:
         environment: Mapping[str, str] = os.environ,
         listeners: Sequence[Listener] = (),
         clock: Callable[[], float] = time.time,
+        options: str = "",
     ) -> None:
         """
         :param environment: where custody places find their secrets.
         :param clock: epoch seconds.
+        :param options: the options that choose this account and these records, for the commands in error messages;
+            empty, or it begins with a space.
         """
         self.api = api
         self.records = records
         self._environment = environment
         self._listeners = listeners
         self._clock = clock
+        self._options = options
         self._failures: dict[tuple[str, Action, str], Failure] = {}
 
     # ---- the actual state
@@ -148,7 +153,9 @@ class Conductor:
         """:raises RotationError: if the group is not rotated."""
         kept = load(self.records, group)
         if kept is None:
-            raise RotationError(f"the key group {group} is not rotated: `keyfront rotation start {group}`")
+            raise RotationError(
+                f"the key group {group} is not rotated: `keyfront rotation start {quote(group)}{self._options}`"
+            )
         return kept
 
     def facts(self, kept: VersionedRecord) -> Facts:
@@ -389,7 +396,8 @@ class Conductor:
         commands.validated(terms, now)
         if load(self.records, group.name) is not None:
             raise RotationError(
-                f"the key group {group.name} is rotated already: see `keyfront rotation status`"
+                f"the key group {group.name} is rotated already: see `keyfront rotation status "
+                f"{quote(group.name)}{self._options}`"
             )
         adopted = [self._adopted(group, known, id_, uri) for id_, uri in adopt.items()]
         made = self._last_number(group, terms, known.values())

@@ -9,6 +9,7 @@ docs/reference/warnings.md lists them, and a test compares that list.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -90,16 +91,39 @@ class KnownGroup(msgspec.Struct, frozen=True):
     distributions: tuple[str, ...] = ()
 
 
+class Commands(msgspec.Struct, frozen=True):
+    """Commands for one account, to paste into a shell. `options` are those with which a command of Keyfront's finds the
+    account, `before` is what a shell must run before one of the AWS CLI finds it; both are empty if it does anyway."""
+
+    options: str = ""
+    before: str = ""
+
+    @classmethod
+    def of_keyfront(cls, options: str) -> Commands:
+        """The commands for a Keyfront that `options` find."""
+        return cls(options, f'eval "$(keyfront env{options})"; ')
+
+    def rotation(self, command: str, *words: str) -> str:
+        """`keyfront rotation COMMAND WORDS…`."""
+        return f"keyfront rotation {shlex.join([command, *words])}{self.options}"
+
+    def delete_public_key(self, id_: str) -> str:
+        """The command that deletes a public key."""
+        etag = f"aws cloudfront get-public-key --id {id_} --query ETag --output text"
+        return f'{self.before}aws cloudfront delete-public-key --id {id_} --if-match "$({etag})"'
+
+
 class Facts(msgspec.Struct, frozen=True):
     """The known facts. `records` are the records of rotated groups, None if their location is unknown. `lost` maps a
     key's URI to the reason why custody no longer has it. `uses` is None if the API does not report key usage; Amazon's
-    does not."""
+    does not. `commands` are those that the advice prints."""
 
     keys: tuple[KnownKey, ...]
     groups: tuple[KnownGroup, ...]
     records: tuple[KeyGroupRecord, ...] | None = None
     lost: Mapping[str, str] = {}
     uses: KeyUses | None = None
+    commands: Commands = Commands()
 
     def use(self, key_pair_id: str) -> KeyUse | None:
         return self.uses.of(key_pair_id) if self.uses is not None and key_pair_id else None
@@ -165,12 +189,12 @@ def _compromised(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 entry,
                 f"{named(entry)} is compromised, and {' and '.join(what)}",
                 "; ".join(
-                    f"keyfront rotation emergency {name} {known}"
+                    facts.commands.rotation("emergency", name, known)
                     if name in rotated
                     else f"remove it from {name}, which is not rotated"
                     for name in dict.fromkeys((*trusting, *signing))
                 )
-                + "; if that was done already, see what it waits for: keyfront rotation status",
+                + f"; if that was done already, see what it waits for: {facts.commands.rotation('status')}",
             )
 
 
@@ -178,7 +202,7 @@ def _signing(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
     """The signing key: whether there is one, whether custody has it, and when its term ends."""
     for record in facts.records or ():
         entry = record.signing
-        rotate = f"keyfront rotation status {record.group}"
+        status = facts.commands.rotation("status", record.group)
         if entry is None:
             following = next_key(record)
             if following is None or now - following.created > bounds.stuck:
@@ -187,7 +211,7 @@ def _signing(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     Severity.CRITICAL,
                     record,
                     f"no key of {record.group} signs",
-                    f"see what it waits for: {rotate}",
+                    f"see what it waits for: {status}",
                 )
             continue
         if why := facts.lost.get(entry.uri):
@@ -197,8 +221,8 @@ def _signing(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 facts,
                 entry,
                 f"{named(entry)} signs for {record.group}, but custody can no longer sign with it: {why}",
-                f"replace it: keyfront rotation rotate {record.group}; "
-                "or restore it from a backup (keyfront backup restore)",
+                f"replace it: {facts.commands.rotation('rotate', record.group)}; "
+                "or restore it from a backup (docs/guide/backup.md)",
             )
         yield from _end(facts, record, entry, now, bounds)
 
@@ -209,8 +233,8 @@ def _end(facts: Facts, record: KeyGroupRecord, entry: Entry, now: float, bounds:
     if terms.every == "":
         ends, because = entry.signing + bounds.age, "has no schedule"
         advice = (
-            f"give it one (keyfront rotation terms {record.group} --every 90d), or rotate it now: "
-            f"keyfront rotation rotate {record.group}"
+            f"give it one: {facts.commands.rotation('terms', record.group, '--every', '90d')}; or rotate it now: "
+            f"{facts.commands.rotation('rotate', record.group)}"
         )
     else:
         try:
@@ -218,7 +242,7 @@ def _end(facts: Facts, record: KeyGroupRecord, entry: Entry, now: float, bounds:
             length = ends - entry.signing
         except RotationError:
             return
-        because, advice = "is paused", f"continue it: keyfront rotation resume {record.group}"
+        because, advice = "is paused", f"continue it: {facts.commands.rotation('resume', record.group)}"
         if not terms.paused:
             late = min(DAY, max(CLOCKS, length / 10))
             if now > ends + late and not next_key(record):
@@ -227,8 +251,9 @@ def _end(facts: Facts, record: KeyGroupRecord, entry: Entry, now: float, bounds:
                     Severity.WARNING,
                     record,
                     f"the rotation of {record.group} was due on {date(ends)}, and no next key has been created",
-                    f"see what it waits for: keyfront rotation status {record.group}; something must run it: "
-                    "`keyfront up`, or `keyfront rotation run`",
+                    f"see what it waits for: {facts.commands.rotation('status', record.group)}; something must perform "
+                    "its steps: a running Keyfront that watches its record, or "
+                    f"{facts.commands.rotation('run', record.group)}",
                 )
             return
     if next_key(record):
@@ -256,7 +281,7 @@ def _next(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 Severity.WARNING,
                 record,
                 f"the rotation of {record.group} is paused",
-                f"continue it: keyfront rotation resume {record.group}",
+                f"continue it: {facts.commands.rotation('resume', record.group)}",
             )
         entry = next_key(record)
         if entry is None:
@@ -268,7 +293,7 @@ def _next(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 facts,
                 entry,
                 f"{named(entry)} is the next key of {record.group}, but custody does not have it: {why}",
-                f"see what the rotation does about it: keyfront rotation status {record.group}",
+                f"see what the rotation does about it: {facts.commands.rotation('status', record.group)}",
             )
         if now - entry.created > bounds.stuck and not record.terms.paused:
             yield _of_group(
@@ -276,7 +301,7 @@ def _next(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 Severity.WARNING,
                 record,
                 f"{named(entry)} was created for {record.group} on {date(entry.created)} and does not sign yet",
-                f"see what it waits for: keyfront rotation status {record.group}",
+                f"see what it waits for: {facts.commands.rotation('status', record.group)}",
             )
 
 
@@ -299,8 +324,8 @@ def _draining(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     f"accepted a signature of it that is valid until {date(use.signatures_end)}: somebody still signs "
                     f"with it, or for longer than the terms allow{_where(use)}",
                     "find who signs with it: the access log has each request with its key_pair_id; let it follow the "
-                    "record (docs/guide/signing.md). If it is not one of your signers: keyfront rotation emergency "
-                    f"{record.group} {entry.key_pair_id}",
+                    "record (docs/guide/signing.md). If it is not one of your signers: "
+                    + facts.commands.rotation("emergency", record.group, entry.key_pair_id),
                 )
                 continue
             if now - use.last_seen > min(bounds.recent, DAY):
@@ -339,7 +364,7 @@ def _strangers(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 Severity.CRITICAL,
                 record,
                 f"{record.group} ({record.key_group_id}) is rotated, but no longer exists at CloudFront",
-                f"end its rotation: keyfront rotation stop {record.group}; or start again with a new group",
+                f"end its rotation: {facts.commands.rotation('stop', record.group)}; or start again with a new group",
             )
             continue
         ours = {entry.key_pair_id for entry in record.entries}
@@ -376,7 +401,9 @@ def _lifetimes(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     f"edges accepted a signature of {named(entry)} with a lifetime of at least "
                     f"{length(use.longest_lifetime)}; the terms of {record.group} allow {length(most)}{_where(use)}",
                     "let signers follow the record, which refuses longer lifetimes, or allow them: "
-                    f"keyfront rotation terms {record.group} --max-lifetime {length(use.longest_lifetime)}",
+                    + facts.commands.rotation(
+                        "terms", record.group, "--max-lifetime", length(use.longest_lifetime)
+                    ),
                 )
 
 
@@ -387,7 +414,7 @@ def _lifetimes(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
 def _groups(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
     for group in facts.groups:
         record = facts.record(group)
-        start = f"keyfront rotation start {group.name}"
+        start = facts.commands.rotation("start", group.name)
         if record is None and facts.records is not None and group.distributions:
             yield Finding(
                 "group-not-rotated",
@@ -407,7 +434,7 @@ def _groups(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 group.id,
                 group.name,
                 f"{group.name} has only one key, {group.items[0]}: when it is removed, every link stops working",
-                f"keyfront rotation rotate {group.name}" if record else f"rotate it: {start}",
+                facts.commands.rotation("rotate", group.name) if record else f"rotate it: {start}",
             )
 
 
@@ -428,7 +455,7 @@ def _keys(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 key.id,
                 key.name,
                 f"{key.name} ({key.id}) of {date(key.created)} is in no key group: no edge accepts its signatures",
-                f"delete it, or add it to a group: aws cloudfront delete-public-key --id {key.id} --if-match ETAG",
+                f"add it to a group, or delete it: {facts.commands.delete_public_key(key.id)}",
             )
         if key.groups and key.id not in ours:
             ends = key.created + bounds.age
@@ -442,7 +469,7 @@ def _keys(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     key.name,
                     f"{key.name} ({key.id}) of {_list(key.groups)} was created on {date(key.created)} and "
                     f"{_ends(ends, now)}; nothing rotates it",
-                    f"rotate its group: keyfront rotation start {key.groups[0]}",
+                    f"rotate its group: {facts.commands.rotation('start', key.groups[0])}",
                     day,
                 )
         sha1 = use.hashes.get("SHA1") if use is not None else None

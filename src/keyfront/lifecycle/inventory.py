@@ -13,7 +13,7 @@ from keyfront.custody.contract import Records
 from keyfront.custody.key_record import KeyGroupRecord, read_succession
 from keyfront.errors import AccountError, CustodyError
 from keyfront.lifecycle.cloudfront import CloudFront, trusted
-from keyfront.lifecycle.findings import Facts, KnownGroup, KnownKey
+from keyfront.lifecycle.findings import Commands, Facts, KnownGroup, KnownKey
 from keyfront.lifecycle.missing_keys import lost_keys
 
 
@@ -64,11 +64,13 @@ def survey(
     records: Records | None,
     environment: Mapping[str, str] = os.environ,
     complain: Callable[[str], None] = lambda _: None,
+    commands: Commands = Commands(),
 ) -> Facts:
     """Collect all facts that are available now. Only the account itself is required; anything else that cannot be read
     counts as unknown, and `complain` is called with the reason.
 
     :param records: None if their location is unknown.
+    :param commands: those that find this account.
     :raises AccountError: if the account cannot be queried.
     """
     keys, groups = account.overview()
@@ -78,7 +80,7 @@ def survey(
     except AccountError as error:
         complain(str(error))
         uses = None
-    return Facts(keys, groups, found, lost_keys(found or (), environment), uses)
+    return Facts(keys, groups, found, lost_keys(found or (), environment), uses, commands)
 
 
 def read_records(records: Records, complain: Callable[[str], None]) -> tuple[KeyGroupRecord, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import msgspec
@@ -10,16 +11,36 @@ from keyfront.custody.default_paths import INSTALLATION, Installation
 from keyfront.private_files import replace_file
 
 
-def write_installation(folder: Path, host: str, port: int, records: str) -> None:
+def write_installation(folder: Path, found: Installation) -> None:
     """Write the data folder's `installation.json`, readable by its owner only.
 
-    :param host: the address on which the API listens.
-    :param records: URI of the rotation records that it watches; empty for those in the data folder.
     :raises OSError: if the file cannot be written.
     """
+    replace_file(folder / INSTALLATION, msgspec.json.encode(found))
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a `keyfront up` holds the lock on the data folder.
+
+    :raises OSError: if the lock file exists and cannot be opened.
+    """
+    try:
+        with (folder / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return False
+
+
+def local_url(scheme: str, host: str, port: int) -> str:
+    """The URL at which this machine reaches a listening address.
+
+    :param host: the address; one that stands for all addresses becomes the loopback address.
+    """
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    document = Installation(f"http://{url_host(local)}:{port}", records or f"file:{folder}/custody/")
-    replace_file(folder / INSTALLATION, msgspec.json.encode(document))
+    return f"{scheme}://{url_host(local)}:{port}"
 
 
 def url_host(host: str) -> str:

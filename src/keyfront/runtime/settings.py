@@ -7,6 +7,7 @@ The edge's own settings are in `edge/worker.py`, since an edge also runs without
 from __future__ import annotations
 
 import os
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -101,3 +102,11 @@ def store_url(store: str | None) -> str:
     :raises SettingsError: see `without_password`.
     """
     return without_password(store) or os.environ.get(STORE_VARIABLE, "")
+
+
+def without_any_password(url: str) -> str:
+    """A store's URL without the passwords in it, for a file that other programs may read."""
+    parts = urlsplit(url)
+    users, at, hosts = parts.netloc.rpartition("@")
+    query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if "password" not in pair[0]]
+    return urlunsplit(parts._replace(netloc=f"{users.partition(':')[0]}{at}{hosts}", query=urlencode(query)))

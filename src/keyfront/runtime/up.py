@@ -14,18 +14,27 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from keyfront.backup.restore.lock import lock_data_folder, refuse_half_restored
+from keyfront.custody.default_paths import Installation, own_custody
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import Board
-from keyfront.runtime.installation import url_host, write_installation
+from keyfront.runtime.installation import local_url, url_host, write_installation
 from keyfront.runtime.logs import LogSettings
-from keyfront.runtime.settings import ControlInherited, ControlSettings, Supervision
+from keyfront.runtime.settings import (
+    ControlInherited,
+    ControlSettings,
+    Supervision,
+    store_url,
+    without_any_password,
+)
 from keyfront.runtime.supervisor import AFTER_DRAIN, EXIT_TIMEOUT, Child, Watchdog
 
 if TYPE_CHECKING:
@@ -80,8 +89,7 @@ async def run_up(
             processes.add_edges(edge, names, feed, shared)
             if not await _until_stopped(stop, processes.start(feed, edges_first=edges_first)):
                 return
-            if not edge.feed:
-                await _describe(folder, control)
+            await _describe(folder, described(folder, edge, control, time.time()))
             print(ready_line(folder, edge, control), flush=True)
             await stop.wait()
         finally:
@@ -314,9 +322,34 @@ async def _caught_up(feed: FileFeed, names: Iterable[str]) -> None:
         await asyncio.sleep(CATCH_UP_INTERVAL)
 
 
-async def _describe(folder: Path, control: ControlSettings) -> None:
+def described(folder: Path, edge: WorkerSettings, control: ControlSettings, now: float) -> Installation:
+    """What commands need to know about this installation.
+
+    :param now: epoch seconds.
+    """
+    viewers = Installation(
+        feed=edge.feed,
+        edge=local_url("http", edge.host, edge.port),
+        tls=local_url("https", edge.tls.host, edge.tls.port) if edge.tls is not None else "",
+        certificates=edge.tls.certificates if edge.tls is not None else "",
+        version=version("keyfront"),
+        started=now,
+    )
+    if edge.feed:
+        return viewers
+    return msgspec.structs.replace(
+        viewers,
+        control=local_url("http", control.host, control.port),
+        records=control.records or own_custody(folder),
+        rotation=control.rotation,
+        store=without_any_password(store_url(control.store)),
+        store_password_file=control.store_password_file,
+    )
+
+
+async def _describe(folder: Path, found: Installation) -> None:
     try:
-        await asyncio.to_thread(write_installation, folder, control.host, control.port, control.records)
+        await asyncio.to_thread(write_installation, folder, found)
     except OSError as error:  # a full disk does not prevent Keyfront from serving
         logger.warning("commands will not find this Keyfront by its data folder: %s", error)
 

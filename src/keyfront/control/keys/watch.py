@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,7 +19,7 @@ from keyfront.control.store.transaction import Transaction
 from keyfront.custody.contract import Records
 from keyfront.custody.key_record import KeyGroupRecord, Stage, read_succession
 from keyfront.errors import ApiError, CustodyError, KeyfrontError
-from keyfront.lifecycle.findings import Facts, Finding, KnownGroup, KnownKey, Severity, findings
+from keyfront.lifecycle.findings import Commands, Facts, Finding, KnownGroup, KnownKey, Severity, findings
 from keyfront.lifecycle.missing_keys import lost_keys
 from keyfront.model.kinds import DISTRIBUTION, KEY_GROUP, PUBLIC_KEY
 
@@ -39,6 +40,7 @@ class KeyWatch:
 
     :param records: the rotation records; None if they are unknown.
     :param is_leader: whether this control plane logs the warnings.
+    :param commands: those that find this control plane.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class KeyWatch:
         records: Records | None,
         environment: Mapping[str, str] = os.environ,
         is_leader: Callable[[], bool] = lambda: True,
+        commands: Commands = Commands(),
     ) -> None:
         self._store = store
         self._records = records
         self._environment = environment
         self._is_leader = is_leader
+        self._commands = commands
         self._lock = threading.Lock()
         self._found: tuple[float, tuple[Finding, ...]] = (-FRESH, ())
         self._lost: tuple[float, Mapping[str, str]] = (-ASK_CUSTODY, {})
@@ -71,7 +75,7 @@ class KeyWatch:
             records = self._read(now)
             with self._store.read() as transaction:
                 facts = facts_of(transaction, records, self._lost[1], now)
-            self._found = (now, findings(facts, now))
+            self._found = (now, findings(msgspec.structs.replace(facts, commands=self._commands), now))
             return self._found[1]
 
     def _read(self, now: float) -> tuple[KeyGroupRecord, ...] | None:

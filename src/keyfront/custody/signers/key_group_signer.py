@@ -28,6 +28,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from keyfront.custody.contract import Handle, Records
@@ -102,9 +103,15 @@ def signer_for(
     return _signers.setdefault(arguments, made)
 
 
-def records_of(uri: str | None) -> str:
-    """The URI of the records: `uri`, or else KEYFRONT_RECORDS, or else the user's data folder."""
-    return uri or os.environ.get(RECORDS_VARIABLE) or default_records()
+def records_of(uri: str | None, data: Path | None = None) -> str:
+    """The URI of the records: `uri`, or else those of the Keyfront in `data`, or else KEYFRONT_RECORDS, or else those
+    of the default data folder.
+
+    :raises SettingsError: if the data folder cannot be read.
+    """
+    if uri or data is not None:
+        return uri or default_records(data=data)
+    return os.environ.get(RECORDS_VARIABLE) or default_records()
 
 
 def places_of(uris: Iterable[str] | None) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ import os
 import ssl
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,6 +108,11 @@ class Certificates:
     def names(self) -> frozenset[str]:
         """Every name that has a certificate; wildcards are written as `*.example.org`."""
         return frozenset(self._exact) | {"*" + rest for rest in self._wildcards}
+
+    @property
+    def loaded(self) -> Mapping[str, Certificate]:
+        """Every certificate in use, by its file or folder name."""
+        return self._loaded
 
     def poll(self, now: float) -> bool:
         """Scan the folder and apply what changed. Returns True if anything was applied.
