@@ -648,7 +648,9 @@ class Fuzz:
         found = answers(talk.heard, None if spoilt else [each.method for each in said])
         self.heard += len(found)
         if not spoilt:
-            self._exactly(said, found, records)
+            # On a busy machine, a viewer that sends byte by byte is too slow, and is refused as such.
+            if not any(record.get("reason", "").startswith("slow_") for record in records):
+                self._exactly(said, found, records)
             return
         self._in_order(talk.sent, found)
         self._as_read_by_another(talk.sent, records, found)

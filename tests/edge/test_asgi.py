@@ -17,7 +17,7 @@ from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, Snapshot
 from tests.origin import ScriptedOrigin, answer
-from tests.viewer import Viewer, site
+from tests.viewer import EdgeHarness, Viewer, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 
@@ -265,6 +265,87 @@ async def test_a_stream_that_never_says_whether_it_has_a_body_is_given_up(
     assert sent[0]["status"] == 400
     assert origin.connections == 0
     await edge.aclose()
+
+
+class LostTransport:
+    """The server's side of one HTTP/2 request whose connection is lost: `receive` and `send` never return or raise
+    `error`, as servers differ."""
+
+    def __init__(self, *, stuck_in: str, error: Exception | None = None) -> None:
+        self.stuck_in = stuck_in
+        self.error = error
+        self.reached = asyncio.Event()
+
+    async def _stop(self) -> None:
+        self.reached.set()
+        if self.error is not None:
+            raise self.error
+        await asyncio.Event().wait()
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        if self.stuck_in == "receive":
+            await self._stop()
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if self.stuck_in == message["type"]:
+            await self._stop()
+
+    def scope(self) -> dict[str, Any]:
+        return {
+            "type": "http",
+            "http_version": "2",
+            "method": "GET",
+            "scheme": "https",
+            "raw_path": b"/film",
+            "query_string": b"",
+            "headers": [(b"host", b"d.test")],
+            "client": ("192.0.2.1", 1),
+        }
+
+
+@pytest.mark.parametrize(
+    ("stuck_in", "status", "detail"),
+    [
+        ("receive", 0, "ClientHungUpRequest"),
+        ("origin", 0, "ClientHungUpRequest"),
+        ("http.response.start", 200, "ClientCommError"),
+        ("http.response.body", 200, "ClientCommError"),
+    ],
+)
+async def test_a_request_that_the_server_cancels_leaves_its_record(
+    origin: ScriptedOrigin, stuck_in: str, status: int, detail: str
+) -> None:
+    origin.on("/film", [] if stuck_in == "origin" else answer(200, b"x" * 10, {"Cache-Control": "no-store"}))
+    async with EdgeHarness(site(origin.origin())) as harness:
+        transport = LostTransport(stuck_in=stuck_in)
+        app = EdgeApp(harness.edge)
+        serving = asyncio.create_task(app(transport.scope(), transport.receive, transport.send))
+        await (origin.asked(1) if stuck_in == "origin" else transport.reached.wait())
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert [(r["status"], r["detail"], r["path"]) for r in harness.records] == [(status, detail, "/film")]
+        assert harness.edge.viewers.requests.total == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (RuntimeError("ASGI transport error: Transport not initialized or closed"), "ClientCommError"),
+        (BrokenPipeError(), "ClientHungUpRequest"),
+    ],
+    ids=["Granian", "a connection error"],
+)
+async def test_a_response_that_cannot_be_sent_leaves_its_record(
+    origin: ScriptedOrigin, error: Exception, detail: str
+) -> None:
+    origin.on("/film", answer(200, b"x" * 10))
+    async with EdgeHarness(site(origin.origin())) as harness:
+        transport = LostTransport(stuck_in="http.response.start", error=error)
+        with contextlib.suppress(RuntimeError):
+            await EdgeApp(harness.edge)(transport.scope(), transport.receive, transport.send)
+        assert [(r["status"], r["detail"]) for r in harness.records] == [(200, detail)]
 
 
 async def test_an_upload_that_stands_still_is_given_up(

@@ -98,6 +98,9 @@ class EdgeApp:
             except ConnectionResetError as error:
                 clear_traceback(error)
                 refusal = "bad_request"
+            except BaseException:
+                self._log_lost(self.edge.unreadable(request))
+                raise
         if refusal:
             exchange = self.edge.unreadable(request)
             reply = respond.dated(
@@ -115,7 +118,11 @@ class EdgeApp:
                     reply = respond.dated(error_pages.limited(over, exchange.request_id), exchange.now)
                 else:
                     try:
-                        reply = await self._serve(exchange, scope, send)
+                        try:
+                            reply = await self._serve(exchange, scope, send)
+                        except BaseException:
+                            self._log_lost(exchange)
+                            raise
                         await self._answer(exchange, reply, refusal, receive, send)
                     finally:
                         self.edge.viewers.requests.leave(address)
@@ -135,11 +142,16 @@ class EdgeApp:
             detail = "ClientCommError"
             raise
         finally:
+            reason = refusal or reply.reason
+            self.edge.log_access(exchange, reply.status, exchange.sent, reply.x_cache, detail, reason)
             close = getattr(reply.body, "aclose", None)
             if close is not None:
                 await close()
-            reason = refusal or reply.reason
-            self.edge.log_access(exchange, reply.status, exchange.sent, reply.x_cache, detail, reason)
+
+    def _log_lost(self, exchange: Exchange) -> None:
+        """Write the access record of a request that the server abandoned before there was a response, as by
+        cancelling it when its connection was lost."""
+        self.edge.log_access(exchange, 0, 0, "Error", "ClientHungUpRequest", "")
 
     async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a WebSocket: only the native shell supports them. The handshake gets a 501. If the server cannot send
