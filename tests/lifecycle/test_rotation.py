@@ -237,6 +237,10 @@ TABLE: dict[str, tuple[Facts, str]] = {
         facts(replace(entry(1, RETIRED, retired=NOW - 600), key_pair_id=""), entry(2, SIGNING)),
         "destroy - 1",
     ),
+    "retired, and was never registered, a day ago": (
+        facts(replace(entry(1, RETIRED, retired=NOW - DAY), key_pair_id=""), entry(2, SIGNING)),
+        "destroy - 1",
+    ),
     "retired, registered and not written down": (
         facts(
             replace(entry(1, RETIRED), key_pair_id=""),
@@ -444,7 +448,10 @@ def test_schedules(every: float | str, since: float, due: float | None) -> None:
 
 
 def test_names_follow_from_the_group_and_do_not_meet() -> None:
-    assert key_name("photos", "1", 3) == key_name("photos", "1", 3)
+    assert key_name("photos", "G1", 3) == "photos-fa086349-3"
+    assert key_name("--Fotos ä!", "G1", 3) == "Fotos-43f73d0e-3"
+    assert key_name("ä", "G1", 3) == "9d3b2926-3"
+    assert key_name("x" * 40, "G1", 10) == f"{'x' * 32}-d393a9f4-10"
     names = {
         key_name(group, id_, 1) for group in ("photos", "photos 1", "photos-1", "Fotos ä") for id_ in "12"
     }
