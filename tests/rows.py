@@ -2,13 +2,14 @@
 
 An item costs milliseconds to collect, in each of pytest's processes, and more to run. Where a row costs less than that,
 its table belongs in one test. Where rows do real work, or each needs fixtures of its own, `parametrize` is right: the
-fixtures of a test with `@rows` are set up once for the whole table.
+fixtures of a test with `@rows` are set up once for the whole table; `@fresh` below it gives each row its own.
 
 All rows run, also after one has failed. The failure names every row that failed, with its traceback.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -77,6 +78,36 @@ def rows(
         walker.rows_body, walker.rows_tables = body, tables
         result: Callable[..., Any] = walker
         return result
+
+    return decorate
+
+
+def fresh(
+    **contexts: Callable[..., contextlib.AbstractAsyncContextManager[Any]],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give each call of an asynchronous test, and so each row of `@rows` above it, objects of its own.
+
+    Each of `contexts` returns an asynchronous context manager, and is the test's argument of that name. It may take
+    those before it as arguments of their names: `@fresh(origin=ScriptedOrigin, harness=lambda origin: ...)`.
+    """
+
+    def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(test)
+        async def call(*args: Any, **given: Any) -> None:
+            async with contextlib.AsyncExitStack() as stack:
+                made: dict[str, Any] = {}
+                for name, context in contexts.items():
+                    needs = inspect.signature(context).parameters
+                    ready = {each: value for each, value in made.items() if each in needs}
+                    made[name] = await stack.enter_async_context(context(**ready))
+                wanted = inspect.signature(test).parameters
+                await test(*args, **given, **{name: value for name, value in made.items() if name in wanted})
+
+        signature = inspect.signature(test)
+        left = [each for name, each in signature.parameters.items() if name not in contexts]
+        result: Any = call
+        result.__signature__ = signature.replace(parameters=left)
+        return call
 
     return decorate
 

@@ -41,7 +41,7 @@ from tests.origin import (
     deaf_port,
     trickle,
 )
-from tests.rows import rows
+from tests.rows import fresh, rows
 
 HOST: list[Header] = [(b"host", b"origin.example")]
 SHORT = 0.15  # seconds: a timeout that a test waits for
@@ -51,18 +51,31 @@ OK = b"HTTP/1.1 200 OK\r\n"
 EVENT_LOOPS = ("uvloop", "asyncio")
 
 
+@contextlib.asynccontextmanager
+async def client() -> AsyncIterator[Origins]:
+    origins = Origins()
+    yield origins
+    await origins.aclose()
+
+
+@contextlib.asynccontextmanager
+async def flawless_origin() -> AsyncIterator[ScriptedOrigin]:
+    """An origin that receives nothing but well-formed requests."""
+    async with ScriptedOrigin() as scripted:
+        yield scripted
+        assert scripted.faults == []
+
+
 @pytest.fixture
 async def origins() -> AsyncIterator[Origins]:
-    held = Origins()
-    yield held
-    await held.aclose()
+    async with client() as origins:
+        yield origins
 
 
 @pytest.fixture
 async def origin() -> AsyncIterator[ScriptedOrigin]:
-    async with ScriptedOrigin() as scripted:
-        yield scripted
-        assert scripted.faults == []
+    async with flawless_origin() as origin:
+        yield origin
 
 
 async def get(origins: Origins, origin: Origin, target: str = "/", method: str = "GET") -> OriginReply:
@@ -76,7 +89,7 @@ async def read(reply: OriginReply) -> bytes:
 # What is sent.
 
 
-@pytest.mark.parametrize(
+@rows(
     "target",
     [
         "/",
@@ -88,6 +101,7 @@ async def read(reply: OriginReply) -> bytes:
         "*",
     ],
 )
+@fresh(origins=client, origin=flawless_origin)
 async def test_the_target_is_sent_as_it_is(origins: Origins, origin: ScriptedOrigin, target: str) -> None:
     await get(origins, origin.origin(), target)
     assert origin.requests[0].target == target
@@ -117,7 +131,7 @@ async def test_headers_are_sent_in_order_with_our_framing_alone(
     ]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "chunks", "length", "framing", "received"),
     [
         ("GET", None, None, (None, None), b""),
@@ -131,6 +145,7 @@ async def test_headers_are_sent_in_order_with_our_framing_alone(
         ("DELETE", [b"x"], 1, ("1", None), b"x"),
     ],
 )
+@fresh(origins=client, origin=flawless_origin)
 async def test_request_bodies(
     origins: Origins,
     origin: ScriptedOrigin,
@@ -256,11 +271,11 @@ GOOD: dict[str, tuple[bytes, bool, int, bytes, int | None, bool, bool]] = {
 FOLLOWED = {"204 with a body", "more than its length", "a second response", "chunked and a second response"}
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "bytewise"),
-    [pytest.param(name, False, id=name) for name in GOOD]
-    + [pytest.param(name, True, id=f"{name}, byte by byte") for name in GOOD if name not in FOLLOWED],
+    [(name, False) for name in GOOD] + [(name, True) for name in GOOD if name not in FOLLOWED],
 )
+@fresh(origins=client, origin=flawless_origin)
 async def test_good_responses(origins: Origins, origin: ScriptedOrigin, name: str, bytewise: bool) -> None:
     data, closes, status, body, length, sized, reused = GOOD[name]
     script = trickle(data) if bytewise else [data]
@@ -277,7 +292,7 @@ async def test_good_responses(origins: Origins, origin: ScriptedOrigin, name: st
     assert origin.connections == (1 if reused else 2)
 
 
-@pytest.mark.parametrize(
+@rows(
     "data",
     [
         OK + b"Content-Length: 5\r\n\r\n",
@@ -286,6 +301,7 @@ async def test_good_responses(origins: Origins, origin: ScriptedOrigin, name: st
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 99999999999\r\n\r\n",
     ],
 )
+@fresh(origins=client, origin=flawless_origin)
 async def test_head_has_no_body(origins: Origins, origin: ScriptedOrigin, data: bytes) -> None:
     origin.on("/", [data])
     for _ in range(2):
@@ -411,7 +427,8 @@ BAD: dict[str, tuple[Script, str, int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAD)
+@rows("name", BAD)
+@fresh(origins=client, origin=flawless_origin)
 async def test_bad_heads(origins: Origins, origin: ScriptedOrigin, name: str) -> None:
     script, kind, status = BAD[name]
     origin.on("/", script)
@@ -442,7 +459,8 @@ BAD_BODIES: dict[str, tuple[Script, str, int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAD_BODIES)
+@rows("name", BAD_BODIES)
+@fresh(origins=client, origin=flawless_origin)
 async def test_bad_bodies(origins: Origins, origin: ScriptedOrigin, name: str) -> None:
     script, kind, status = BAD_BODIES[name]
     origin.on("/", script)
@@ -670,7 +688,7 @@ FAILS: dict[str, Script] = {
 }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "fault", "attempts", "asked", "status"),
     [
         ("GET", "silent", 3, 2, 200),
@@ -687,6 +705,7 @@ FAILS: dict[str, Script] = {
         ("POST", "closed", 3, 1, 502),
     ],
 )
+@fresh(origins=client, origin=flawless_origin)
 async def test_attempts(
     origins: Origins, origin: ScriptedOrigin, method: str, fault: str, attempts: int, asked: int, status: int
 ) -> None:
@@ -713,7 +732,7 @@ async def test_garbage_is_not_asked_for_again(origins: Origins, origin: Scripted
     assert len(origin.requests) == 1
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "chunks", "status"),
     [
         ("GET", None, 200),
@@ -727,6 +746,7 @@ async def test_garbage_is_not_asked_for_again(origins: Origins, origin: Scripted
         ("GET", [b"x"], 502),
     ],
 )
+@fresh(origins=client, origin=flawless_origin)
 async def test_a_stale_connection_costs_no_attempt(
     origins: Origins, origin: ScriptedOrigin, method: str, chunks: list[bytes] | None, status: int
 ) -> None:
@@ -1096,7 +1116,8 @@ async def test_a_body_that_is_cancelled_ends_the_request(origins: Origins, origi
     await origin.hung_up(1)
 
 
-@pytest.mark.parametrize(("sent", "length"), [(b"abc", 5), (b"abcdef", 5)])
+@rows(("sent", "length"), [(b"abc", 5), (b"abcdef", 5)])
+@fresh(origins=client, origin=flawless_origin)
 async def test_a_body_of_another_length_is_not_passed_on(
     origins: Origins, origin: ScriptedOrigin, sent: bytes, length: int
 ) -> None:
@@ -1195,7 +1216,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("names", "asked_as", "host", "options", "failure"),
     [
         (["localhost"], "localhost", b"localhost", {}, None),
@@ -1264,7 +1285,7 @@ def test_authorities_that_cannot_be_read(tmp_path: Path, content: bytes | None) 
         Origins(ca_file=str(path))
 
 
-@pytest.mark.parametrize(
+@rows(
     "host",
     [
         b"",
@@ -1294,7 +1315,7 @@ async def test_a_forwarded_host_that_is_no_name(authority: Authority, host: byte
         await origins.aclose()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("protocols", "highest", "works"),
     [
         (("TLSv1.2",), ssl.TLSVersion.TLSv1_2, True),

@@ -3,6 +3,7 @@ access record and the log name the line, never a secret."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -15,23 +16,34 @@ from keyfront.edge.origin.lenient_head import BadHeadError, HeadReader
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse
 from tests.origin import CLOSE, ScriptedOrigin, answer, trickle
+from tests.rows import fresh, rows
 from tests.viewer import EdgeHarness, site
 
 OK = b"HTTP/1.1 200 OK\r\n"
 END = b"Content-Length: 2\r\n\r\nok"
 
 
-@pytest.fixture
-async def origin() -> AsyncIterator[ScriptedOrigin]:
+@contextlib.asynccontextmanager
+async def scripted() -> AsyncIterator[ScriptedOrigin]:
     async with ScriptedOrigin() as origin:
         origin.on("/a", answer(200, b"next"))
         yield origin
     assert not origin.faults
 
 
+def edge(origin: ScriptedOrigin) -> EdgeHarness:
+    return EdgeHarness(site(origin.origin(), Behavior("*", "scripted")))
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[ScriptedOrigin]:
+    async with scripted() as origin:
+        yield origin
+
+
 @pytest.fixture
 async def harness(origin: ScriptedOrigin) -> AsyncIterator[EdgeHarness]:
-    async with EdgeHarness(site(origin.origin(), Behavior("*", "scripted"))) as harness:
+    async with edge(origin) as harness:
         yield harness
 
 
@@ -83,8 +95,9 @@ READ: dict[str, tuple[bytes, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("bytewise", [False, True], ids=["at once", "byte by byte"])
-@pytest.mark.parametrize("name", READ)
+@rows("bytewise", [False, True], ids=["at once", "byte by byte"])
+@rows("name", READ)
+@fresh(origin=scripted, harness=edge)
 async def test_what_the_rfc_lets_a_recipient_read(
     harness: EdgeHarness, origin: ScriptedOrigin, name: str, bytewise: bool
 ) -> None:
@@ -179,18 +192,20 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@rows("name", REFUSED)
+@fresh(origin=scripted, harness=edge)
 async def test_whatever_is_refused_is_named(
     harness: EdgeHarness, origin: ScriptedOrigin, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data, said = REFUSED[name]
+    data, fault = REFUSED[name]
+    caplog.clear()
     origin.on("/x", [data, CLOSE])
     seen = await harness.get("/x")
     assert seen.status == 502
     record = await harness.recorded(1)
-    assert said in record["explanation"]
+    assert fault in record["explanation"]
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert said in line and f"127.0.0.1:{origin.port}" in line
+    assert fault in line and f"127.0.0.1:{origin.port}" in line
     for text in (record["explanation"], line):
         assert SECRET.decode() not in text
         assert text.isascii() and text.isprintable() and len(text) < 400
@@ -220,7 +235,7 @@ async def test_a_bad_chunk_is_named_too(harness: EdgeHarness, origin: ScriptedOr
 NOT_MODIFIED = [b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\n\r\n']
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "headers"),
     [
         ("GET", []),
@@ -234,6 +249,7 @@ NOT_MODIFIED = [b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\n\r\n']
         ("HEAD", [("If-Match", '"1"')]),
     ],
 )
+@fresh(origin=scripted, harness=edge)
 async def test_304_to_a_request_without_conditions(
     harness: EdgeHarness, origin: ScriptedOrigin, method: str, headers: list[tuple[str, str]]
 ) -> None:

@@ -263,9 +263,10 @@ def test_raw_requests_are_taken_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["/a\nb", "/\0", '/"\\', "/%", "/%zz+%2", "", "*", "//", "/a?&&&", "/é?\xff&" + "x&" * 50]
+    "target",
+    ["/a\nb", "/\0", '/"\\', "/%", "/%zz+%2", "", "*", "//", "/a?&&&", "/é?\xff&" + "x&" * 50, "/\xff\xb5"],
 )
-@pytest.mark.parametrize("host", ["cdn.test", "", "a/b", "[::1]:443", ":", "é", "漢", "\ud800"])
+@pytest.mark.parametrize("host", ["cdn.test", "", "a/b", "[::1]:443", ":", "é", "\xff", "漢", "\ud800"])
 def test_nothing_is_too_odd_to_be_explained(target: str, host: str) -> None:
     mark = "&" if "?" in target else "?"
     for signer in (RSA, EC):

@@ -156,14 +156,17 @@ class Request:
             words = f"the URL was signed with {quotes[0]} and {quotes[1]} around it"
             yield f"{quotes[0]}{self.url}{quotes[1]}", Mistake("quoted", words)
         if not self.host.startswith("["):
-            for host in (self.host.upper(), self.host.title(), self.host.capitalize()):
+            # Bytes, because a letter beyond ASCII may have no upper-case letter in Latin-1.
+            raw = self.host.encode("latin-1")
+            for host in (each.decode("latin-1") for each in (raw.upper(), raw.title(), raw.capitalize())):
                 words = f"it was signed for the host {host}, and hosts travel in lower case"
                 yield f"{self.scheme}://{host}{target}", Mistake("letter_case", words)
             words = "it was signed with a dot at the end of the host"
             yield f"{self.base}.{target}", Mistake("host", words)
         words = f"it was signed for {self.scheme.upper()}:// in upper case"
         yield f"{self.scheme.upper()}://{self.host}{target}", Mistake("letter_case", words)
-        for path in (self.path.lower(), self.path.upper()):
+        raw = self.path.encode("latin-1")
+        for path in (raw.lower().decode("latin-1"), raw.upper().decode("latin-1")):
             words = "upper and lower case of the path differ between what was signed and what was requested"
             yield f"{self.base}{path}{self.query}", Mistake("letter_case", words)
         words = "the whole URL was percent-encoded before it was signed: encode the names in its path and query only"
