@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 from scripts.architecture import OVERVIEW, ROOM_PAGES, ROOT, pages
+
+from tests.rows import rows
 
 PAGES = pages()
 
 
-@pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: page.name)
+@rows("page", sorted(PAGES), ids=lambda page: page.name)
 def test_a_page_is_up_to_date(page: Path) -> None:
     assert page.read_text() == PAGES[page], "out of date: run `make docs`"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.imports import ROOT
+from tests.rows import rows
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 COMMANDS = re.findall(r"^    ((?:git|cd|make|\.venv)\b.*)$", TEXT, re.MULTILINE)
@@ -43,7 +44,7 @@ def test_every_target_that_it_names_is_there(target: str) -> None:
     assert re.search(rf"^{target} ", listed, re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:src|tests)/[\w/.]+)`", TEXT))))
+@rows("path", sorted(set(re.findall(r"`((?:src|tests)/[\w/.]+)`", TEXT))))
 def test_every_file_that_it_names_is_there(path: str) -> None:
     assert (ROOT / path).exists()
 

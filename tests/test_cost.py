@@ -3,23 +3,24 @@ measure."""
 
 from __future__ import annotations
 
-import pytest
 from fuzz.cost import ANSWERS, READERS, RULES, SHAPES, case, costs
 
+from tests.rows import rows
 
-@pytest.mark.parametrize("rule", RULES)
+
+@rows("rule", RULES)
 def test_what_the_headers_of_a_request_cost(rule: str) -> None:
     wrong = {shape: found for shape in SHAPES if (found := costs(SHAPES[shape], RULES[rule]))}
     assert not wrong
 
 
-@pytest.mark.parametrize("rule", ANSWERS)
+@rows("rule", ANSWERS)
 def test_what_the_headers_of_an_origins_answer_cost(rule: str) -> None:
     wrong = {shape: found for shape in SHAPES if (found := costs(SHAPES[shape], ANSWERS[rule]))}
     assert not wrong
 
 
-@pytest.mark.parametrize("name", READERS)
+@rows("name", READERS)
 def test_what_reading_costs(name: str) -> None:
     make, read = READERS[name]
     assert not costs(make, read)

@@ -11,10 +11,9 @@ from __future__ import annotations
 import ast
 from functools import cache
 
-import pytest
-
 from tests import imports as source
 from tests.imports import imports, inside
+from tests.rows import rows
 
 MODULES = {name: path for name, path in source.MODULES.items() if inside(name, "keyfront")}
 
@@ -186,7 +185,7 @@ def room(module: str, level: int = 1) -> str:
     return parts[level] if len(parts) > level else parts[-1]
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+@rows("module", sorted(MODULES))
 def test_a_package_imports_only_those_before_it(module: str) -> None:
     own = room(module)
     if own in FREE:
@@ -198,7 +197,7 @@ def test_a_package_imports_only_those_before_it(module: str) -> None:
             assert room(name) in allowed, f"{MODULES[module]}:{line} imports {name}"
 
 
-@pytest.mark.parametrize("module", [m for m in sorted(MODULES) if room(m) in INNER and m.count(".") > 1])
+@rows("module", [m for m in sorted(MODULES) if room(m) in INNER and m.count(".") > 1])
 def test_a_room_imports_only_those_before_it(module: str) -> None:
     package = ".".join(module.split(".")[:2])
     order, own = INNER[room(module)], room(module, 2)
@@ -209,7 +208,7 @@ def test_a_room_imports_only_those_before_it(module: str) -> None:
             assert room(name, 2) in allowed, f"{MODULES[module]}:{line} imports {name}"
 
 
-@pytest.mark.parametrize("module", [m for m in sorted(MODULES) if inside(m, "keyfront.custody.adapters")])
+@rows("module", [m for m in sorted(MODULES) if inside(m, "keyfront.custody.adapters")])
 def test_adapters_never_import_each_other(module: str) -> None:
     adapters = "keyfront.custody.adapters"
     for name, line in imports(module).items():
@@ -261,7 +260,7 @@ def calls(module: str) -> dict[str, int]:
     return {ast.unparse(node.func): node.lineno for node in nodes if isinstance(node, ast.Call)}
 
 
-@pytest.mark.parametrize("heart", hearts())
+@rows("heart", hearts())
 def test_a_heart_reaches_nothing_of_the_world(heart: str) -> None:
     for module in sorted(reached(heart)):
         for name, line in imports(module).items():

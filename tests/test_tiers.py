@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.imports import MODULES, ROOT
+from tests.rows import rows
 from tests.tiers import OPENING, OUTSIDE, TIERS, Guard, tier
 
 FILES = sorted((ROOT / "tests").rglob("test_*.py"))
@@ -35,14 +36,14 @@ def test_the_rules_are_tested_without_sockets() -> None:
     }
 
 
-@pytest.mark.parametrize("name", sorted(OUTSIDE))
+@rows("name", sorted(OUTSIDE))
 def test_what_lies_outside_can_be_found(name: str) -> None:
     """Moving a module without updating `OUTSIDE` would let its importers into the unit tier."""
     if name.startswith(("keyfront", "tests")):
         assert any(module == name or module.startswith(name + ".") for module in MODULES)
 
 
-@pytest.mark.parametrize("event", sorted(OPENING))
+@rows("event", sorted(OPENING))
 def test_a_unit_test_that_opens_something_fails(event: str) -> None:
     guard = Guard()
     guard(event, ())  # between tests

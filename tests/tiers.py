@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import pytest
 
-from tests.imports import MODULES, ROOT, imports, inside
+from tests.imports import MODULES, ROOT, Function, imports, inside, read
 
 Tier = Literal["unit", "integration", "stories"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
@@ -92,26 +92,15 @@ def _conftests(module: str) -> list[str]:
     return [name for name in names if name in MODULES and used & _fixtures(name)]
 
 
-def _functions(module: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    tree = ast.parse(MODULES[module].read_text())
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-
-
 @cache
 def _requested(module: str) -> set[str]:
     """The fixtures that a module may request: the arguments of its tests and fixtures that are not parameters and,
     where it calls `getfixturevalue`, every string that could name one."""
     found: set[str] = set()
-    for function in _functions(module):
-        decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
-        if function.name.startswith("test_") or any("fixture" in decorator for decorator in decorators):
-            given = {
-                name
-                for text in decorators
-                if "parametrize(" in text or "rows(" in text
-                for name in re.findall(r"\w+", text)
-            }
-            found |= {argument.arg for argument in function.args.args} - given
+    for function in read(module).functions:
+        if function.name.startswith("test_") or _is_fixture(function):
+            tables = [text for text in function.decorators if "parametrize(" in text or "rows(" in text]
+            found |= function.arguments - {name for text in tables for name in re.findall(r"\w+", text)}
     source = MODULES[module].read_text()
     if "getfixturevalue(" in source:
         nodes = ast.walk(ast.parse(source))
@@ -123,11 +112,11 @@ def _requested(module: str) -> set[str]:
 
 @cache
 def _fixtures(module: str) -> set[str]:
-    return {
-        function.name
-        for function in _functions(module)
-        if any("fixture" in ast.unparse(decorator) for decorator in function.decorator_list)
-    }
+    return {function.name for function in read(module).functions if _is_fixture(function)}
+
+
+def _is_fixture(function: Function) -> bool:
+    return any("fixture" in text for text in function.decorators)
 
 
 class Guard:

@@ -33,6 +33,7 @@ from keyfront.control.store.store import Store
 from keyfront.errors import BackupError, SettingsError
 from tests.backup.harness import OPENER, SEAL, VERSION, Installed, make
 from tests.control.harness import ACCOUNT
+from tests.rows import rows
 
 
 @functools.cache
@@ -92,7 +93,7 @@ ENCRYPTED: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("name", ENCRYPTED)
+@rows("name", ENCRYPTED)
 def test_a_damaged_file_is_refused(name: str) -> None:
     with pytest.raises(BackupError):
         encryption.opened(ENCRYPTED[name](archive()[0]), OPENER)
@@ -215,14 +216,14 @@ PLAIN: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@rows("name", PLAIN)
 def test_what_somebody_else_made_is_refused(name: str) -> None:
     """Anyone who knows a recipient can encrypt anything to it."""
     with pytest.raises(BackupError):
         capture.judge(capture.read(PLAIN[name]()), ACCOUNT, VERSION)
 
 
-@pytest.mark.parametrize(
+@rows(
     "path",
     ["../x", "/etc/passwd", "hooks/../../x", "keyfront.db", "snapshot", "lock", "", "hooks", "hooks/", "hooks//a",
      "certificates/./a", "credentials/a", "hooks/a\0b", "custody/a.private", f"hooks/{'a' * 256}", "hooks" + "/a" * 20],
@@ -273,7 +274,7 @@ def test_lengths_are_held() -> None:
         Writer().section("files", [b"x" * (61 << 20)])
 
 
-@pytest.mark.parametrize("version", range(1, schema.VERSION + 1))
+@rows("version", range(1, schema.VERSION + 1))
 def test_archives_of_every_schema_come_forward(version: int) -> None:
     """The rows of an older Keyfront go through the same migrations as its store."""
     older = Memory()

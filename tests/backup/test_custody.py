@@ -25,6 +25,7 @@ from keyfront.signing.keys import load_public_key
 from keyfront.signing.verify import KeyRing
 from tests.backup.harness import NOW, OPENER, SEAL, TELLER, VERSION, Installed
 from tests.control.harness import ACCOUNT
+from tests.rows import rows
 
 OLD = {"KEYFRONT_CUSTODY_PASSPHRASE": base64.b64encode(b"of the machine that is gone".ljust(32)).decode()}
 KEK = "?kek=env:KEYFRONT_CUSTODY_PASSPHRASE"
@@ -281,7 +282,7 @@ def test_nothing_climbs_out_of_the_folder(tmp_path: Path, climbing: str) -> None
     assert not (new / "custody").exists()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("uri", "there"),
     [
         ("file:/old/custody/a?kek=env:A", "file:/new/custody/a?kek=env:A"),

@@ -16,6 +16,7 @@ import pytest
 from keyfront.backup import coverage, drill
 from keyfront.model.snapshot import Behavior, Distribution, Snapshot
 from tests.backup.harness import IDENTITY, Installed, make
+from tests.rows import rows
 
 SNAPSHOT = Snapshot(
     1,
@@ -40,7 +41,7 @@ SNAPSHOT = Snapshot(
 )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("urls", "left"),
     [
         ([], ["one.example.net /in/*", "one.example.net *", "b.example.com *"]),

@@ -19,6 +19,7 @@ from keyfront.custody import open_place as open_custody
 from keyfront.errors import BackupError, SettingsError
 from tests.backup.harness import NOW, SEAL, Installed, events, make, read
 from tests.faults import failing_disks
+from tests.rows import rows
 from tests.seaweedfs import ONE, WRITER, Weed, unable
 
 
@@ -156,7 +157,7 @@ def test_a_broken_audit_log_is_backed_up_and_told_of(tmp_path: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("text", ["http://x/y", "s3://", "s3:///a", "s3://b/p?x=1", "ftp://a"])
+@rows("text", ["http://x/y", "s3://", "s3:///a", "s3://b/p?x=1", "ftp://a"])
 def test_what_is_no_place(text: str) -> None:
     with pytest.raises(SettingsError):
         open_place(text)

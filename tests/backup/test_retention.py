@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from keyfront.backup.archive.names import Name, parse
 from keyfront.backup.retention import Rule, kept, read_rule
 from keyfront.errors import SettingsError
+from tests.rows import rows
 
 
 def at(text: str) -> Name:
@@ -46,7 +47,7 @@ CASES: list[tuple[str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "there", "left"), CASES)
+@rows(("rule", "there", "left"), CASES)
 def test_what_is_kept(rule: str, there: str, left: str) -> None:
     archives = [at(text) for text in there.split()]
     assert kept(reversed(archives), read_rule(rule), NOW) == {at(text) for text in left.split()}
@@ -59,7 +60,7 @@ def test_kinds_do_not_stand_in_for_each_other() -> None:
     assert left == set(there[:10])
 
 
-@pytest.mark.parametrize("holds", ["", "-whole", "-whole-keys", "-part", "-part-keys"])
+@rows("holds", ["", "-whole", "-whole-keys", "-part", "-part-keys"])
 def test_names_of_every_kind(holds: str) -> None:
     text = f"keyfront-0123abcd-20260201T000000.000Z-1-0123456789abcdef{holds}.age"
     found = parse(text)
@@ -95,15 +96,13 @@ def test_never_fewer_than_asked_for_and_stable(hours: set[int], rule: Rule, day:
         )
 
 
-@pytest.mark.parametrize(
-    "text", ["", "last", "last=-1", "last=x", "never=1", "last=0", "last=1,last=2", "last=999999"]
-)
+@rows("text", ["", "last", "last=-1", "last=x", "never=1", "last=0", "last=1,last=2", "last=999999"])
 def test_what_is_no_rule(text: str) -> None:
     with pytest.raises(SettingsError):
         read_rule(text)
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "keyfront-0123abcd-20260231T000000.000Z-1-0123456789abcdef.age",  # no such day

@@ -10,6 +10,7 @@ import pytest
 from keyfront.cli.values import audience
 from keyfront.control.wire.metrics_access import Audience
 from keyfront.errors import SettingsError
+from tests.rows import rows
 from tests.up import Up
 
 FORWARDED = [
@@ -21,7 +22,7 @@ FORWARDED = [
 ]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("who", "peer", "admitted"),
     [
         ("local", "127.0.0.1", True),
@@ -49,7 +50,7 @@ def test_by_address(who: str, peer: str, admitted: bool) -> None:
     assert Audience(audience(who)).admits((peer, 4711), []) is admitted
 
 
-@pytest.mark.parametrize("header", FORWARDED)
+@rows("header", FORWARDED)
 def test_a_proxy_that_nobody_trusts_is_not_local(header: tuple[bytes, bytes]) -> None:
     for who in ("local", "127.0.0.0/8", "local,127.0.0.0/8"):
         assert not Audience(audience(who)).admits(("127.0.0.1", 4711), [header])
@@ -61,7 +62,7 @@ def test_what_a_trusted_proxy_says_counts_for_networks_and_never_as_local() -> N
     assert not Audience(audience("local,10.0.0.0/8")).admits(("127.0.0.1", 0), [header])
 
 
-@pytest.mark.parametrize("text", ["", "public", "all,local", "off,10.0.0.0/8", "10.0.0.0/33", "example.com"])
+@rows("text", ["", "public", "all,local", "off,10.0.0.0/8", "10.0.0.0/33", "example.com"])
 def test_what_it_cannot_be(text: str) -> None:
     with pytest.raises(SettingsError):
         audience(text)

@@ -21,6 +21,7 @@ from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.key_counters import KeyCounts
 from tests.control.harness import BOTH
 from tests.control.plane import ACCOUNT, Plane
+from tests.rows import rows
 
 STORES = BOTH
 
@@ -129,7 +130,7 @@ def test_what_there_is_not(plane: Plane, method: str, path: str, status: int, co
     assert status != 405 or answered[1]["allow"] == "GET"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status", "body"),
     [
         (404, b"<ErrorResponse><Error><Code>NoSuchThing</Code></Error></ErrorResponse>"),
@@ -144,7 +145,7 @@ def test_where_there_is_no_such_thing_it_is_not_known(status: int, body: bytes) 
     assert read_answer(status, body) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("status", "body"),
     [
         (200, b"<html>a proxy</html>"),

@@ -18,6 +18,7 @@ from keyfront.control.wire import codec, scalars, xml_body
 from keyfront.errors import ApiError
 from keyfront.model.service import API_VERSION, NAMESPACE, add_later_members, error_status, service
 from tests.control.shapes import Maker
+from tests.rows import rows
 
 OPERATIONS = sorted(service().operations)
 DESCRIPTION = Loader().load_service_model("cloudfront", "service-2", API_VERSION)
@@ -48,16 +49,16 @@ def refused(method: str, path: str, query: str = "", headers: Any = (), body: by
     return caught.value
 
 
-@pytest.mark.parametrize("fullness", [0.0, 0.3, 0.7, 1.0])
-@pytest.mark.parametrize("name", OPERATIONS)
+@rows("fullness", [0.0, 0.3, 0.7, 1.0])
+@rows("name", OPERATIONS)
 def test_what_botocore_sends_is_understood(name: str, fullness: float) -> None:
     shape = service().operations[name].input
     params = {} if shape is None else Maker(f"{name} {fullness}", fullness).value(shape)
     assert understood(*sent(name, params)) == (name, params)
 
 
-@pytest.mark.parametrize("fullness", [0.0, 0.3, 0.7, 1.0])
-@pytest.mark.parametrize("name", OPERATIONS)
+@rows("fullness", [0.0, 0.3, 0.7, 1.0])
+@rows("name", OPERATIONS)
 def test_what_is_answered_botocore_understands(name: str, fullness: float) -> None:
     operation = service().operations[name]
     output: dict[str, Any] = {}
@@ -79,7 +80,7 @@ def test_what_is_answered_botocore_understands(name: str, fullness: float) -> No
     assert parsed == output
 
 
-@pytest.mark.parametrize("code", sorted(service().statuses))
+@rows("code", sorted(service().statuses))
 def test_error_envelopes(code: str) -> None:
     error = ApiError(code, "It's <not> & never was\r\n\x00“so”", status=error_status(code))
     answer = codec.write_error(error, "16ef24ab-ac80-11e4-8ff3-dd12c6d41832")
@@ -152,7 +153,7 @@ PATHS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "path", "query", "name"), PATHS)
+@rows(("method", "path", "query", "name"), PATHS)
 def test_paths(method: str, path: str, query: str, name: str) -> None:
     assert codec.match(method, "/2020-05-31" + path, query).operation.name == name
 
@@ -162,7 +163,7 @@ def test_labels_are_decoded_after_matching() -> None:
     assert matched.labels == {"WebACLId": "arn:aws/a b+cé"}
 
 
-@pytest.mark.parametrize(
+@rows(
     "path",
     [
         "", "/", "*", "2020-05-31/public-key", "/2020-05-31", "/2020-05-31/", "/2019-03-26/public-key",
@@ -195,9 +196,7 @@ def test_known_path_wrong_method(method: str, path: str, allow: tuple[str, ...])
 # ---- the parts of the request line
 
 
-@pytest.mark.parametrize(
-    "query", ["MaxItems=x", "MaxItems=", "MaxItems=1_0", "MaxItems=4294967296", "MaxItems=%D9%A3"]
-)
+@rows("query", ["MaxItems=x", "MaxItems=", "MaxItems=1_0", "MaxItems=4294967296", "MaxItems=%D9%A3"])
 def test_numbers_in_the_query(query: str) -> None:
     error = refused("GET", "/2020-05-31/conflicting-alias", f"DistributionId=E1&Alias=a&{query}")
     assert error.code == "InvalidArgument"
@@ -239,7 +238,7 @@ WHOLE = "<CallerReference>r</CallerReference><Name>n</Name><EncodedKey>k</Encode
 PARSED = {"PublicKeyConfig": {"CallerReference": "r", "Name": "n", "EncodedKey": "k"}}
 
 
-@pytest.mark.parametrize(
+@rows(
     "body",
     [
         public_key(WHOLE),
@@ -258,7 +257,7 @@ def test_ways_to_write_the_same_body(body: bytes) -> None:
     assert understood("POST", KEY, body=body) == ("CreatePublicKey", PARSED)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("written", "read"),
     [
         ("-----BEGIN PUBLIC KEY-----&#xA;abc&#xA;-----END PUBLIC KEY-----&#xA;", "-----BEGIN PUBLIC KEY-----\nabc\n-----END PUBLIC KEY-----\n"),  # noqa: E501
@@ -305,7 +304,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize(("body", "says"), MALFORMED)
+@rows(("body", "says"), MALFORMED)
 def test_no_xml(body: bytes, says: str) -> None:
     error = refused("POST", KEY, body=body)
     assert error.code == "MalformedInput"
@@ -325,7 +324,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("inner", "says", "root"), WRONG[1:])
+@rows(("inner", "says", "root"), WRONG[1:])
 def test_xml_of_another_shape(inner: str, says: str, root: str | None) -> None:
     error = refused(
         "POST", KEY, body=public_key(inner).replace(b"PublicKeyConfig", (root or "PublicKeyConfig").encode())
@@ -368,7 +367,7 @@ def test_what_keyfront_refuses_is_named_beside_what_cannot_be_read(root: str) ->
     assert "InconsistentQuantities" not in error.message
 
 
-@pytest.mark.parametrize(
+@rows(
     "inner",
     [
         "<New/>",
@@ -452,9 +451,7 @@ def test_booleans_are_booleans(text: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "number", ["", "nan", "NaN", "Infinity", "-1", "100.1", "1_0", "0x1", "1e999", "1e99999"]
-)
+@rows("number", ["", "nan", "NaN", "Infinity", "-1", "100.1", "1_0", "0x1", "1e999", "1e99999"])
 def test_numbers_have_a_range(number: str) -> None:
     body = (
         "<ResponseHeadersPolicyConfig><Name>n</Name><ServerTimingHeadersConfig><Enabled>true</Enabled>"

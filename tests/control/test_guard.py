@@ -18,6 +18,7 @@ from keyfront.errors import ApiError
 from keyfront.model.kinds import KINDS
 from keyfront.model.service import service
 from tests.control.harness import ACCOUNT, CALLER, Harness, minimal
+from tests.rows import rows
 
 NOW = 1_700_000_000.0
 
@@ -150,7 +151,7 @@ RESOURCES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("operation", RESOURCES)
+@rows("operation", RESOURCES)
 def test_what_an_operation_needs(operation: str) -> None:
     names = ("Id", "DistributionId", "TargetDistributionId", "PrimaryDistributionId")
     params = dict.fromkeys(names, "ID") | {"Resource": "ARN"}

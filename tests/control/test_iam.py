@@ -17,6 +17,7 @@ from keyfront.control.iam import policy as iam
 from keyfront.control.iam.policy import AccessRequest, Decision
 from keyfront.control.iam.roles import DOCUMENTS, ROLES
 from keyfront.errors import ApiError
+from tests.rows import rows
 
 ACCOUNT = "123456789012"
 ARN = f"arn:aws:cloudfront::{ACCOUNT}"
@@ -57,7 +58,7 @@ def decided(
 # ---- actions and resources
 
 
-@pytest.mark.parametrize(
+@rows(
     ("member", "given", "action", "speaks"),
     [
         ("Action", "*", "cloudfront:UpdateDistribution", True),
@@ -81,7 +82,7 @@ def test_actions(member: str, given: Any, action: str, speaks: bool) -> None:
     assert decided(one | {member: given}, action=action) is speaks
 
 
-@pytest.mark.parametrize(
+@rows(
     ("member", "given", "resource", "speaks"),
     [
         ("Resource", "*", E1, True),
@@ -201,14 +202,14 @@ CONDITIONS: list[tuple[dict[str, Any], bool]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("condition", "holds"), CONDITIONS, ids=[json.dumps(one) for one, _ in CONDITIONS])
+@rows(("condition", "holds"), CONDITIONS, ids=[json.dumps(one) for one, _ in CONDITIONS])
 def test_conditions(condition: dict[str, Any], holds: bool) -> None:
     assert decided(statement(Condition=condition)) is holds
     # A deny under the same condition denies where the allow allowed.
     assert decided(statement(), statement(Effect="Deny", Condition=condition)) is not holds
 
 
-@pytest.mark.parametrize(
+@rows(
     ("operator", "keys", "holds"),
     [
         ("ForAllValues:StringEquals", ("Env",), True),
@@ -356,7 +357,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@rows("name", REFUSED)
 def test_documents_that_cannot_be_stored(name: str) -> None:
     text, says = REFUSED[name]
     with pytest.raises(ApiError) as caught:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfront.model import defaults
 from tests.control.harness import Harness, many, minimal
+from tests.rows import rows
 
 MINIMAL_AS_READ: dict[str, Any] = {
     "CallerReference": "one",
@@ -123,7 +123,7 @@ def read(**changes: Any) -> dict[str, Any]:
     return defaults.distribution(minimal() | changes)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("given_ttl", "ttl"),
     [
         ({}, (0, 86400, 31536000)),
@@ -169,7 +169,7 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("certificate", "as_read"),
     [
         ({}, DEFAULT),

@@ -9,6 +9,7 @@ import pytest
 
 from keyfront.control.operations.distributions import half_hidden, overlap
 from tests.control.harness import ACCOUNT, Config, Harness, many, minimal
+from tests.rows import rows
 
 
 def named(harness: Harness, reference: str, *aliases: str, **changes: Any) -> str:
@@ -117,7 +118,7 @@ OVERLAPS = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other", "expected"), OVERLAPS)
+@rows(("one", "other", "expected"), OVERLAPS)
 def test_overlap(one: str, other: str, expected: bool) -> None:
     assert overlap(one, other) is expected
     assert overlap(other, one) is expected

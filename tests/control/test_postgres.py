@@ -25,6 +25,7 @@ from keyfront.errors import ApiError, SettingsError
 from tests.control.harness import Harness
 from tests.control.test_store import WRITER, row
 from tests.postgres import PostgresServer, unable
+from tests.rows import rows
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +321,7 @@ def test_a_foreign_database_is_left_alone(postgres: PostgresServer) -> None:
 # ---- URLs and passwords
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         "postgresql://user:sEcr et@host/db",

@@ -28,6 +28,7 @@ from keyfront.control.audit.refused_calls import (
 from keyfront.control.store.store import Store
 from keyfront.control.wire.sigv4 import claimed_key
 from keyfront.errors import ApiError
+from tests.rows import rows
 from tests.up import Up
 
 KEY = "AKIAIOSFODNN7EXAMPLE"
@@ -119,7 +120,7 @@ def test_addresses_of_one_network_are_one() -> None:
     assert network_of("fe80::1%eth0") == "fe80::/64"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("headers", "query", "found"),
     [
         ([(b"authorization", b"AWS4-HMAC-SHA256 Credential=AKIAX/2026/us, Signature=x")], "", "AKIAX"),

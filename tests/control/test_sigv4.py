@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from keyfront.control.wire import sigv4
 from keyfront.errors import ApiError
 from keyfront.signing.sigv4 import EMPTY_SHA256
+from tests.rows import rows
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 SECRETS = {KEY: SECRET, "AKIAIOSFODNN7OTHER00": "other" * 8}
@@ -116,7 +117,7 @@ def generated(seed: int) -> Sent:
     )
 
 
-@pytest.mark.parametrize("seed", range(400))
+@rows("seed", range(400))
 def test_what_botocore_signs_is_accepted(seed: int) -> None:
     assert generated(seed).verify() == KEY
 
@@ -156,7 +157,7 @@ SPOIL: dict[str, Callable[[Sent], object]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", SPOIL)
+@rows("how", SPOIL)
 def test_what_was_altered_is_refused(how: str) -> None:
     sent = Sent("PUT", headers={"If-Match": "E1"}, body=b"<PublicKeyConfig/>")
     assert sent.verify() == KEY
@@ -189,7 +190,7 @@ def test_an_unknown_key_and_a_session_token(presigned: int) -> None:
         assert detail in {"", "Keyfront issues no session tokens: use an access key without one."}
 
 
-@pytest.mark.parametrize("later", [-300, -299, 0, 299, 300])
+@rows("later", [-300, -299, 0, 299, 300])
 def test_clocks_may_differ_by_five_minutes(later: int) -> None:
     assert Sent().verify(later) == KEY
 
@@ -221,7 +222,7 @@ def test_presigned_requests_live_as_long_as_they_say() -> None:
     assert sent.refused().code == "SignatureDoesNotMatch"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("before", "after"),
     [
         ("X-Amz-Expires=900", "X-Amz-Expires=604801"),
@@ -259,7 +260,7 @@ AUTHORIZATIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("header", "says"), AUTHORIZATIONS)
+@rows(("header", "says"), AUTHORIZATIONS)
 def test_headers_that_make_no_sense(header: str, says: str) -> None:
     sent = Sent()
     sent.header("authorization", header)
@@ -298,9 +299,7 @@ def test_two_ways_at_once() -> None:
     assert sent.refused().code == "IncompleteSignature"
 
 
-@pytest.mark.parametrize(
-    "date", ["", "now", "20260101", "20261301T000000Z", "20260101T000000", "٢٠٢٦0101T000000Z"]
-)
+@rows("date", ["", "now", "20260101", "20261301T000000Z", "20260101T000000", "٢٠٢٦0101T000000Z"])
 def test_dates_that_make_no_sense(date: str) -> None:
     sent = Sent()
     sent.header("x-amz-date", date)

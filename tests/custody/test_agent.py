@@ -37,6 +37,7 @@ from keyfront.signing.sign import sign_cookies, sign_url
 from keyfront.signing.verify import KeyRing
 from tests.custody.groups import NOW, Group
 from tests.custody.memory import MemoryPlace
+from tests.rows import rows
 from tests.signing.harness import reason
 
 URL = "https://cdn.test/films/1.mp4"
@@ -647,7 +648,7 @@ def test_what_it_does_not_start_with(
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "",

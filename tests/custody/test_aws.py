@@ -34,6 +34,7 @@ from keyfront.errors import (
 )
 from tests.custody.harness import made_elsewhere
 from tests.moto import ACCESS, REGION, Moto
+from tests.rows import rows
 
 DAY = 86400.0
 SCHEMES = ("awskms", "awssm", "awsssm")
@@ -484,7 +485,7 @@ def test_a_record_that_somebody_deletes_in_the_console_is_not_made_anew(aws: Mot
 A, B = "a" * 16, "b" * 16
 
 
-@pytest.mark.parametrize(
+@rows(
     ("writes", "count"),
     [
         ("1a", "1"),

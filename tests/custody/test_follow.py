@@ -28,6 +28,7 @@ from keyfront.signing.sign import Signer, sign_cookies, sign_url
 from keyfront.signing.verify import KeyRing
 from tests.custody.groups import NOW, URL, Clock, Group, key, key_of, signed, verdict
 from tests.custody.memory import MemoryHandle, MemoryPlace
+from tests.rows import rows
 
 MAX_STALENESS = 600.0  # a term of `Group`
 
@@ -483,7 +484,7 @@ def test_nothing_is_signed_for_longer_than_the_terms_allow(group: Group, clock: 
     assert verdict(signed(signer, 60), group.ring) == "granted"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("asked", "terms", "given", "found"),
     [
         (None, None, None, "SHA256"),
@@ -620,7 +621,7 @@ def test_signer_for_gives_the_same_signer_again_and_opens_nothing(monkeypatch: p
         signer_for("films").refresh()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("said", "error"),
     [
         ({"records": "nothing:/k/"}, CustodyError),

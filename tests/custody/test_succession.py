@@ -24,6 +24,7 @@ from keyfront.custody.key_record import (
 )
 from keyfront.errors import CustodyError, CustodyUnavailable, RecordChanged
 from tests.custody.memory import MemoryPlace
+from tests.rows import rows
 
 NOW = 1_800_000_000.0
 OLD = Entry("file:/k/a", Stage.SIGNING, NOW - DAY, "KA", published=NOW - 99, signing=NOW - 9)
@@ -31,7 +32,7 @@ NEW = Entry("file:/k/b", Stage.CREATED, NOW)
 RECORD = KeyGroupRecord("photos", "kg-1", RotationPolicy("file:/k/"), (OLD, NEW))
 
 
-@pytest.mark.parametrize(
+@rows(
     "group",
     [
         "photos",
@@ -139,7 +140,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@rows("name", WRONG)
 def test_what_signers_could_not_go_by_is_neither_written_nor_read(name: str) -> None:
     wrong = WRONG[name]
     record = KeyGroupRecord(wrong.group, "kg-1", wrong.terms, wrong.entries, wrong.serial)
@@ -152,7 +153,7 @@ def test_what_signers_could_not_go_by_is_neither_written_nor_read(name: str) -> 
     assert not place.texts
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff", b'{"group":"x"}', b"[" * 5000])
+@rows("data", [b"", b"{", b"[]", b"null", b"\xff", b'{"group":"x"}', b"[" * 5000])
 def test_garbage_is_no_record(data: bytes) -> None:
     with pytest.raises(CustodyError):
         read_succession(data)

@@ -24,6 +24,7 @@ from keyfront.custody.adapters.vault.transit import NEVER, TransitCustody
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey, NotExportable
 from tests.custody.harness import EVERY, made_elsewhere
 from tests.openbao import Bao, WithoutSoftDelete
+from tests.rows import rows
 
 DAY = 86400.0
 REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "custody-vault.md"
@@ -359,7 +360,7 @@ def test_only_a_certificate_that_is_trusted() -> None:
         assert not isinstance(raised.value, CustodyUnavailable)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("uri", "says"),
     [
         ("vault:kv/?address=http://127.0.0.1:1", "no place"),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 
 from keyfront.cloudfront.key_usage import Counted, KeyUse, KeyUses
 from keyfront.custody.key_record import DAY, Entry, KeyGroupRecord, RotationPolicy, Stage
@@ -24,6 +23,7 @@ from keyfront.lifecycle.findings import (
     findings,
     length,
 )
+from tests.rows import rows
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -288,7 +288,7 @@ CASES: dict[str, tuple[Facts, list[tuple[str, Severity, str]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@rows("name", CASES)
 def test_what_is_worth_a_word(name: str) -> None:
     given, expected = CASES[name]
     found = findings(given, NOW)
@@ -309,7 +309,7 @@ def test_the_page_lists_them() -> None:
     assert dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.+?) \| .+ \|$", page, re.MULTILINE)) == dict(CODES)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("left", "day"),
     [(61, None), (60, 60), (31, 60), (30, 30), (8, 30), (7, 7), (2, 7), (1, 1), (0.1, 1), (0, 0), (-5, 0)],
 )
@@ -339,7 +339,7 @@ def test_when_a_term_ends() -> None:
     assert ends(record(every="never"), SIGNING, None) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("seconds", "text"),
     [
         (7 * DAY, "7d"),

@@ -23,6 +23,7 @@ import pytest
 from keyfront.errors import SettingsError
 from keyfront.lifecycle.events import RotationEvent
 from keyfront.lifecycle.hooks import SIGNATURE, STEPS, Hook, HookFailed, Hooks, parse_hooks, read_hooks
+from tests.rows import rows
 
 EVENT = RotationEvent(
     "before", 1_800_000_000.5, "films", "G1", "switch", key="films-2", key_pair_id="K2", reason="due"
@@ -69,7 +70,7 @@ def test_a_file(tmp_path: Path) -> None:
     assert hooks("") == ()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "why"),
     [
         ("hook = 3", "array"),
@@ -145,7 +146,7 @@ def test_the_page_lists_the_steps() -> None:
 # ---- which hooks apply
 
 
-@pytest.mark.parametrize(
+@rows(
     ("hook", "concerns"),
     [
         (Hook(when=("before",)), True),

@@ -34,6 +34,7 @@ from keyfront.lifecycle.rotation import (
 )
 from keyfront.signing.keys import PrivateKey, generate_private_key
 from tests.lifecycle.simulated_cloudfront import DAY, PLACE, Crash, World, actions
+from tests.rows import rows
 
 NOW = 1_800_000_000.0
 TERMS = RotationPolicy(PLACE, every=90 * DAY, overlap=30 * DAY, max_lifetime=7 * DAY, max_staleness=3600.0)
@@ -378,7 +379,7 @@ def said(found: Step | Wait | Done) -> str:
     return f"{found.action.value} {found.key_pair_id or '- ' + found.name.rpartition('-')[2]}{items}"
 
 
-@pytest.mark.parametrize("name", TABLE)
+@rows("name", TABLE)
 def test_what_comes_next(name: str) -> None:
     known, expected = TABLE[name]
     found = said(next_step(known, NOW))
@@ -428,7 +429,7 @@ def test_the_record_stays_small() -> None:
     assert [each.key_pair_id for each in written.entries] == ["K1", "K2", "K4"]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("every", "since", "due"),
     [
         (90 * DAY, NOW, NOW + 90 * DAY),
@@ -460,7 +461,7 @@ def test_names_follow_from_the_group_and_do_not_meet() -> None:
     assert uri_of("file:/k/?kek=env:A", "b-1") == "file:/k/b-1?kek=env:A"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("change", "why"),
     [
         ({"every": "61 * * * *"}, "is not a schedule"),

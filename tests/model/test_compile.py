@@ -52,6 +52,7 @@ from tests.model.configs import (
     origin,
     problems,
 )
+from tests.rows import rows
 
 MODEL = ServiceModel(Loader().load_service_model("cloudfront", "service-2"))
 
@@ -362,7 +363,7 @@ def test_each_obeyed_member_has_an_example() -> None:
     assert CHANGES.keys() == OBEYED
 
 
-@pytest.mark.parametrize("path", CHANGES)
+@rows("path", CHANGES)
 def test_obeyed(path: str) -> None:
     one, other = CHANGES[path]
     assert compiled(**one) != compiled(**other)
@@ -428,7 +429,7 @@ TTLS = [
 ]
 
 
-@pytest.mark.parametrize(("given_", "ttl"), TTLS)
+@rows(("given_", "ttl"), TTLS)
 def test_ttl(given_: Members, ttl: tuple[int, int, int]) -> None:
     (one,) = compiled(DefaultCacheBehavior=legacy(**given_)).behaviors
     assert (one.min_ttl, one.default_ttl, one.max_ttl) == ttl
@@ -497,7 +498,7 @@ LEGACY: list[tuple[Members, Members]] = [
 ]
 
 
-@pytest.mark.parametrize(("given_", "expected"), LEGACY)
+@rows(("given_", "expected"), LEGACY)
 def test_forwarded_values(given_: Members, expected: Members) -> None:
     (one,) = compiled(
         DefaultCacheBehavior=legacy(ForwardedValues=forwarded(**given_), Compress=True)
@@ -610,7 +611,7 @@ POLICIES: list[tuple[Members, Members | None, Members]] = [
 ]
 
 
-@pytest.mark.parametrize(("cache", "sent", "expected"), POLICIES)
+@rows(("cache", "sent", "expected"), POLICIES)
 def test_policies(cache: Members, sent: Members | None, expected: Members) -> None:
     one = policy_behavior(cache, sent)
     assert {name: getattr(one, name) for name in expected} == expected
@@ -634,7 +635,7 @@ UNSOUND_POLICIES: list[tuple[Members, Members, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("cache", "sent", "words"), UNSOUND_POLICIES)
+@rows(("cache", "sent", "words"), UNSOUND_POLICIES)
 def test_policies_that_make_no_sense(cache: Members, sent: Members, words: str) -> None:
     policy = {"Name": "c", "MinTTL": 0, "ParametersInCacheKeyAndForwardedToOrigin": {**KEY, **cache}}
     lookup = Lookup(cache_policies={"c": policy}, origin_request_policies={"o": {"Name": "o", **sent}})
@@ -931,7 +932,7 @@ REFUSALS: list[tuple[str, Members, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("code", "members", "word"), REFUSALS)
+@rows(("code", "members", "word"), REFUSALS)
 def test_refused(code: str, members: Members, word: str) -> None:
     found = problems(**members)
     assert any(one.code == code and word in one.message for one in found), found
@@ -988,7 +989,7 @@ ACCEPTED: list[Members] = [
 ]
 
 
-@pytest.mark.parametrize("members", ACCEPTED)
+@rows("members", ACCEPTED)
 def test_accepted(members: Members) -> None:
     compiled(**members)
 
@@ -1062,7 +1063,7 @@ def test_any_config_compiles_or_is_refused(spoilt: list[tuple[tuple[Any, ...], A
             assert one.restricted == bool(groups.get("Enabled") or groups.get("Items"))
 
 
-@pytest.mark.parametrize("path", sorted(REFUSED))
+@rows("path", sorted(REFUSED))
 def test_nothing_refused_is_obeyed_as_well(path: str) -> None:
     assert path not in OBEYED
 
@@ -1119,7 +1120,7 @@ SIGNED: list[tuple[str, Members]] = [
 ]
 
 
-@pytest.mark.parametrize(("signing", "members"), SIGNED)
+@rows(("signing", "members"), SIGNED)
 def test_an_edge_is_told_which_requests_it_signs(signing: str, members: Members) -> None:
     assert compiled(**members).origins[0].signing == signing
 

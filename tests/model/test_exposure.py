@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from keyfront.model.exposure import exposed_pages, guarding_pattern
 from keyfront.model.snapshot import Behavior, Distribution, ErrorResponse, Origin, Snapshot
+from tests.rows import rows
 
 
 def snapshot(
@@ -24,7 +23,7 @@ def snapshot(
     return Snapshot(1, 0.0, (), (), (distribution,))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "pattern"),
     [
         ("/private/login.html", "/private/*"),

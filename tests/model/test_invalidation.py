@@ -11,6 +11,7 @@ from keyfront.edge.rules.invalidation import Invalidations
 from keyfront.model import invalidation
 from keyfront.model.invalidation import MAX_CHARACTERS, MAX_PATHS, Carried, carry
 from keyfront.model.snapshot import Invalidation, Select
+from tests.rows import rows
 
 Steps = list[tuple[int, tuple[str, ...]]]
 
@@ -55,7 +56,7 @@ def test_the_newest_is_never_widened() -> None:
     assert (wide, newest) == (Invalidation(1, ("/b/*",)), Invalidation(2, many))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("one", "other", "expected"),
     [
         ("/a/b", "/a/c", "/a/"),

@@ -12,6 +12,7 @@ from botocore.validate import ParamValidator
 
 from keyfront.model.managed import CACHE_POLICIES, ORIGIN_REQUEST_POLICIES, RESPONSE_HEADERS_POLICIES
 from tests.model.configs import behavior, compiled
+from tests.rows import rows
 
 MODEL = ServiceModel(Loader().load_service_model("cloudfront", "service-2"))
 
@@ -26,7 +27,7 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "policy_id", "config"), ALL, ids=[config["Name"] for _, _, config in ALL])
+@rows(("shape", "policy_id", "config"), ALL, ids=[config["Name"] for _, _, config in ALL])
 def test_shape(shape: str, policy_id: str, config: dict[str, Any]) -> None:
     assert str(UUID(policy_id)) == policy_id
     assert config["Name"].startswith("Managed-")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import botocore
-import pytest
 from botocore.loaders import Loader
 from botocore.model import ListShape, ServiceModel, Shape, StructureShape
 
 from keyfront.model.service import service
 from keyfront.model.supported_members import HARMLESS, OBEYED, REFUSED, WITHOUT_EFFECT, canonical, unobeyed
 from tests.model.configs import behavior, config, legacy, many, origin, problems
+from tests.rows import rows
 
 MODEL = ServiceModel(Loader().load_service_model("cloudfront", "service-2"))
 
@@ -52,7 +52,7 @@ def covering(path: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", MEMBERS)
+@rows("path", MEMBERS)
 def test_each_member_stands_in_exactly_one_table(path: str) -> None:
     assert len(covering(path)) == 1 or (LATER and not covering(path)), covering(path)
 
@@ -143,7 +143,7 @@ def test_each_refusal_has_an_example() -> None:
     assert {path for path, _ in REFUSED_EXAMPLES} == REFUSED.keys()
 
 
-@pytest.mark.parametrize(("path", "members"), REFUSED_EXAMPLES, ids=[path for path, _ in REFUSED_EXAMPLES])
+@rows(("path", "members"), REFUSED_EXAMPLES, ids=[path for path, _ in REFUSED_EXAMPLES])
 def test_refused(path: str, members: dict[str, Any]) -> None:
     (found,) = unobeyed(config(**members))
     code, message = REFUSED[path]
@@ -194,7 +194,7 @@ UNKNOWN: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "members"), UNKNOWN)
+@rows(("path", "members"), UNKNOWN)
 def test_a_member_that_nobody_knows_is_refused(path: str, members: dict[str, Any]) -> None:
     found = problems(**members)
     assert any(one.code == "InvalidArgument" and path in one.message for one in found), found
@@ -211,7 +211,7 @@ QUANTITIES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("members", QUANTITIES)
+@rows("members", QUANTITIES)
 def test_a_quantity_must_be_the_number_of_items(members: dict[str, Any]) -> None:
     assert [one.code for one in unobeyed(config(**members))] == ["InconsistentQuantities"]
 

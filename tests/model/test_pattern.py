@@ -6,11 +6,11 @@ import fnmatch
 import re
 import time
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfront.model.pattern import compile_pattern, normalise_path
+from tests.rows import rows
 
 MATCHES = [
     # pattern, paths that match, paths that do not
@@ -44,9 +44,7 @@ MATCHES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "yes", "no"), MATCHES, ids=[case[0].encode("unicode_escape").decode() for case in MATCHES]
-)
+@rows(("pattern", "yes", "no"), MATCHES, ids=[case[0].encode("unicode_escape").decode() for case in MATCHES])
 def test_pattern(pattern: str, yes: list[str], no: list[str]) -> None:
     matches = compile_pattern(pattern)
     assert [path for path in yes if not matches(path)] == []
@@ -63,7 +61,7 @@ def test_a_pattern_means_what_a_glob_means(pattern: str, path: str) -> None:
     assert compile_pattern(pattern)(path) == bool(re.match(fnmatch.translate(glob), path))
 
 
-@pytest.mark.parametrize(
+@rows(
     "pattern",
     [
         "*a" * 120 + "b",
@@ -127,7 +125,7 @@ NORMALISED = [
 ]
 
 
-@pytest.mark.parametrize(("raw", "normal"), NORMALISED)
+@rows(("raw", "normal"), NORMALISED)
 def test_normalise(raw: str, normal: str) -> None:
     assert normalise_path(raw) == normal
 

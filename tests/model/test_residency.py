@@ -37,6 +37,7 @@ from keyfront.model.snapshot import (
     Snapshot,
     from_bytes,
 )
+from tests.rows import rows
 
 EU, US = "eu", "us"
 
@@ -44,7 +45,7 @@ EU, US = "eu", "us"
 # ---- names and tags
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "expected"),
     [
         ("eu", ("eu",)),
@@ -58,7 +59,7 @@ def test_what_a_tag_names(value: str, expected: tuple[str, ...]) -> None:
     assert regions_of(value) == expected
 
 
-@pytest.mark.parametrize(
+@rows(
     "value",
     [
         "",
@@ -83,14 +84,14 @@ def test_no_region_is_nowhere() -> None:
         region(NOWHERE[0])
 
 
-@pytest.mark.parametrize(
+@rows(
     "key", ["Keyfront:Regions", "keyfront:region", "keyfront-regions", "keyfront:Regions", "keyfrontregion"]
 )
 def test_keys_that_were_meant_to_tie(key: str) -> None:
     assert is_misspelled(key)
 
 
-@pytest.mark.parametrize("key", [TAG, "regions", "keyfront:team", "Region", ""])
+@rows("key", [TAG, "regions", "keyfront:team", "Region", ""])
 def test_keys_that_were_not(key: str) -> None:
     assert not is_misspelled(key)
 
@@ -221,7 +222,7 @@ def test_what_belongs_nowhere_goes_nowhere() -> None:
     assert [held(for_region(everything, name))[0] for name in ("", EU, US)] == [[], [], []]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("aliases", "here", "reserved"),
     [
         (("private.example.com",), ("*.example.com",), ("private.example.com",)),

@@ -26,6 +26,7 @@ from keyfront.signing.keys import cf_b64encode
 from keyfront.signing.policy import canned_policy
 from keyfront.signing.sign import LocalSigner, sign_cookies, sign_url
 from keyfront.signing.verify import KeyRing
+from tests.rows import rows
 from tests.signing.harness import EC, KEYS, NOW, OTHER, RSA, SOON, ring
 from tests.vectors.corpus import HERE
 
@@ -333,7 +334,7 @@ CASES: dict[str, tuple[str, str, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+@rows("name", CASES)
 def test_a_mistake_has_its_code(name: str) -> None:
     url, cookies, code, says = CASES[name]
     report = look(url, cookies)
@@ -365,7 +366,7 @@ def test_what_is_right_has_no_cause() -> None:
 # ---- without keys
 
 
-@pytest.mark.parametrize("name", CASES)
+@rows("name", CASES)
 def test_without_keys_nobody_is_blamed_for_the_signature(name: str) -> None:
     """What is visible is still named; what only a verification could show is left open."""
     url, cookies, _, _ = CASES[name]

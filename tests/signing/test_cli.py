@@ -13,6 +13,7 @@ import pytest
 from keyfront.cli.main import main
 from keyfront.custody import open_records
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, save
+from tests.rows import rows
 from tests.signing.harness import EC, RSA, reason
 from tests.vectors.corpus import HERE
 
@@ -149,7 +150,7 @@ def test_a_key_is_checked_and_its_public_half_printed(tmp_path: Path) -> None:
     assert "no private key" in keyfront("key", "check", str(lost), code=2)[1]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("arguments", "says"),
     [
         (("sign", "https://cdn.test/a", *RSA_KEY), "give expires"),

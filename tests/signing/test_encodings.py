@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from urllib.parse import quote, quote_plus, urlencode
 
-import pytest
 import requests.utils
 from urllib3.util.url import parse_url
 
@@ -19,13 +18,14 @@ from keyfront.signing.explain import Report, explain
 from keyfront.signing.keys import HashName, cf_b64encode
 from keyfront.signing.policy import canned_policy
 from keyfront.signing.sign import LocalSigner
+from tests.rows import rows
 from tests.signing.encoding_corpus import PRINTABLE, TEXTS, WAYS, Case, cases
 from tests.signing.harness import EC, KEYS, NOW, RSA, SOON, named, ring, written
 
 # ---- the tables
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@rows("text", TEXTS)
 def test_pythons_functions_write_as_their_tables_say(text: str) -> None:
     assert written(named("Python quote"), text) == quote(text)
     assert written(named("Python quote(safe='')"), text) == quote(text, safe="")
@@ -64,7 +64,7 @@ DOCUMENTED: dict[tuple[str, Part], tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "part"), DOCUMENTED)
+@rows(("name", "part"), DOCUMENTED)
 def test_tables_are_as_documented(name: str, part: Part) -> None:
     safe, space = DOCUMENTED[name, part]
     encoder = named(name, part)
@@ -133,7 +133,7 @@ def asked(
     return report, time.process_time() - begun
 
 
-@pytest.mark.parametrize(
+@rows(
     ("signer", "hash_name", "custom", "cookies"),
     [
         (RSA, "SHA1", False, False),
@@ -171,7 +171,7 @@ def test_the_encoding_is_named_nine_times_in_ten_and_never_wrongly(
     assert statistics.median(times) < 0.05
 
 
-@pytest.mark.parametrize("way", WAYS)
+@rows("way", WAYS)
 def test_every_encoder_is_named_for_a_name_that_tells_it_apart(way: str) -> None:
     name = "Ünï (1)+[x] & y's, z; ~w @2:30 $5 = {q}|r^s`t!*"
     part = (
@@ -194,8 +194,8 @@ def test_every_encoder_is_named_for_a_name_that_tells_it_apart(way: str) -> None
             assert name_of_way in report.cause.partition("requested as")[0], report.cause
 
 
-@pytest.mark.parametrize("form", ["", "NFC", "NFD", "lower", "twice"])
-@pytest.mark.parametrize("part", ["path", "query", "both"])
+@rows("form", ["", "NFC", "NFD", "lower", "twice"])
+@rows("part", ["path", "query", "both"])
 def test_what_was_not_encoded_is_named_in_every_form(form: str, part: str) -> None:
     """Also where no encoder produces that spelling: the report then names none."""
     import unicodedata

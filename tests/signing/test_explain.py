@@ -12,6 +12,7 @@ from keyfront.signing.explain import Report, explain, explain_url
 from keyfront.signing.keys import HashName, cf_b64encode
 from keyfront.signing.policy import canned_policy
 from keyfront.signing.sign import CloudFrontSigner, LocalSigner, sign_cookies
+from tests.rows import rows
 from tests.signing.harness import EC, KEYS, NOW, OTHER, RSA, SOON, ring
 
 DATE = datetime.fromtimestamp(SOON, UTC)
@@ -84,8 +85,8 @@ SPELLINGS: dict[str, tuple[str, tuple[str, str], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("signer", [RSA, EC])
-@pytest.mark.parametrize("name", SPELLINGS)
+@rows("signer", [RSA, EC])
+@rows("name", SPELLINGS)
 def test_finds_the_spelling_that_was_signed(name: str, signer: LocalSigner) -> None:
     url, (before, after), says = SPELLINGS[name]
     requested = signed(url, signer).replace(before, after, 1)
@@ -195,7 +196,7 @@ CASES: dict[str, tuple[str, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+@rows("name", CASES)
 def test_finds_the_mistake(name: str) -> None:
     url, denial, says = CASES[name]
     report = look(url)
@@ -262,11 +263,11 @@ def test_raw_requests_are_taken_as_they_are() -> None:
     assert report.denial == "unknown_key"
 
 
-@pytest.mark.parametrize(
+@rows(
     "target",
     ["/a\nb", "/\0", '/"\\', "/%", "/%zz+%2", "", "*", "//", "/a?&&&", "/é?\xff&" + "x&" * 50, "/\xff\xb5"],
 )
-@pytest.mark.parametrize("host", ["cdn.test", "", "a/b", "[::1]:443", ":", "é", "\xff", "漢", "\ud800"])
+@rows("host", ["cdn.test", "", "a/b", "[::1]:443", ":", "é", "\xff", "漢", "\ud800"])
 def test_nothing_is_too_odd_to_be_explained(target: str, host: str) -> None:
     mark = "&" if "?" in target else "?"
     for signer in (RSA, EC):

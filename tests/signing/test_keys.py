@@ -36,6 +36,7 @@ from keyfront.signing.keys import (
     load_public_key,
 )
 from keyfront.signing.sign import load_signer
+from tests.rows import rows
 from tests.signing.key_forms import (
     EC,
     ENCRYPTED,
@@ -65,10 +66,8 @@ def test_reads_every_form_however_mangled(form: str, mangling: str, tmp_path: Pa
         assert load_private_key(str(file)).public_key == PUBLIC[name]
 
 
-@pytest.mark.parametrize(
-    "label", ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY"]
-)
-@pytest.mark.parametrize("form", PLAIN)
+@rows("label", ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY"])
+@rows("form", PLAIN)
 def test_reads_a_key_under_the_label_of_another_format(form: str, label: str) -> None:
     text, name = PLAIN[form]
     right = re.search("BEGIN ([A-Z ]+)-----", text)
@@ -90,7 +89,7 @@ def test_a_public_key_under_a_private_label_is_called_one() -> None:
         load_private_key(text)
 
 
-@pytest.mark.parametrize("source", ["", " ", b"", b"\n", '""', None])
+@rows("source", ["", " ", b"", b"\n", '""', None])
 def test_an_empty_key_is_called_empty(source: Any) -> None:
     with pytest.raises(
         KeyLoadError, match=r"the key is empty\. Is the environment variable or the secret set"
@@ -193,7 +192,7 @@ def _unfit() -> dict[str, tuple[bytes | str, str]]:
     }
 
 
-@pytest.mark.parametrize(("what", "source", "says"), [(what, *case) for what, case in _unfit().items()])
+@rows(("what", "source", "says"), [(what, *case) for what, case in _unfit().items()])
 def test_says_what_is_wrong_with_a_private_key(what: str, source: bytes | str, says: str) -> None:
     with pytest.raises(KeyLoadError) as raised:
         load_private_key(source)
@@ -240,7 +239,7 @@ def _bad_public() -> dict[str, bytes | str]:
     }
 
 
-@pytest.mark.parametrize(("what", "source"), _bad_public().items())
+@rows(("what", "source"), _bad_public().items())
 def test_refuses_a_public_key_that_cloudfront_would(what: str, source: bytes | str) -> None:
     with pytest.raises(KeyLoadError):
         load_public_key(source)
@@ -300,7 +299,7 @@ def _raw_rsa(encoded: bytes) -> bytes:
     return pow(int.from_bytes(encoded, "big"), numbers.d, numbers.public_numbers.n).to_bytes(256, "big")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("what", "encoded", "good"),
     [
         ("as RFC 8017 has it", b"\0\1" + b"\xff" * (256 - 3 - 35) + b"\0" + SHA1_INFO, True),
@@ -390,7 +389,7 @@ def test_base64_has_one_spelling(text: str) -> None:
     assert cf_b64encode(data) == text
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     ["YQ", "YQ_", "YQ===", "YQ==", "YR__", "YWI+", "YWI/", "YW I", "YWI\n", "\nYWI", "_", "____", "YQ__YQ__", "é", "Y",
      "YWJj_", "Y_WJ", "YWI\0"],

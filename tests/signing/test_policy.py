@@ -19,6 +19,7 @@ from keyfront.signing.policy import (
     parse_network,
     parse_policy,
 )
+from tests.rows import rows
 from tests.signing.harness import NOW, SOON
 
 BOTOCORE = '{"Statement":[{"Resource":"http://d/*","Condition":{"DateLessThan":{"AWS:EpochTime":1700003600},"IpAddress":{"AWS:SourceIp":"192.0.2.0/24"},"DateGreaterThan":{"AWS:EpochTime":1600000000}}}]}'
@@ -32,7 +33,7 @@ def less(value: object) -> dict[str, object]:
     return {"DateLessThan": {"AWS:EpochTime": value}}
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         BOTOCORE,
@@ -54,7 +55,7 @@ def test_reads_every_way_to_write_it(text: str) -> None:
     assert statement.network == (0xC0000200, 0xC00002FF)
 
 
-@pytest.mark.parametrize(
+@rows(
     "data",
     [
         b"",
@@ -131,7 +132,7 @@ def test_the_last_second_that_cloudfront_takes() -> None:
     assert canned_expires("0001") == 1
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "",
@@ -170,7 +171,7 @@ def test_the_canned_policys_bytes() -> None:
 # Addresses
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "number"),
     [
         ("0.0.0.0", 0),
@@ -200,7 +201,7 @@ def test_ipv4(text: str, number: int | None) -> None:
     assert ipv4(text) == number
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "first", "last"),
     [
         ("192.0.2.7", "192.0.2.7", "192.0.2.7"),
@@ -215,7 +216,7 @@ def test_networks(text: str, first: str, last: str) -> None:
     assert parse_network(text) == (ipv4(first), ipv4(last))
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     ["", "/", "192.0.2.7/", "192.0.2.7/33", "192.0.2.7/-1", "192.0.2.7/024", "192.0.2.7/255.255.255.0",
      "192.0.2.0/24/8", " 192.0.2.7", "192.0.2.7 ", "192.0.2.7,192.0.2.8", "::1", "2001:db8::/32", "any",
@@ -230,7 +231,7 @@ def test_no_networks(text: str) -> None:
 # Times
 
 
-@pytest.mark.parametrize(
+@rows(
     ("moment", "seconds"),
     [
         (timedelta(hours=1), SOON),
@@ -246,7 +247,7 @@ def test_moments(moment: Any, seconds: int) -> None:
     assert epoch_of(moment, NOW) == seconds
 
 
-@pytest.mark.parametrize(
+@rows(
     ("moment", "says"),
     [
         (datetime(2030, 1, 1), "without a time zone"),
@@ -287,7 +288,7 @@ def test_a_policy_is_written_as_botocore_writes_it() -> None:
     assert repr(made) == "Policy('http://d/*', 1700003600, starts=1600000000, ip='192.0.2.0/24')"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("resource", "written"),
     [
         ("https://d/*", "https://d/*"),
@@ -307,7 +308,7 @@ def test_a_resource_is_written_as_clients_send_it(resource: str, written: str) -
     assert Policy(written, SOON).resource == written
 
 
-@pytest.mark.parametrize(
+@rows(
     "resource",
     [
         "",
@@ -326,7 +327,7 @@ def test_a_resource_that_grants_nothing_is_refused(resource: str) -> None:
         Policy(resource, SOON)
 
 
-@pytest.mark.parametrize("ip", ["2001:db8::1", "::/0", "192.0.2", "", "any"])
+@rows("ip", ["2001:db8::1", "::/0", "192.0.2", "", "any"])
 def test_an_address_that_cloudfront_refuses_is_refused(ip: str) -> None:
     with pytest.raises(PolicyError):
         Policy("*", SOON, ip=ip)

@@ -10,11 +10,12 @@ from urllib3.util.url import _encode_target, parse_url
 
 from keyfront.errors import SigningError
 from keyfront.signing.raw_url import as_is, as_sent, refuse_signed, split_url
+from tests.rows import rows
 from tests.signing.harness import many_urls
 from tests.vectors.corpus import WIRE_URLS
 
 
-@pytest.mark.parametrize(
+@rows(
     ("url", "sent"),
     [
         ("https://d", "https://d/"),
@@ -49,7 +50,7 @@ def test_as_sent(url: str, sent: str) -> None:
     assert str(as_sent(sent)) == sent
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     ["", "d/a", "/a", "ftp://d/a", "https:///a", "https://", "javascript:alert(1)", "https://u:p@d/", "https://é.test/",
      "https://a b/", "https://d_e!/", "https://d:x/", "https://d:/", "https://d/a\nb", "https://d/\x7f", " https://d/",
@@ -77,18 +78,18 @@ def test_the_fragment_stays_behind_the_parameters() -> None:
     assert as_sent("https://d/a#b").with_parameters("y=2") == "https://d/a?y=2#b"
 
 
-@pytest.mark.parametrize("url", WIRE_URLS.values())
+@rows("url", WIRE_URLS.values())
 def test_as_is_touches_nothing(url: str) -> None:
     assert str(as_is(url)) == url
 
 
-@pytest.mark.parametrize("url", ["https://d/a b", "https://d/é", "d/a", "https://d/\t", "https:///x"])
+@rows("url", ["https://d/a b", "https://d/é", "d/a", "https://d/\t", "https:///x"])
 def test_as_is_refuses_what_no_request_line_holds(url: str) -> None:
     with pytest.raises(SigningError):
         as_is(url)
 
 
-@pytest.mark.parametrize("name", ["Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm"])
+@rows("name", ["Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm"])
 def test_refuses_names_that_signing_needs(name: str) -> None:
     for url in (f"https://d/?{name}=1", f"https://d/?a&{name}", f"https://d/?{name}"):
         with pytest.raises(SigningError, match=name):

@@ -7,11 +7,11 @@ import re
 import time
 from collections.abc import Iterator
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keyfront.signing.resource import ResourcePattern, glob, plain_host
+from tests.rows import rows
 from tests.vectors.corpus import WILDCARDS
 
 
@@ -22,12 +22,12 @@ def grants(pattern: str, url: str) -> bool:
     return ResourcePattern(pattern).matches(scheme, plain_host(scheme, host), slash + path, query)
 
 
-@pytest.mark.parametrize(("pattern", "url", "granted"), WILDCARDS)
+@rows(("pattern", "url", "granted"), WILDCARDS)
 def test_the_guides_table(pattern: str, url: str, granted: bool) -> None:
     assert grants(pattern, url) is granted
 
 
-@pytest.mark.parametrize(
+@rows(
     ("pattern", "url", "granted"),
     [
         # Where a `?` can be read in two ways, either reading grants access.
@@ -171,7 +171,7 @@ def test_a_glob_is_its_regular_expression(pattern: str, text: str) -> None:
     assert glob(pattern)(text) is bool(re.fullmatch(section(pattern), text))
 
 
-@pytest.mark.parametrize(
+@rows(
     "pattern",
     [
         "http://d/" + "*a" * 2000 + "b",

@@ -26,6 +26,7 @@ from keyfront import (
     sign_url,
 )
 from keyfront.signing.keys import cf_b64decode
+from tests.rows import rows
 from tests.signing.harness import EC, NOW, RSA, SOON, ask, reason
 from tests.vectors.corpus import key
 
@@ -62,7 +63,7 @@ DOMAINS = {
 }
 
 
-@pytest.mark.parametrize("what", DOMAINS)
+@rows("what", DOMAINS)
 def test_a_domain_that_cannot_work_is_refused(what: str) -> None:
     domain, says = DOMAINS[what]
     with pytest.raises(SigningError, match=says):
@@ -75,7 +76,7 @@ def test_a_domain_that_is_no_text_is_refused(domain: Any) -> None:
         sign_cookies(FILMS, RSA, expires=HOUR, domain=domain, now=NOW)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("resource", "domain"),
     [
         (FILMS, "example.com"),
@@ -107,7 +108,7 @@ def test_a_domain_that_covers_the_resource_is_taken(resource: str, domain: str) 
     assert f"; Domain={domain};" in cookies.set_cookie[0]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("resource", "domain"),
     [
         ("https://*.example.org/*", "example.com"),
@@ -139,14 +140,14 @@ PATHS = {
 }
 
 
-@pytest.mark.parametrize("what", PATHS)
+@rows("what", PATHS)
 def test_a_path_that_cannot_work_is_refused(what: str) -> None:
     path, says = PATHS[what]
     with pytest.raises(SigningError, match=says):
         sign_cookies(FILMS, RSA, expires=HOUR, path=path, now=NOW)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("resource", "path"),
     [
         (FILMS, "/"), (FILMS, "/films"), (FILMS, "/films/"), (FILMS, "/films/new"), ("https://cdn.example.com*", "/x"),
@@ -181,7 +182,7 @@ def test_secure_cookies_for_an_http_policy_are_refused(how: str) -> None:
     assert "Secure" not in sign_cookies(resource, RSA, now=NOW, secure=False, **arguments).set_cookie[0]
 
 
-@pytest.mark.parametrize(
+@rows(
     "resource",
     [
         "http*://cdn.example.com/*",
@@ -206,7 +207,7 @@ BUCKETS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("host", BUCKETS)
+@rows("host", BUCKETS)
 def test_the_host_of_a_bucket_is_refused(host: str) -> None:
     for call in (
         lambda: sign_url(f"https://{host}/a.mp4", RSA, expires=HOUR, now=NOW),
@@ -257,7 +258,7 @@ def test_what_has_expired_already_warns_with_a_type_of_its_own() -> None:
         sign_cookies("https://cdn.test/*", RSA, expires=HOUR)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("expires", "says"),
     [
         (datetime(2030, 1, 1), "without a time zone.*datetime.now"),
@@ -299,7 +300,7 @@ IDS = {
 }
 
 
-@pytest.mark.parametrize("what", IDS)
+@rows("what", IDS)
 def test_an_id_that_is_none_is_refused(what: str) -> None:
     id_, says = IDS[what]
     private = key("ec")
@@ -314,7 +315,7 @@ def test_what_may_be_a_key_is_not_shown() -> None:
     assert "Zm9v" not in str(raised.value)
 
 
-@pytest.mark.parametrize("id_", ["EXAMPLEKEY1", "K2JCJMDEHXQW5F", "APKAEXAMPLE", "KEC", "K1", "E1"])
+@rows("id_", ["EXAMPLEKEY1", "K2JCJMDEHXQW5F", "APKAEXAMPLE", "KEC", "K1", "E1"])
 def test_ids_that_may_be_are_taken(id_: str) -> None:
     assert LocalSigner(id_, key("ec")).key_pair_id == id_
 
@@ -348,8 +349,8 @@ DISPOSITION = "response-content-disposition=attachment%3B%20filename*%3DUTF-8%27
 BARE = "response-content-disposition=attachment; filename*=UTF-8''na%C3%AFve.pdf"
 
 
-@pytest.mark.parametrize("signer", [RSA, EC])
-@pytest.mark.parametrize("query", [DISPOSITION, BARE, "q=a*b", "q=*.jpg&x=1", "select=*", "a**b", "*=1"])
+@rows("signer", [RSA, EC])
+@rows("query", [DISPOSITION, BARE, "q=a*b", "q=*.jpg&x=1", "select=*", "a**b", "*=1"])
 def test_a_star_in_a_query_stands_for_itself(query: str, signer: LocalSigner) -> None:
     url = f"https://cdn.test/a.pdf?{query}"
     signed = sign_url(url, signer, expires=HOUR, now=NOW)
@@ -401,8 +402,8 @@ ATTRIBUTES: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("attributes", ATTRIBUTES)
-@pytest.mark.parametrize("canned", [False, True])
+@rows("attributes", ATTRIBUTES)
+@rows("canned", [False, True])
 def test_one_call_deletes_what_was_set_from_a_real_cookie_jar(
     attributes: dict[str, Any], canned: bool
 ) -> None:

@@ -20,14 +20,15 @@ from keyfront.signing.sign import (
     sign_cookies,
     sign_url,
 )
+from tests.rows import rows
 from tests.signing.harness import EC, NOW, RSA, SOON, ask, reason, ring
 from tests.vectors.corpus import HERE, KEY_IDS, UNSENDABLE_URLS, WIRE_URLS, key
 
 HOUR = timedelta(hours=1)
 
 
-@pytest.mark.parametrize("signer", [RSA, EC])
-@pytest.mark.parametrize("name", [*WIRE_URLS, *UNSENDABLE_URLS])
+@rows("signer", [RSA, EC])
+@rows("name", [*WIRE_URLS, *UNSENDABLE_URLS])
 def test_a_signed_url_is_granted_as_it_stands(name: str, signer: LocalSigner) -> None:
     url = {**WIRE_URLS, **UNSENDABLE_URLS}[name]
     keys = ring()
@@ -71,7 +72,7 @@ def test_a_signed_url_reads_as_botocore_writes_it() -> None:
         )
 
 
-@pytest.mark.parametrize(
+@rows(
     ("signer", "hash_name", "used"),
     [(RSA, None, "SHA1"), (RSA, "SHA1", "SHA1"), (RSA, "SHA256", "SHA256"), (EC, None, "SHA256"), (EC, "SHA1", "SHA1"),
      (EC, "SHA256", "SHA256")],
@@ -119,7 +120,7 @@ def test_an_answer_that_is_no_signature_goes_no_further(name: str, answer: bytes
         sign_url("https://cdn.test/a", Vault(name, answer), expires=HOUR, now=NOW)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("arguments", "says"),
     [
         ({}, "give expires"),
@@ -163,7 +164,7 @@ def test_reads_the_clock_if_it_is_not_told_the_time() -> None:
     assert abs(expires - datetime.now(UTC).timestamp() - 3600) < 5
 
 
-@pytest.mark.parametrize("id_", ["", "K 1", "K&1", "K=1", "-----BEGIN PUBLIC KEY-----", "K1\n", "Ké"])
+@rows("id_", ["", "K 1", "K&1", "K=1", "-----BEGIN PUBLIC KEY-----", "K1\n", "Ké"])
 def test_ids_that_are_none(id_: str) -> None:
     with pytest.raises(SigningError, match="no key pair id"):
         LocalSigner(id_, key("ec"))
@@ -236,7 +237,7 @@ def test_cookies_of_a_policy() -> None:
         assert reason("https://cdn.test/b", cookies.header) == "wrong_resource"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("resource", "arguments", "says"),
     [
         ("https://cdn.test/*", {}, "give expires"),
@@ -271,8 +272,8 @@ def test_signed_cookies_do_not_change() -> None:
 # The drop-in for botocore's class
 
 
-@pytest.mark.parametrize("url", [*WIRE_URLS.values(), *UNSENDABLE_URLS.values(), "https://d/*", "d", ""])
-@pytest.mark.parametrize(
+@rows("url", [*WIRE_URLS.values(), *UNSENDABLE_URLS.values(), "https://d/*", "d", ""])
+@rows(
     "date",
     [
         datetime(2030, 1, 2, 3, 4, 5, 999_999),

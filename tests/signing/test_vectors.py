@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from urllib.parse import unquote
 
-import pytest
-
 from keyfront.errors import Denial
 from keyfront.signing.explain import explain
 from keyfront.signing.keys import cf_b64decode, cf_b64encode
 from keyfront.signing.verify import KeyRing
+from tests.rows import rows
 from tests.signing.harness import KEYS, judge, outcome
 from tests.vectors.corpus import EXPIRES, KEY_IDS, SIGNERS, Vector, load
 
@@ -20,7 +19,7 @@ VECTORS = {f"{signer}: {vector.name}": vector for signer in SIGNERS for vector i
 GRANTED = {name: vector for name, vector in VECTORS.items() if vector.expect == "granted"}
 
 
-@pytest.mark.parametrize("name", VECTORS)
+@rows("name", VECTORS)
 def test_is_judged_as_it_says(name: str) -> None:
     vector = VECTORS[name]
     ring = KeyRing(KEYS)
@@ -39,7 +38,7 @@ def test_is_judged_as_it_says(name: str) -> None:
             grant.judge_url(vector.scheme, vector.host, vector.target, vector.client_ip, vector.now)
 
 
-@pytest.mark.parametrize("name", VECTORS)
+@rows("name", VECTORS)
 def test_is_explained_as_it_is_judged(name: str) -> None:
     vector = VECTORS[name]
     report = explain(
@@ -202,7 +201,7 @@ def spoilt(vector: Vector) -> Iterator[tuple[str, Vector | None, Denial]]:
         )
 
 
-@pytest.mark.parametrize("name", GRANTED)
+@rows("name", GRANTED)
 def test_is_refused_when_spoilt(name: str) -> None:
     vector = GRANTED[name]
     warm = KeyRing(KEYS)
@@ -218,7 +217,7 @@ def test_is_refused_when_spoilt(name: str) -> None:
     assert outcome(vector, warm) == "granted"
 
 
-@pytest.mark.parametrize("name", GRANTED)
+@rows("name", GRANTED)
 def test_dies_with_its_key(name: str) -> None:
     vector = GRANTED[name]
     left = {id_: key for id_, key in KEYS.items() if id_ != KEY_IDS[vector.key]}

@@ -16,6 +16,7 @@ from keyfront.signing.policy import Policy, canned_policy
 from keyfront.signing.sign import sign_cookies, sign_url
 from keyfront.signing.tables import Remembered
 from keyfront.signing.verify import KeyRing, signing_cookies, split_query, verify
+from tests.rows import rows
 from tests.signing.harness import EC, NOW, OTHER, RSA, SOON, ask, reason, ring
 
 HOUR = timedelta(hours=1)
@@ -49,7 +50,7 @@ IN_ORDER = {
 }
 
 
-@pytest.mark.parametrize("expected", IN_ORDER)
+@rows("expected", IN_ORDER)
 def test_the_first_reason_counts(expected: str) -> None:
     assert reason(IN_ORDER[expected], now=NOW + 9999) == expected
 
@@ -81,14 +82,14 @@ def test_a_denial_names_its_key_and_keeps_the_viewer_out_of_the_log() -> None:
 # Which credentials count
 
 
-@pytest.mark.parametrize("marker", ["Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm"])
-@pytest.mark.parametrize("value", ["", "=", "=1"])
+@rows("marker", ["Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm"])
+@rows("value", ["", "=", "=1"])
 def test_any_signing_parameter_makes_the_cookies_count_for_nothing(marker: str, value: str) -> None:
     assert reason("https://cdn.test/a?b=1", COOKIES) == "granted"
     assert reason(f"https://cdn.test/a?b=1&{marker}{value}", COOKIES) != "granted"
 
 
-@pytest.mark.parametrize(
+@rows(
     "query",
     ["expires=1", "hash-algorithm=SHA256", "Expires%3D1", "xExpires=1", "xHash-Algorithm=1", "a=Signature=1"],
 )
@@ -145,7 +146,7 @@ def test_of_repeated_cookies_the_first_counts() -> None:
 # Parsing requests
 
 
-@pytest.mark.parametrize(
+@rows(
     ("query", "given", "own"),
     [
         ("", {}, ""),
@@ -175,7 +176,7 @@ def test_split_query(query: str, given: dict[str, str], own: str | None) -> None
     assert split_query(query) == (given, own)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("header", "given"),
     [
         ("", {}),
@@ -215,7 +216,7 @@ def test_canned_cookies_grant_one_url() -> None:
             assert reason(other, CANNED, keys=keys) == "signature_mismatch"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("host", "target"),
     [
         ("cdn.test/a", "?b=1"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from keyfront.errors import PolicyError
 from keyfront.signing.bounds import Bounds
 from keyfront.signing.resource import ResourcePattern
+from tests.rows import rows
 
 FILMS = "https://cdn.test/films/*"
 
@@ -59,12 +60,12 @@ CASES: list[tuple[str, str | None, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("bounds", "resource", "within"), CASES)
+@rows(("bounds", "resource", "within"), CASES)
 def test_within(bounds: str, resource: str | None, within: bool) -> None:
     assert Bounds(bounds).hold(resource) is within
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "",
