@@ -3,18 +3,19 @@ measure."""
 
 from __future__ import annotations
 
+import pytest
 from fuzz.cost import ANSWERS, READERS, RULES, SHAPES, case, costs
 
 from tests.rows import rows
 
 
-@rows("rule", RULES)
+@pytest.mark.parametrize("rule", RULES)
 def test_what_the_headers_of_a_request_cost(rule: str) -> None:
     wrong = {shape: found for shape in SHAPES if (found := costs(SHAPES[shape], RULES[rule]))}
     assert not wrong
 
 
-@rows("rule", ANSWERS)
+@pytest.mark.parametrize("rule", ANSWERS)
 def test_what_the_headers_of_an_origins_answer_cost(rule: str) -> None:
     wrong = {shape: found for shape in SHAPES if (found := costs(SHAPES[shape], ANSWERS[rule]))}
     assert not wrong
