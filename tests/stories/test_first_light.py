@@ -1,31 +1,30 @@
 """First light: every client sets up content, every signer's URLs open it, and every corrupted URL is refused with the
 exact bytes.
 
-Each API client creates a key, a group and a distribution on its own fresh Keyfront. The edge's workers then serve the
-URLs of each signer, and refuse them when they are corrupted, expired, for another path, for another address, or after
-the key has left its group.
+Each API client creates keys, a group, and a distribution. The edge's workers serve the URLs of each signer, and refuse
+them when they are corrupted, expired, for another path, for another address, or after the key has left its group.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from botocore.signers import CloudFrontSigner
 
 from keyfront import load_private_key, load_signer, sign_url
 from keyfront.errors import Denial
+from tests.application import Request, Response, served
+from tests.awscli import Aws
 from tests.up import Answer, Up, distribution_config, seconds
 
 HERE = Path(__file__).resolve().parent.parent
@@ -33,10 +32,33 @@ NODE = HERE / "node"
 PRIVATE = HERE / "vectors" / "keys" / "rsa.pem"
 PUBLIC = HERE / "vectors" / "keys" / "rsa.pub"
 OTHER = HERE / "vectors" / "keys" / "other.pub"
-AWS = shutil.which("aws", path=str(Path(sys.executable).parent))
+AWS_CLI = importlib.util.find_spec("awscli") is not None
 NPM = shutil.which("node") and (NODE / "node_modules" / "@aws-sdk").exists()
 
 Call = Callable[..., dict[str, Any]]
+
+pytestmark = pytest.mark.xdist_group("shared")
+
+
+_aws: list[Aws] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def aws_process(shared_up: Up) -> Iterator[None]:
+    """The AWS CLI as one process for the whole module."""
+    if AWS_CLI:
+        with Aws(shared_up.environment) as running:
+            _aws.append(running)
+            yield
+        _aws.clear()
+    else:
+        yield
+
+
+def awscli() -> Aws:
+    if not _aws:
+        pytest.skip("the AWS CLI is not installed beside this Python")
+    return _aws[0]
 
 
 # -- API clients: one operation each -------------------------------------------------------------------------------
@@ -52,17 +74,11 @@ def boto3_call(up: Up) -> Call:
 
 
 def awscli_call(up: Up) -> Call:
-    if AWS is None:
-        pytest.skip("the AWS CLI is not installed beside this Python")
-
     def call(operation: str, **params: Any) -> dict[str, Any]:
-        argv = [AWS, "--endpoint-url", up.endpoint, "--output", "json", "cloudfront", snake(operation, "-")]
-        argv += ["--cli-input-json", json.dumps(params)]
-        done = subprocess.run(
-            argv, env=up.environment, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout) if done.stdout.strip() else {}
+        argv = ["--endpoint-url", up.endpoint, "cloudfront", snake(operation, "-")]
+        done = awscli().run(*argv, "--cli-input-json", json.dumps(params))
+        assert done.status == 0, done.err
+        return json.loads(done.out) if done.out.strip() else {}
 
     return call
 
@@ -90,46 +106,64 @@ def npm_call(up: Up) -> Call:
 CLIENTS = {"boto3": boto3_call, "awscli": awscli_call, "npm": npm_call}
 
 
-# -- signers: a URL until an epoch second, optionally for one network only -----------------------------------------
+# -- signers --------------------------------------------------------------------------------------------------------
 
 
-def by_keyfront(url: str, key_id: str, expires: int, ip: str | None) -> str:
-    return sign_url(url, load_signer(key_id, PRIVATE), expires=datetime.fromtimestamp(expires, UTC), ip=ip)
+class Link(NamedTuple):
+    """A URL to sign: until an epoch second, optionally for one network only."""
+
+    url: str
+    key_id: str
+    expires: int
+    ip: str | None = None
 
 
-def by_botocore(url: str, key_id: str, expires: int, ip: str | None) -> str:
-    private = load_private_key(PRIVATE)
-    signer = CloudFrontSigner(key_id, lambda data: private.sign(data, "SHA1"))
-    date = datetime.fromtimestamp(expires, UTC)
-    if ip is None:
-        return str(signer.generate_presigned_url(url, date))
-    return str(signer.generate_presigned_url(url, policy=signer.build_policy(url, date, ip_address=ip)))
-
-
-def by_awscli(url: str, key_id: str, expires: int, ip: str | None) -> str:
-    if AWS is None:
-        pytest.skip("the AWS CLI is not installed beside this Python")
-    argv = [
-        AWS,
-        "cloudfront",
-        "sign",
-        "--url",
-        url,
-        "--key-pair-id",
-        key_id,
-        "--private-key",
-        PRIVATE.as_uri(),
+def by_keyfront(links: list[Link]) -> list[str]:
+    return [
+        sign_url(
+            link.url,
+            load_signer(link.key_id, PRIVATE),
+            expires=datetime.fromtimestamp(link.expires, UTC),
+            ip=link.ip,
+        )
+        for link in links
     ]
-    argv += ["--date-less-than", str(expires), *(["--ip-address", ip] if ip else [])]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
 
-def by_npm(url: str, key_id: str, expires: int, ip: str | None) -> str:
+def by_botocore(links: list[Link]) -> list[str]:
+    private = load_private_key(PRIVATE)
+
+    def sign(link: Link) -> str:
+        signer = CloudFrontSigner(link.key_id, lambda data: private.sign(data, "SHA1"))
+        date = datetime.fromtimestamp(link.expires, UTC)
+        if link.ip is None:
+            return str(signer.generate_presigned_url(link.url, date))
+        policy = signer.build_policy(link.url, date, ip_address=link.ip)
+        return str(signer.generate_presigned_url(link.url, policy=policy))
+
+    return [sign(link) for link in links]
+
+
+def by_awscli(links: list[Link]) -> list[str]:
+    def sign(link: Link) -> str:
+        argv = ["--url", link.url, "--key-pair-id", link.key_id, "--private-key", PRIVATE.as_uri()]
+        argv += ["--date-less-than", str(link.expires), *(["--ip-address", link.ip] if link.ip else [])]
+        done = awscli().run("cloudfront", "sign", *argv)
+        assert done.status == 0, done.err
+        return done.out.strip()
+
+    return [sign(link) for link in links]
+
+
+def by_npm(links: list[Link]) -> list[str]:
     if not NPM:
         pytest.skip("node or @aws-sdk/cloudfront-signer is not installed (npm ci in tests/node)")
-    args = {"url": url, "keyPairId": key_id, "privateKey": PRIVATE.read_text(), "ipAddress": ip}
-    args["dateLessThan"] = datetime.fromtimestamp(expires, UTC).isoformat()
-    jobs = [{"kind": "url", "args": {k: v for k, v in args.items() if v is not None}}]
+    key = PRIVATE.read_text()
+    jobs = []
+    for link in links:
+        args = {"url": link.url, "keyPairId": link.key_id, "privateKey": key, "ipAddress": link.ip}
+        args["dateLessThan"] = datetime.fromtimestamp(link.expires, UTC).isoformat()
+        jobs.append({"kind": "url", "args": {k: v for k, v in args.items() if v is not None}})
     done = subprocess.run(
         ["node", "sign.mjs"],
         cwd=NODE,
@@ -139,27 +173,31 @@ def by_npm(url: str, key_id: str, expires: int, ip: str | None) -> str:
         timeout=60,
         check=True,
     )
-    return str(json.loads(done.stdout)[0])
+    return [str(url) for url in json.loads(done.stdout)]
 
 
-def by_openssl(url: str, key_id: str, expires: int, ip: str | None) -> str:
+def by_openssl(links: list[Link]) -> list[str]:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
-    condition: dict[str, Any] = {"DateLessThan": {"AWS:EpochTime": expires}}
-    if ip is not None:
-        condition["IpAddress"] = {"AWS:SourceIp": ip}
-    statement = {"Statement": [{"Resource": url, "Condition": condition}]}
-    policy = json.dumps(statement, separators=(",", ":")).encode()
 
-    def run(recipe: str) -> str:
-        shell = ["sh", "-c", recipe + " | openssl base64 -A | tr -- '+=/' '-_~'"]
-        return subprocess.run(
-            shell, input=policy, capture_output=True, timeout=60, check=True
-        ).stdout.decode()
+    def sign(link: Link) -> str:
+        condition: dict[str, Any] = {"DateLessThan": {"AWS:EpochTime": link.expires}}
+        if link.ip is not None:
+            condition["IpAddress"] = {"AWS:SourceIp": link.ip}
+        statement = {"Statement": [{"Resource": link.url, "Condition": condition}]}
+        policy = json.dumps(statement, separators=(",", ":")).encode()
 
-    signature = run(f"openssl sha1 -sign '{PRIVATE}'")
-    terms = f"Expires={expires}" if ip is None else "Policy=" + run("cat")
-    return f"{url}?{terms}&Signature={signature}&Key-Pair-Id={key_id}"
+        def run(recipe: str) -> str:
+            shell = ["sh", "-c", recipe + " | openssl base64 -A | tr -- '+=/' '-_~'"]
+            return subprocess.run(
+                shell, input=policy, capture_output=True, timeout=60, check=True
+            ).stdout.decode()
+
+        signature = run(f"openssl sha1 -sign '{PRIVATE}'")
+        terms = f"Expires={link.expires}" if link.ip is None else "Policy=" + run("cat")
+        return f"{link.url}?{terms}&Signature={signature}&Key-Pair-Id={link.key_id}"
+
+    return [sign(link) for link in links]
 
 
 SIGNERS = {
@@ -171,30 +209,61 @@ SIGNERS = {
 }
 
 
-# -- the application server -----------------------------------------------------------------------------------------
-
-
-class App(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        body = b"private: " + self.path.encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "max-age=300")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+# -- the stories ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), App)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
+    def respond(request: Request) -> Response:
+        return Response(b"private: " + request.target.encode(), {"Cache-Control": "max-age=300"})
+
+    with served(respond) as port:
+        yield port
+
+
+class Content:
+    """Private content behind `/private/*`, set up by one client."""
+
+    def __init__(self, up: Up, call: Call, name: str, app: int) -> None:
+        self.up = up
+        self.call = call
+        self.name = name
+        self.key, self.other = (
+            call(
+                "CreatePublicKey",
+                PublicKeyConfig={
+                    "CallerReference": f"{name}-{number}",
+                    "Name": f"{name}-{number}",
+                    "EncodedKey": path.read_text(),
+                },
+            )["PublicKey"]["Id"]
+            for number, path in enumerate((PUBLIC, OTHER))
+        )
+        self._group = call("CreateKeyGroup", KeyGroupConfig={"Name": name, "Items": [self.key]})
+        config = distribution_config(name, app, [], paths={"/private/*": [self._group["KeyGroup"]["Id"]]})
+        made = call("CreateDistribution", DistributionConfig=config)["Distribution"]
+        up.deployed(made["Id"])
+        self._host = f"{made['DomainName']}:{up.edge_port}"
+        self.base = f"http://{self._host}"
+
+    def get(self, url: str) -> Answer:
+        return self.up.get(self._host, url.removeprefix(self.base))
+
+    def replace_key(self) -> None:
+        """Replace the group's key by the other one."""
+        updated = self.call(
+            "UpdateKeyGroup",
+            Id=self._group["KeyGroup"]["Id"],
+            IfMatch=self._group["ETag"],
+            KeyGroupConfig={"Name": self.name, "Items": [self.other]},
+        )
+        assert updated["KeyGroup"]["KeyGroupConfig"]["Items"] == [self.other]
+
+
+@pytest.fixture(scope="module")
+def content(shared_up: Up, app: int) -> Content:
+    shared_up.well()
+    return Content(shared_up, boto3_call(shared_up), "signers", app)
 
 
 def refused(answer: Answer, denial: Denial) -> bool:
@@ -205,60 +274,51 @@ def refused(answer: Answer, denial: Denial) -> bool:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_set_up_by_each_client_opened_by_each_signer(client: str, app: int, tmp_path: Path) -> None:
-    with Up(tmp_path / "data") as up:
-        call = CLIENTS[client](up)
-        key = call(
-            "CreatePublicKey",
-            PublicKeyConfig={"CallerReference": "1", "Name": "media", "EncodedKey": PUBLIC.read_text()},
-        )["PublicKey"]
-        other = call(
-            "CreatePublicKey",
-            PublicKeyConfig={"CallerReference": "2", "Name": "next", "EncodedKey": OTHER.read_text()},
-        )["PublicKey"]
-        made = call("CreateKeyGroup", KeyGroupConfig={"Name": "media", "Items": [key["Id"]]})
-        group = made["KeyGroup"]["Id"]
-        config = distribution_config("1", app, [], paths={"/private/*": [group]})
-        distribution = call("CreateDistribution", DistributionConfig=config)["Distribution"]
-        up.deployed(distribution["Id"])
-        host = f"{distribution['DomainName']}:{up.edge_port}"
-        base = f"http://{host}"
+def test_content_set_up_by_each_client(client: str, shared_up: Up, app: int) -> None:
+    up = shared_up
+    up.well()
+    content = Content(up, CLIENTS[client](up), client, app)
+    assert content.get(content.base + "/open").status == 200
+    url = content.base + "/private/a"
+    assert refused(content.get(url), Denial.MISSING_KEY_PAIR_ID)
+    (good,) = by_keyfront([Link(url, content.key, int(time.time()) + 600)])
+    assert content.get(good).status == 200
 
-        def get(url: str) -> Answer:
-            return up.get(host, url.removeprefix(base))
+    content.replace_key()
+    began = time.monotonic()
+    # Every worker must obey: open many connections, so that each worker gets some.
+    up.until(lambda: all(content.get(good).status == 403 for _ in range(20)))
+    assert time.monotonic() - began < seconds(1.5)
+    assert refused(content.get(good), Denial.UNKNOWN_KEY)
 
-        assert get(base + "/open").status == 200
-        assert refused(get(base + "/private/a"), Denial.MISSING_KEY_PAIR_ID)
-        soon = int(time.time()) + 600
-        good = {}
-        for name, sign in SIGNERS.items():
-            url = base + "/private/" + name
-            signed = good[name] = sign(url, key["Id"], soon, None)
-            answer = get(signed)
-            assert (answer.status, answer.body) == (200, b"private: /private/" + name.encode()), name
-            assert get(sign(url, key["Id"], soon, "127.0.0.1")).status == 200, name
-            spoilt = re.sub(r"(Signature=.{10})(.)", lambda m: m[1] + ("A" if m[2] != "A" else "B"), signed)
-            assert refused(get(spoilt), Denial.SIGNATURE_MISMATCH), name
-            assert refused(get(signed.replace("/private/", "/private/other-")), Denial.SIGNATURE_MISMATCH), (
-                name
-            )
-            assert refused(get(sign(url, key["Id"], soon - 1200, None)), Denial.EXPIRED), name
-            assert refused(get(sign(url, key["Id"], soon, "203.0.113.9")), Denial.WRONG_IP), name
-            assert refused(get(sign(url, other["Id"], soon, None)), Denial.UNKNOWN_KEY), name
 
-        left = call(
-            "UpdateKeyGroup",
-            Id=group,
-            IfMatch=made["ETag"],
-            KeyGroupConfig={"Name": "media", "Items": [other["Id"]]},
-        )
-        assert left["KeyGroup"]["KeyGroupConfig"]["Items"] == [other["Id"]]
-        began = time.monotonic()
-        # Every worker must obey: open many connections, so that each worker gets some.
-        up.until(lambda: all(get(good["keyfront"]).status == 403 for _ in range(20)))
-        assert time.monotonic() - began < seconds(1.5)
-        for name, signed in good.items():
-            assert refused(get(signed), Denial.UNKNOWN_KEY), name
-        reasons = {r["reason"] for r in up.records() if r.get("verdict") == "refused"}
-        assert {"missing_key_pair_id", "signature_mismatch", "expired", "wrong_ip", "unknown_key"} <= reasons
-        assert up.stop() == 0
+@pytest.mark.parametrize("signer", SIGNERS)
+def test_urls_of_each_signer(signer: str, content: Content) -> None:
+    url = f"{content.base}/private/{signer}"
+    soon = int(time.time()) + 600
+    good, for_us, late, for_others, unknown = SIGNERS[signer](
+        [
+            Link(url, content.key, soon),
+            Link(url, content.key, soon, "127.0.0.1"),
+            Link(url, content.key, soon - 1200),
+            Link(url, content.key, soon, "203.0.113.9"),
+            Link(url, content.other, soon),
+        ]
+    )
+    answer = content.get(good)
+    assert (answer.status, answer.body) == (200, b"private: /private/" + signer.encode())
+    assert content.get(for_us).status == 200
+    corrupted = re.sub(r"(Signature=.{10})(.)", lambda m: m[1] + ("A" if m[2] != "A" else "B"), good)
+    assert refused(content.get(corrupted), Denial.SIGNATURE_MISMATCH)
+    assert refused(content.get(good.replace("/private/", "/private/other-")), Denial.SIGNATURE_MISMATCH)
+    assert refused(content.get(late), Denial.EXPIRED)
+    assert refused(content.get(for_others), Denial.WRONG_IP)
+    assert refused(content.get(unknown), Denial.UNKNOWN_KEY)
+    expected = {"signature_mismatch", "expired", "wrong_ip", "unknown_key"}
+
+    def recorded() -> set[str]:
+        return {
+            r["reason"] for r in content.up.records() if r["path"] == f"/private/{signer}" and "reason" in r
+        }
+
+    content.up.until(lambda: expected <= recorded())

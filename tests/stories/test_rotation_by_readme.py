@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
 
 
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """As the README starts it: its data folder is `./state`."""
-    with Up(tmp_path / "state", workers=1) as running:
+    with Up(tmp_path_factory.mktemp("readme") / "state", workers=1) as running:
         yield running
 
 
@@ -61,57 +61,57 @@ def printed(page: str, begins: str) -> list[str]:
 
 def signs(place: str, name: str) -> bool:
     """Whether a key of the group signs, by the records in `place`."""
-    kept = load(open_records(place), name)
-    return kept is not None and any(entry.stage is Stage.SIGNING for entry in kept.succession.entries)
+    found = load(open_records(place), name)
+    return found is not None and any(entry.stage is Stage.SIGNING for entry in found.succession.entries)
 
 
-def test_the_readme_s_command(up: Up, tmp_path: Path) -> None:
+def test_the_readme_s_command(up: Up) -> None:
     (command,) = printed("README.md", "keyfront rotation start films")
     group(up, "films")
-    done = run(command, tmp_path)
+    done = run(command, up.data.parent)
     assert done.returncode == 0, done.stderr
     assert "keyfront up performs the steps" in done.stdout
     assert "using the Keyfront in" in done.stderr
     up.until(lambda: signs(own_custody(up.data), "films"))  # without any `rotation run`
 
 
-def test_the_guide_s_commands(up: Up, tmp_path: Path) -> None:
+def test_the_guide_s_commands(up: Up) -> None:
     """The first block of the guide, verbatim."""
     group(up, "photos")
     first = printed("docs/guide/rotation.md", "keyfront rotation")[:3]
     assert first[0].endswith("--dry-run")
     assert first[2] == "keyfront rotation status"
     for command in first:
-        done = run(command, tmp_path)
+        done = run(command, up.data.parent)
         assert done.returncode == 0, done.stderr
     up.until(lambda: signs(own_custody(up.data), "photos"))
-    assert "SIGNING" in run("keyfront rotation status photos", tmp_path).stdout
-    listed = run(printed("docs/guide/keys.md", "keyfront key list")[0], tmp_path)
+    assert "SIGNING" in run("keyfront rotation status photos", up.data.parent).stdout
+    listed = run(printed("docs/guide/keys.md", "keyfront key list")[0], up.data.parent)
     assert listed.returncode == 0, listed.stderr
     assert "SIGNING" in listed.stdout
-    signed = run("keyfront sign http://d.test/a --key-group photos --expires 1h", tmp_path)
+    signed = run("keyfront sign http://d.test/a --key-group photos --expires 1h", up.data.parent)
     assert signed.returncode == 0, signed.stderr
     assert "Key-Pair-Id=" in signed.stdout
 
 
-def test_a_rotation_that_nobody_would_perform_is_refused_with_a_remedy(up: Up, tmp_path: Path) -> None:
-    group(up, "photos")
-    place = f"file:{tmp_path}/elsewhere/"
-    begun = run(f"keyfront rotation start photos --records {place}", tmp_path)
+def test_a_rotation_that_no_keyfront_would_perform_is_refused_with_a_remedy(up: Up) -> None:
+    group(up, "albums")
+    place = f"file:{up.data.parent}/elsewhere/"
+    begun = run(f"keyfront rotation start albums --records {place}", up.data.parent)
     assert begun.returncode == 2
     assert f"watches the records in file:{up.data}/custody/" in begun.stderr
     (remedy,) = re.findall(r"`(keyfront up [^`]+)`", begun.stderr)
     assert remedy == f"keyfront up --data {up.data} --records {place}"
-    begun = run("keyfront rotation start photos", tmp_path, KEYFRONT_RECORDS=place)
+    begun = run("keyfront rotation start albums", up.data.parent, KEYFRONT_RECORDS=place)
     assert begun.returncode == 2
     assert "unset KEYFRONT_RECORDS" in begun.stderr
     up.stop()
     up.options = tuple(shlex.split(remedy)[4:])
     up.start()
-    begun = run("keyfront rotation start photos", tmp_path)
+    begun = run("keyfront rotation start albums", up.data.parent)
     assert begun.returncode == 0, begun.stderr
     assert "keyfront up performs the steps" in begun.stdout
-    up.until(lambda: signs(place, "photos"))
+    up.until(lambda: signs(place, "albums"))
 
 
 def test_the_environment_s_record_is_the_one_that_up_watches(

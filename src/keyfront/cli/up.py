@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,41 +149,3 @@ def control_settings(
 
 def _absolute(path: Path | None) -> str | None:
     return str(path.absolute()) if path else None
-
-
-@contextlib.contextmanager
-def _no_collector() -> Iterator[None]:
-    """Import modules without the cyclic garbage collector, which takes a fifth of the time and finds nothing."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-@click.command(hidden=True, name="edge-worker")
-@click.argument("settings")
-@click.argument("logs")
-def edge_worker(settings: str, logs: str) -> None:
-    """One worker; `keyfront up` starts it."""
-    with _no_collector():
-        from keyfront.edge.worker_settings import WorkerSettings
-        from keyfront.runtime.edge_process import main
-
-    worker = msgspec.json.decode(settings, type=WorkerSettings)
-    log = msgspec.json.decode(logs, type=LogSettings)
-    with process_logging(log, worker.name):
-        main(worker)
-
-
-@click.command(hidden=True, name="control-process")
-@click.argument("settings")
-@click.argument("logs")
-def control_process(settings: str, logs: str) -> None:
-    """The control process; `keyfront up` starts it. It serves the edges' metrics beside its own."""
-    with _no_collector():
-        from keyfront.runtime.control_process import main
-
-    with process_logging(msgspec.json.decode(logs, type=LogSettings), "control"):
-        main(msgspec.json.decode(settings, type=ControlSettings))
