@@ -151,11 +151,11 @@ class Judge:
             item = ask.item
             print(f"    object {item._replace(area=item.area.name)}")  # type: ignore[arg-type]
             path = item.path
-            current = self.truth.version(path)
-            born = self._since(self.truth.born(path, current))
-            print(
-                f"    the origin has version {current} since {born} s; fault now: {self.truth.fault(path) or 'none'}"
-            )
+            if self.truth.is_versioned(path):  # a WebSocket's path is not
+                current = self.truth.version(path)
+                born = self._since(self.truth.born(path, current))
+                print(f"    the origin has version {current} since {born} s")
+            print(f"    fault now: {self.truth.fault(path) or 'none'}")
         if seen is not None:
             print(f"    answer at {self._since(seen.answered)} s: {seen.status} {seen.headers}")
             print(f"      {len(seen.body)} bytes, whole {seen.whole}: {seen.body[:160]!r}")

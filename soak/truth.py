@@ -79,6 +79,9 @@ class Truth:
 
     # -- versions ----------------------------------------------------------------------------------------------------
 
+    def is_versioned(self, path: str) -> bool:
+        return path in self._versions
+
     def version(self, path: str) -> int:
         """The version that the origin has now. The first is 1."""
         return len(self._versions[path])
