@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.control.harness import Harness
+from tests.control.harness import Config, Harness
 from tests.postgres import PostgresServer, unable
 
 
@@ -49,3 +49,9 @@ def harness(tmp_path: Path) -> Iterator[Harness]:
     made = Harness(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def existing(harness: Harness) -> Config:
+    """A distribution."""
+    return harness.distribution("existing")

@@ -33,6 +33,7 @@ from keyfront.control.wire.xml_body import BODY_LIMIT
 from keyfront.errors import ApiError
 from tests.control.plane import ACCOUNT, Plane, distribution_config
 from tests.keys import public_pem
+from tests.rows import rows
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +231,7 @@ def test_an_error_on_the_wire(plane: Plane) -> None:
     assert f"<RequestId>{headers['x-amzn-requestid']}</RequestId></ErrorResponse>".encode() in body
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "target", "signed", "status", "code"),
     [
         ("GET", "/2020-05-31/public-key", False, 403, b"MissingAuthenticationToken"),

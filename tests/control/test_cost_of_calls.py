@@ -106,8 +106,8 @@ def test_a_list_of_any_length(harness: Harness, kind: str) -> None:
 NUMBERS = ["9" * 20, "9" * 5000, "-" + "9" * 19, "0" * 5000, "1e9999", "NaN", "Infinity", "٣"]
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("operation", ["ListDistributions", "ListPublicKeys", "ListInvalidations"])
+@rows("number", NUMBERS)
+@rows("operation", ["ListDistributions", "ListPublicKeys", "ListInvalidations"])
 def test_how_many_items_are_asked_for(harness: Harness, number: str, operation: str) -> None:
     path = {
         "ListDistributions": "/2020-05-31/distribution",
@@ -122,10 +122,10 @@ def test_how_many_items_are_asked_for(harness: Harness, number: str, operation: 
         assert opcodes(lambda: outcome(lambda: harness.call(operation, **params))) < 200_000
 
 
-@pytest.mark.parametrize(
+@rows(
     "member", ["HTTPPort", "HTTPSPort", "OriginReadTimeout", "OriginKeepaliveTimeout", "ConnectionAttempts"]
 )
-@pytest.mark.parametrize("number", [2**31 - 1, -(2**31), 0])
+@rows("number", [2**31 - 1, -(2**31), 0])
 def test_an_origins_number(harness: Harness, member: str, number: int) -> None:
     one = origin(0)
     (one if member == "ConnectionAttempts" else one["CustomOriginConfig"])[member] = number

@@ -84,7 +84,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     harness.close()
 
 
-@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+@rows("operation", sorted(OPERATIONS))
 def test_every_operation_is_guarded(empty: Harness, operation: str) -> None:
     """No caller may call it without a policy, nor with a policy that allows everything else."""
     nobody = msgspec.structs.replace(CALLER, policies=())

@@ -13,6 +13,7 @@ from keyfront.model.kinds import Quotas
 from keyfront.model.quotas import Limits
 from keyfront.model.service import error_status, service
 from tests.control.harness import Harness, many, minimal, trusting
+from tests.rows import rows
 
 Config = dict[str, Any]
 
@@ -470,9 +471,10 @@ REFUSED: dict[str, tuple[Callable[[Config], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("change", "code"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused(harness: Harness, change: Callable[[Config], None], code: str) -> None:
-    kept = harness.distribution("kept")
+@rows(("change", "code"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_faulty_config_is_refused_and_changes_nothing(
+    harness: Harness, existing: Config, change: Callable[[Config], None], code: str
+) -> None:
     config = minimal("new")
     change(config)
     created = harness.refused("CreateDistribution", DistributionConfig=config)
@@ -481,14 +483,16 @@ def test_refused(harness: Harness, change: Callable[[Config], None], code: str) 
     assert len(created.message) > 10
     assert code in service().operations["CreateDistribution"].errors
     # The same applies to an update; and neither changed anything.
-    before, etag = harness.config(kept["Id"])
+    before, etag = harness.config(existing["Id"])
     number = harness.number()
-    config = minimal("kept")
+    config = minimal("existing")
     change(config)
-    updated = harness.refused("UpdateDistribution", Id=kept["Id"], IfMatch=etag, DistributionConfig=config)
-    if config["CallerReference"] == "kept":
+    updated = harness.refused(
+        "UpdateDistribution", Id=existing["Id"], IfMatch=etag, DistributionConfig=config
+    )
+    if config["CallerReference"] == "existing":
         assert updated.code == code, updated.message
-    assert harness.config(kept["Id"]) == (before, etag)
+    assert harness.config(existing["Id"]) == (before, etag)
     assert harness.number() == number
     assert harness.call("ListDistributions")["DistributionList"]["Quantity"] == 1
 

@@ -13,6 +13,7 @@ from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.kinds import INVALIDATION, Quotas
 from keyfront.model.snapshot import Invalidation, Snapshot
 from tests.control.harness import BOTH, Config, Harness, bring_back, many, save
+from tests.rows import rows
 
 STORES = BOTH
 
@@ -121,8 +122,8 @@ def test_the_same_reference(harness: Harness) -> None:
     assert create(harness, other, "/c")["Id"] != one["Id"]
 
 
-@pytest.mark.parametrize(
-    ("path", "said"),
+@rows(
+    ("path", "message"),
     [
         ("a", "does not begin with a slash"),
         ("", "does not begin with a slash"),
@@ -152,25 +153,25 @@ def test_the_same_reference(harness: Harness) -> None:
         ("#caf\u00e9", "is a cache tag with '\\xe9'"),
     ],
 )
-def test_paths_that_are_refused(harness: Harness, path: str, said: str) -> None:
-    id_ = harness.distribution()["Id"]
+def test_paths_that_are_refused(harness: Harness, existing: Config, path: str, message: str) -> None:
+    id_ = existing["Id"]
     number = harness.number()
     error = harness.refused("CreateInvalidation", DistributionId=id_, InvalidationBatch=batch("/ok", path))
     assert (error.code, error.status) == ("InvalidArgument", 400)
     assert error.message.startswith("Your request contains one or more invalid invalidation paths. Paths[1] ")
-    assert said in error.message
+    assert message in error.message
     assert harness.number() == number
     assert harness.call("ListInvalidations", DistributionId=id_)["InvalidationList"]["Quantity"] == 0
 
 
-@pytest.mark.parametrize(
+@rows(
     "path",
     ["/", "/*", "/a/", "/a*", "/a?x=1&y=%20", "/a?*", "/" + "a" * 3999, "/caf%c3%A9", "/!$&'()+,;=:@-._/A9"]
     + ["#product:1", "#A*", "#" + "a" * 256, "#!\"#$%&'()*+-./"],
 )
-def test_paths_that_are_taken(harness: Harness, path: str) -> None:
-    id_ = harness.distribution()["Id"]
-    assert create(harness, id_, path)["InvalidationBatch"]["Paths"]["Items"] == [path]
+def test_paths_that_are_accepted(harness: Harness, existing: Config, path: str) -> None:
+    created = create(harness, existing["Id"], path, reference=path[:100])
+    assert created["InvalidationBatch"]["Paths"]["Items"] == [path]
 
 
 def test_what_else_is_refused(harness: Harness) -> None:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from keyfront.model.kinds import Quotas
 from tests.control.harness import BOTH, Harness, minimal, trusting
 from tests.keys import ec_pem, rsa_key, rsa_pem
+from tests.rows import rows
 
 STORES = BOTH
 
@@ -117,7 +118,7 @@ BAD_KEYS = {
 }
 
 
-@pytest.mark.parametrize("pem", BAD_KEYS.values(), ids=BAD_KEYS.keys())
+@rows("pem", BAD_KEYS.values(), ids=BAD_KEYS.keys())
 def test_other_keys_are_refused_and_never_repeated(harness: Harness, pem: str) -> None:
     error = harness.refused("CreatePublicKey", PublicKeyConfig=key_config(EncodedKey=pem))
     assert (error.code, error.status) == ("InvalidArgument", 400)
@@ -141,7 +142,7 @@ def test_the_message_helps() -> None:
         assert words in problem.message
 
 
-@pytest.mark.parametrize(
+@rows(
     "changes",
     [{"Name": ""}, {"Name": "n" * 129}, {"CallerReference": ""}, {"Comment": "c" * 129}, {"Name": "a\x00b"}],
 )

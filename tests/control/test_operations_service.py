@@ -19,8 +19,9 @@ from keyfront.model.kinds import KINDS, Quotas
 from keyfront.model.service import service
 from keyfront.model.snapshot import Snapshot
 from tests.control.calls import World
-from tests.control.harness import ACCOUNT, BOTH, Harness, bring_back, lose, many, minimal, save
+from tests.control.harness import ACCOUNT, BOTH, Config, Harness, bring_back, lose, many, minimal, save
 from tests.keys import rsa_pem
+from tests.rows import rows
 
 STORES = BOTH
 
@@ -159,7 +160,7 @@ def test_tags(harness: Harness) -> None:
     assert harness.call("ListTagsForResource", Resource=arn) == {"Tags": pairs(team="media")}
 
 
-@pytest.mark.parametrize(
+@rows(
     "resource",
     [
         f"arn:aws:cloudfront::{ACCOUNT}:distribution/ENOTHING000000",
@@ -169,8 +170,8 @@ def test_tags(harness: Harness) -> None:
         "arn:aws:cloudfront::999999999999:distribution/{id}",
     ],
 )
-def test_tags_of_what_is_not_there(harness: Harness, resource: str) -> None:
-    resource = resource.replace("{id}", harness.distribution()["Id"])
+def test_tags_of_what_is_not_there(harness: Harness, existing: Config, resource: str) -> None:
+    resource = resource.replace("{id}", existing["Id"])
     cases: dict[str, dict[str, Any]] = {
         "ListTagsForResource": {},
         "TagResource": {"Tags": pairs(a="b")},
@@ -182,7 +183,7 @@ def test_tags_of_what_is_not_there(harness: Harness, resource: str) -> None:
     assert harness.refused("ListTagsForResource", Resource="arn:aws:s3:::b").code == "InvalidArgument"
 
 
-@pytest.mark.parametrize(
+@rows(
     "tags",
     [
         pairs(**{"": "x"}),
@@ -194,8 +195,8 @@ def test_tags_of_what_is_not_there(harness: Harness, resource: str) -> None:
         {"Items": [{"Key": "a", "Value": "1"}, {"Key": "a", "Value": "2"}]},
     ],
 )
-def test_tags_that_are_refused(harness: Harness, tags: dict[str, Any]) -> None:
-    arn = harness.distribution()["ARN"]
+def test_tags_that_are_refused(harness: Harness, existing: Config, tags: dict[str, Any]) -> None:
+    arn = existing["ARN"]
     assert harness.refused("TagResource", Resource=arn, Tags=tags).code == "InvalidTagging"
     config = {"DistributionConfig": minimal("tagged"), "Tags": tags}
     error = harness.refused("CreateDistributionWithTags", DistributionConfigWithTags=config)

@@ -24,6 +24,7 @@ from keyfront.model.snapshot import Cors, ResponseHeader, ResponseHeadersPolicy,
 from tests.control.harness import Harness, many, minimal
 from tests.control.plane import Plane, distribution_config
 from tests.control.test_app_clients import NODE, run
+from tests.rows import rows
 
 TYPED = [kind for kind in KINDS.values() if kind.typed]
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -634,7 +635,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     harness.close()
 
 
-@pytest.mark.parametrize(("kind", "config", "code", "words"), WRONG)
+@rows(("kind", "config", "code", "words"), WRONG)
 def test_refused(shared: Harness, kind: str, config: dict[str, Any], code: str, words: str) -> None:
     def everything() -> Any:
         return shared.call(f"List{KINDS[kind].plural}", Type="custom")[f"{kind}List"]["Items"]
@@ -669,7 +670,7 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "config"), ACCEPTED)
+@rows(("kind", "config"), ACCEPTED)
 def test_accepted(shared: Harness, kind: str, config: dict[str, Any]) -> None:
     id_, _, etag = made(shared, kind, config)
     shared.call(f"Delete{kind}", Id=id_, IfMatch=etag)
