@@ -93,12 +93,16 @@ def test_sizes(text: str, size: int) -> None:
         "--upload-buffer=1P",
         "--upload-buffer=-1",
         "--origin-pause=0",
+        "--websockets=-1",
+        "--websocket-idle=0",
+        "--websocket-idle=nan",
     ],
 )
 def test_what_makes_no_sense(option: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(up_module.up, ["--data", str(tmp_path / "data"), option])
     assert done.exit_code == 2
     assert option.partition("=")[0] in done.output
+    assert not (tmp_path / "data").exists()
 
 
 async def test_the_gauges_are_those_that_are_rendered() -> None:

@@ -9,10 +9,10 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from threading import Thread
 
+import pytest
+
+from tests.application import Request, Response, served
 from tests.up import Up, distribution_config
 
 OPTIONS = (
@@ -27,38 +27,15 @@ OPTIONS = (
 )
 
 
-class Page(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        size = 50_000_000 if self.path.startswith("/big") else 5
-        self.send_response(200)
-        self.send_header("Content-Length", str(size))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        with contextlib.suppress(OSError):
-            for _ in range(size // 50_000):
-                self.wfile.write(b"x" * 50_000)
-            self.wfile.write(b"x" * (size % 50_000))
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.do_GET()
-
-    def log_message(self, *_: object) -> None:
-        pass
+def respond(request: Request) -> Response:
+    size = 50_000_000 if request.path.startswith("/big") else 5
+    return Response(b"x" * size, {"Cache-Control": "no-store"})
 
 
-@contextlib.contextmanager
-def origin_on_this_machine() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        server.server_close()
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with Up(tmp_path_factory.mktemp("limits") / "data", workers=1, options=OPTIONS) as running:
+        yield running
 
 
 def counts(up: Up) -> dict[str, float]:
@@ -70,8 +47,8 @@ def counts(up: Up) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-def test_slow_and_greedy_viewers(tmp_path: Path) -> None:
-    with origin_on_this_machine() as port, Up(tmp_path / "data", workers=1, options=OPTIONS) as up:
+def test_slow_and_greedy_viewers(up: Up) -> None:
+    with served(respond) as port:
         config = distribution_config("limits", port, [])
         methods = ["GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"]
         config["DefaultCacheBehavior"]["AllowedMethods"] = {
@@ -83,11 +60,11 @@ def test_slow_and_greedy_viewers(tmp_path: Path) -> None:
         up.deployed(made["Id"])
         host = made["DomainName"].encode()
 
-        def connected(said: bytes) -> socket.socket:
+        def connected(data: bytes) -> socket.socket:
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect(("127.0.0.1", up.edge_port))
-            sock.sendall(said)
+            sock.sendall(data)
             return sock
 
         head = b" HTTP/1.1\r\nHost: " + host + b"\r\n"
@@ -97,7 +74,7 @@ def test_slow_and_greedy_viewers(tmp_path: Path) -> None:
             (connected(b"POST /up" + head + b"Content-Length: 1000000\r\n\r\n" + b"x" * 70_000), b"x"),
             (connected(b"POST /up" + head + b"Content-Length: 1000\r\n\r\n"), b"x"),
         ]
-        deaf = connected(b"GET /big" + head + b"\r\n")
+        stalled = connected(b"GET /big" + head + b"\r\n")
         ends = time.monotonic() + 30
         while slow and time.monotonic() < ends:
             assert up.get(made["DomainName"], "/a").body == b"xxxxx"
@@ -108,7 +85,7 @@ def test_slow_and_greedy_viewers(tmp_path: Path) -> None:
                     each[0].close()
                     slow.remove(each)
             time.sleep(0.05)
-        assert not slow, "they are let go"
+        assert not slow, "slow connections are still open"
         Up.until(
             lambda: (
                 {"slow_head", "slow_upload"} <= counts(up).keys()
@@ -118,34 +95,31 @@ def test_slow_and_greedy_viewers(tmp_path: Path) -> None:
         )
         found = counts(up)
         assert (found["slow_head"], found["slow_upload"]) == (2, 2)
-        deaf.close()
+        stalled.close()
 
         crowd = [connected(b"") for _ in range(60)]
         Up.until(lambda: "connections_per_address" in counts(up))
         for sock in crowd:
             sock.close()
-        Up.until(lambda: served(up, made["DomainName"]))
+        Up.until(lambda: is_served(up, made["DomainName"]))
 
-    reasons = {record.get("reason") for record in up.records()}
-    assert "slow_upload" in reasons
-    assert reasons & {"slow_reader", "stuck_reader"}
+    def recorded() -> set[str | None]:
+        return {record.get("reason") for record in up.records()}
+
+    Up.until(lambda: "slow_upload" in recorded() and bool(recorded() & {"slow_reader", "stuck_reader"}))
 
 
-def served(up: Up, host: str) -> bool:
+def is_served(up: Up, host: str) -> bool:
     with contextlib.suppress(OSError):
         return up.get(host, "/a").status == 200
     return False
 
 
-def test_an_origin_that_is_down_is_left_alone(tmp_path: Path) -> None:
-    with Up(tmp_path / "data", workers=1, options=OPTIONS) as up:
-        with socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))
-            made = up.client().create_distribution(
-                DistributionConfig=distribution_config("down", nobody.getsockname()[1], [])
-            )["Distribution"]
-            up.deployed(made["Id"])
-            for number in range(6):
-                assert up.get(made["DomainName"], f"/{number}").status == 502
-            Up.until(lambda: counts(up).get("origin_circuit_open", 0) > 0)
-        assert any("is left alone" in line for line in up.log)
+def test_an_origin_that_is_down_gets_no_requests_for_a_while(up: Up) -> None:
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        made = up.create_distribution(bound.getsockname()[1])
+        for number in range(6):
+            assert up.get(made["DomainName"], f"/{number}").status == 502
+        Up.until(lambda: counts(up).get("origin_circuit_open", 0) > 0)
+    Up.until(lambda: any("is left alone" in line for line in up.log))
