@@ -77,12 +77,19 @@ def suspended(*pids: int) -> Iterator[None]:
 
 class Up:
     """`keyfront up` as a child process. Use it as a context manager, or call `start`, `stop`, `kill`. With `feed`, it
-    runs only edges, which follow the installation with that data folder."""
+    runs only edges, which follow the installation with that data folder; with `enrolled`, they follow over HTTPS."""
 
     def __init__(
-        self, data: Path, *, workers: int = 2, options: tuple[str, ...] = (), feed: Path | None = None
+        self,
+        data: Path,
+        *,
+        workers: int = 2,
+        options: tuple[str, ...] = (),
+        feed: Path | None = None,
+        enrolled: bool = False,
     ) -> None:
         self.data = data
+        self.enrolled = enrolled
         self.feed = feed
         self.workers = workers
         self.options = options
@@ -96,7 +103,9 @@ class Up:
     def start(self) -> Up:
         argv = [sys.executable, "-m", "keyfront", "up", "--data", str(self.data)]
         argv += ["--edge", f"127.0.0.1:{self.edge_port}"]
-        if self.feed is None:
+        if self.enrolled:
+            pass
+        elif self.feed is None:
             argv += ["--control", f"127.0.0.1:{self.control_port}"]
         else:
             argv += ["--feed", str(self.feed)]

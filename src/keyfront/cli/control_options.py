@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 import msgspec
 
+from keyfront.cli.durations import DurationType
 from keyfront.cli.options import FILE, option_group
 from keyfront.custody.default_paths import RECORDS_VARIABLE
+from keyfront.errors import SettingsError
 from keyfront.runtime.settings import SUFFIX
 
 
@@ -24,6 +26,17 @@ class ControlOptions(msgspec.Struct, frozen=True):
     rotation: bool
     hooks: Path | None
     metrics: str
+    edges: str
+    edge_certificates: float
+
+    def edge_lifetime(self) -> float:
+        """Seconds for which certificates of edges are valid.
+
+        :raises SettingsError: if that is not between a minute and a year.
+        """
+        if not 60 <= self.edge_certificates <= 366 * 86_400:
+            raise SettingsError("--edge-certificates must be between 1m and 366d")
+        return self.edge_certificates
 
     def records_uri(self) -> str:
         """The URI of the rotation records, from the option or KEYFRONT_RECORDS; empty for those in the data folder.
@@ -94,5 +107,18 @@ control_options = option_group(
         show_default=True,
         metavar="WHO",
         help="Who can read /metrics on the control port: local, all, off, or networks (CIDR,…).",
+    ),
+    click.option(
+        "--edges",
+        default="",
+        metavar="HOST:PORT",
+        help="Where edges on other machines connect, with TLS; see `keyfront edge`.  [default: nowhere]",
+    ),
+    click.option(
+        "--edge-certificates",
+        type=DurationType(),
+        default="30d",
+        show_default=True,
+        help="How long certificates of these edges are valid; an edge renews its own when a third of that is left.",
     ),
 )

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -50,8 +51,13 @@ class FleetOptions(msgspec.Struct, frozen=True):
         :param data: the data folder.
         :raises SettingsError: if they cannot be used.
         """
+        if (enrolled := self._enrolled(data)) is not None:
+            return enrolled._settings(data)
         if self.feed is not None:
-            _refuse_control_options()
+            _refuse_control_options("--feed runs edges only")
+        return self._settings(data)
+
+    def _settings(self, data: Path) -> FleetSettings:
         feeds = tuple(_region_feeds(self.region_feed, self.region))
         if any(Path(folder).resolve() == data.resolve() for _, folder in feeds):
             raise SettingsError(
@@ -67,6 +73,30 @@ class FleetOptions(msgspec.Struct, frozen=True):
             residency.region(self.region) if self.region else "",
             feeds,
         )
+
+    def _enrolled(self, data: Path) -> FleetOptions | None:
+        """The options of an enrolled edge, which follows its control plane; None if the data folder is not one's."""
+        from keyfront.fleet.remote import is_enrolled
+
+        if not is_enrolled(data):
+            return None
+        from keyfront.fleet.remote.enrollment import EdgeFiles
+
+        files = EdgeFiles(data)
+        edge = files.edge()
+        if self.feed is not None:
+            raise SettingsError(
+                f"{data} is enrolled, and follows {edge.controls[0]}: start it without --feed"
+            )
+        if self.region not in ("", edge.region):
+            where = f"region {edge.region}" if edge.region else "no region"
+            raise SettingsError(
+                f"--region {self.region}: this edge is enrolled in {where}; to move it, enroll it again with a token "
+                "for the other region"
+            )
+        _refuse_control_options(f"{data} belongs to an enrolled edge")
+        files.feed.mkdir(mode=0o700, exist_ok=True)
+        return msgspec.structs.replace(self, feed=files.feed, region=edge.region)
 
     def _check_secret(self, *, required: bool) -> None:
         from keyfront.edge.origin.shield_protocol import Secrets
@@ -85,12 +115,26 @@ class FleetOptions(msgspec.Struct, frozen=True):
             logger.warning("every user on this machine can read %s", file)
 
 
+class _Folder(click.Path):
+    """A folder, with advice for users who give a URL."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.startswith("https://"):
+            self.fail(
+                f"{value} is a URL: enroll this machine once with `keyfront edge join --control {value} --token …`, "
+                "and start it without --feed",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
 fleet_options = option_group(
     "fleet",
     FleetOptions,
     click.option(
         "--feed",
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        type=_Folder(exists=True, file_okay=False, path_type=Path),
         help="Run only edges, which follow the Keyfront with this data folder.",
     ),
     click.option(
@@ -124,12 +168,12 @@ fleet_options = option_group(
 )
 
 
-def _refuse_control_options() -> None:
+def _refuse_control_options(why: str) -> None:
     source = click.get_current_context().get_parameter_source
-    for name in ("control", "store", "store_password_file", "domain", "region_feed"):
+    for name in ("control", "store", "store_password_file", "domain", "region_feed", "edges"):
         if source(name) is ParameterSource.COMMANDLINE:
             option = name.replace("_", "-")
-            raise SettingsError(f"--{option} is for a control plane, but --feed runs edges only")
+            raise SettingsError(f"--{option} is for a control plane, but {why}")
 
 
 def _shields(texts: Iterable[str]) -> Iterator[tuple[str, str]]:

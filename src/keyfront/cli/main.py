@@ -25,6 +25,7 @@ COMMANDS = {
     "backup": "backup:backup",
     "completion": "completion:completion",
     "custody": "custody:custody",
+    "edge": "edge:edge",
     "env": "env:env",
     "explain": "sign:explain",
     "key": "key:key",
@@ -45,6 +46,7 @@ FAILED = 2
 PROCESSES = {
     "control-process": "control_process:control_process",
     "edge-worker": "edge_worker:edge_worker",
+    "feed-process": "feed_process:feed_process",
 }
 """Commands that `keyfront up` runs, in the same form. The tracebacks of their faults belong in its log. They are not
 listed, because their modules import everything that the process needs."""

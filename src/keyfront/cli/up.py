@@ -144,6 +144,8 @@ def control_settings(
         region=tiers.region,
         region_feeds=tiers.region_feeds,
         metrics=audience(control.metrics),
+        edges=address(control.edges) if control.edges else None,
+        edge_lifetime=control.edge_lifetime(),
     )
 
 

@@ -20,6 +20,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
@@ -43,10 +44,14 @@ from keyfront.custody.contract import Records
 from keyfront.custody.schemes import open_records
 from keyfront.errors import ApiError
 from keyfront.fleet.heartbeat import BEAT
-from keyfront.fleet.regions import Regions, open_regions
+from keyfront.fleet.regions import Regions, RemoteEdges, open_regions
 from keyfront.lifecycle.findings import Commands
 from keyfront.lifecycle.hooks import Hook
 from keyfront.model.kinds import Quotas
+
+if TYPE_CHECKING:
+    from keyfront.control.edges.server import EdgeServer
+    from keyfront.fleet.remote.hub import EdgeHub
 
 log = logging.getLogger("keyfront.control")
 
@@ -78,6 +83,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     :param rotation: whether to take due rotation steps.
     :param hooks: called before and after each rotation step.
     :param metrics_for: who may read `/metrics`; see `Audience`.
+    :param edge_lifetime: seconds for which certificates of edges on other machines are valid.
     """
 
     data: Path
@@ -94,6 +100,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     rotation: bool = True
     hooks: Sequence[Hook] = ()
     metrics_for: Sequence[str] = (LOCAL,)
+    edge_lifetime: float = 30 * 86_400.0
 
 
 class Supervision(msgspec.Struct, frozen=True):
@@ -102,11 +109,15 @@ class Supervision(msgspec.Struct, frozen=True):
     :param lifeline: a pipe from the parent. When its other end closes, the control plane drains and exits.
     :param edges: the edge workers of this machine, for `/healthz`.
     :param beat: called several times a second while the process can answer calls.
+    :param edge_listener: a bound socket for edges on other machines; None: there are none.
+    :param on_remote: called with these edges once they can connect.
     """
 
     lifeline: int | None = None
     edges: EdgeWorkers | None = None
     beat: Callable[[], None] = lambda: None
+    edge_listener: socket.socket | None = None
+    on_remote: Callable[[RemoteEdges], None] = lambda _: None
 
 
 def run_control(
@@ -130,12 +141,44 @@ def run_control(
     feeds = open_regions(data, settings.region, settings.region_feeds)
     rotation_records = open_records(settings.records or f"file:{data}/custody/")
     store = Store(settings.store or data / "keyfront.db", password_file=settings.password_file)
+    server: EdgeServer | None = None
     try:
+        if supervision.edge_listener is not None:
+            from keyfront.control.edges.server import EdgeServer  # only who serves edges loads it
+
+            hub = edge_hub(settings, store)
+            feeds.remote = hub
+            server = EdgeServer(hub, supervision.edge_listener)
         resources = Resources(credentials, feeds, rotation_records, store, sock)
         plane = ControlPlane(settings, resources, supervision, registry or CollectorRegistry())
+        if server is not None:
+            server.start()
+            supervision.on_remote(hub)
         asyncio.run(_beating(plane.beat, plane.run(sock, on_ready)))
     finally:
+        if server is not None:
+            server.stop()
         store.close()
+
+
+def edge_hub(settings: ControlPlaneSettings, store: Store) -> EdgeHub:
+    """The feeds of the edges on other machines.
+
+    :raises SettingsError: if the keys cannot be opened.
+    :raises ApiError: ServiceUnavailable if the store does not respond.
+    """
+    from keyfront.control.edges.registry import EdgeRegistry
+    from keyfront.fleet.remote.hub import EdgeHub
+
+    registry = EdgeRegistry(
+        store,
+        settings.account,
+        lambda: sealer(settings.data, os.environ, make=not store.shared),
+        by="keyfront up",
+        lifetime=settings.edge_lifetime,
+    )
+    registry.prepare(time.time())
+    return EdgeHub(registry)
 
 
 def own_url(sock: socket.socket) -> str:
@@ -182,7 +225,9 @@ class ControlPlane:
                 audit_reads=settings.audit_reads,
             ),
         )
-        self._usage = KeyUsageCollector(store, *resources.feeds.feeds)
+        feeds = resources.feeds
+        remote = () if feeds.remote is None else (feeds.remote,)
+        self._usage = KeyUsageCollector(store, *feeds.feeds, *remote)
         self.rotations: Rotations | None = None
         if settings.rotation:
             owner, secret = next(iter(credentials))

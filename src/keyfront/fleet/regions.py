@@ -10,9 +10,11 @@ folder, so only numbers, reports, and the invalidations that its own edges have 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -29,15 +31,40 @@ HIGHEST = 1 << 62
 """Higher than any genuine snapshot number; a number like this in another region's folder is forged."""
 
 
+class RemoteEdges(Protocol):
+    """The edges that follow over HTTPS, in any region (`remote/hub.py`)."""
+
+    @property
+    def regions(self) -> set[str]: ...
+
+    def publish(self, whole: Snapshot) -> None: ...
+
+    def number(self) -> int: ...
+
+    def reports(self, now: float) -> list[Report]: ...
+
+    def full_reports(self, now: float) -> list[Report]: ...
+
+    def last_reports(self) -> list[Report]: ...
+
+    def ended(self) -> list[tuple[Path, Report]]: ...
+
+    def forget(self, ended: Path) -> None: ...
+
+
 class Regions:
     """The feed `own` and the feeds `others`, one for each region.
 
+    :param remote: the edges that follow over HTTPS, if any.
     :raises SettingsError: if two feeds are for the same region.
     """
 
-    def __init__(self, own: FileFeed, others: Iterable[FileFeed] = ()) -> None:
+    def __init__(
+        self, own: FileFeed, others: Iterable[FileFeed] = (), remote: RemoteEdges | None = None
+    ) -> None:
         self.own = own
         self.others = tuple(others)
+        self.remote = remote
         self.feeds = (own, *self.others)
         self._published: dict[str, tuple[int, float]] = {}
         self._marks: dict[str, object] = {}
@@ -51,6 +78,8 @@ class Regions:
 
         :raises KeyfrontError, OSError: if the own feed fails. Failures of others are logged once, and show in `behind`.
         """
+        if self.remote is not None:
+            self.remote.publish(whole)
         try:
             self._publish(self.own, whole)
         finally:
@@ -98,13 +127,18 @@ class Regions:
     @property
     def names(self) -> set[str]:
         """The names of the regions; the empty name stands for edges without a region."""
-        return {feed.region for feed in self.feeds}
+        remote = set() if self.remote is None else self.remote.regions
+        return {feed.region for feed in self.feeds} | remote
 
     @property
     def behind(self) -> bool:
-        """True if another region lacks the last snapshot. Costs one `stat` for each region."""
-        return bool(self._trouble) or any(
-            feed.region in self._published and not self._untouched(feed) for feed in self.others
+        """True if another region lacks the last snapshot, or an edge has a later one. Costs one `stat` for each
+        region."""
+        ahead = self.remote is not None and self.remote.number() > 0
+        return (
+            ahead
+            or bool(self._trouble)
+            or any(feed.region in self._published and not self._untouched(feed) for feed in self.others)
         )
 
     def published(self) -> Snapshot | None:
@@ -119,6 +153,8 @@ class Regions:
     def number(self) -> int:
         """The highest number that any edge of any region may have seen; 0 if there is none."""
         numbers = [feed.number() for feed in self.others]
+        if self.remote is not None:
+            numbers.append(self.remote.number())
         return max([self.own.number(), *(number for number in numbers if number < HIGHEST)])
 
     def contradicts(self, whole: Snapshot) -> bool:
@@ -135,9 +171,19 @@ class Regions:
         return False
 
     def reports(self, now: float | None = None) -> list[Report]:
-        """The reports of all live edges. Names of edges in other regions are prefixed with the region and a slash;
-        `region` is that of the feed."""
-        return self._all(lambda feed: feed.reports(now))
+        """The reports of all live edges; those of edges that follow over HTTPS without counters. Names of edges in
+        other regions are prefixed with the region and a slash; `region` is that of the feed."""
+        found = self._all(lambda feed: feed.reports(now))
+        if self.remote is not None:
+            found += self.remote.reports(time.time() if now is None else now)
+        return found
+
+    def full_reports(self, now: float | None = None) -> list[Report]:
+        """Like `reports`, with all counters."""
+        found = self._all(lambda feed: feed.reports(now))
+        if self.remote is not None:
+            found += self.remote.full_reports(time.time() if now is None else now)
+        return found
 
     def last_reports(self) -> list[Report]:
         """The last reports of all edges that have not shut down cleanly, live or not, with the names that `reports`

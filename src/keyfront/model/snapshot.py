@@ -259,11 +259,15 @@ class Snapshot(msgspec.Struct, frozen=True):
         things = (self.distributions, self.key_groups, self.public_keys)
         return any(one.regions for some in things for one in some)
 
+    @property
+    def magic(self) -> bytes:
+        """The magic of the format in which it is written."""
+        return MAGIC_OF_REGIONS if self.region or self.reserved or self.tied else MAGIC
+
     def to_bytes(self) -> bytes:
         """The serialized form."""
         payload = msgspec.msgpack.encode(self)
-        magic = MAGIC_OF_REGIONS if self.region or self.reserved or self.tied else MAGIC
-        return magic + hashlib.sha256(payload).digest() + payload
+        return self.magic + hashlib.sha256(payload).digest() + payload
 
 
 EMPTY = Snapshot(number=0, created=0.0)

@@ -24,7 +24,7 @@ from keyfront.control.wire.unavailable import Unavailable
 from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.heartbeat import Board
-from keyfront.fleet.regions import Regions, open_regions, remember
+from keyfront.fleet.regions import Regions, RemoteEdges, open_regions, remember
 from keyfront.lifecycle.hooks import read_hooks
 from keyfront.monitoring.edge_metrics import families, region_families
 from keyfront.runtime.settings import ControlInherited, ControlSettings, store_url
@@ -38,8 +38,12 @@ class EdgeReports(Collector):
     def __init__(self, feed: Regions) -> None:
         self._feed = feed
 
+    def on_remote(self, remote: RemoteEdges) -> None:
+        """Also show the edges that follow over HTTPS."""
+        self._feed.remote = remote
+
     def collect(self) -> Iterable[Metric]:
-        reports = self._feed.reports()
+        reports = self._feed.full_reports()
         yield from families((r.name, r.number, r.counters) for r in reports)
         yield from region_families((r.name, r.region) for r in reports)
 
@@ -111,6 +115,7 @@ class ControlProcess:
         self._settings = settings
         self._data = Path(settings.data)
         self._socket = inherited.socket
+        self._edge_socket = inherited.edges
         self._lifeline = lifeline
         self._ready = ready
         self._board = Board(inherited.board, len(inherited.workers) + 1)
@@ -132,6 +137,7 @@ class ControlProcess:
         settings = self._settings
         self._refuse_lost_store()
         remember(self._data, settings.region, settings.region_feeds)
+        registry, reports = self._registry()
         run_control(
             ControlPlaneSettings(
                 data=self._data,
@@ -148,11 +154,14 @@ class ControlProcess:
                 rotation=settings.rotation,
                 hooks=read_hooks(Path(settings.hooks)) if settings.hooks else (),
                 metrics_for=settings.metrics,
+                edge_lifetime=settings.edge_lifetime,
             ),
             self._listener(),
             self._on_working,
-            Supervision(self._lifeline, self._edges, self._beat),
-            self._registry(),
+            Supervision(
+                self._lifeline, self._edges, self._beat, self._edge_listener(), on_remote=reports.on_remote
+            ),
+            registry,
         )
 
     def stand_in(self, reason: str) -> bool:
@@ -166,7 +175,7 @@ class ControlProcess:
         instead = Unavailable(
             reason,
             {"edges": self._edges.reasons},
-            self._registry(),
+            self._registry()[0],
             Audience(self._settings.metrics),
         )
         return asyncio.run(
@@ -189,15 +198,18 @@ class ControlProcess:
     def _listener(self) -> socket.socket:
         return socket.socket(fileno=os.dup(self._socket))
 
+    def _edge_listener(self) -> socket.socket | None:
+        return None if self._edge_socket < 0 else socket.socket(fileno=os.dup(self._edge_socket))
+
     def _password_file(self) -> Path | None:
         return Path(self._settings.store_password_file) if self._settings.store_password_file else None
 
-    def _registry(self) -> CollectorRegistry:
+    def _registry(self) -> tuple[CollectorRegistry, EdgeReports]:
         feeds = open_regions(self._data, self._settings.region, self._settings.region_feeds)
-        registry = CollectorRegistry()
-        registry.register(EdgeReports(feeds))
+        registry, reports = CollectorRegistry(), EdgeReports(feeds)
+        registry.register(reports)
         registry.register(Restarts(self._board, self._names))
-        return registry
+        return registry, reports
 
     def _try_to_open(self) -> None:
         """:raises KeyfrontError: the error with which the control plane would fail to start."""

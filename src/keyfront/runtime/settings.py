@@ -40,11 +40,26 @@ class ControlInherited(msgspec.Struct, frozen=True):
 
     `board` and `socket` are file descriptors of the heartbeat board and of the listening socket. `workers` are the
     names of the edge workers in the order of their slots; the control process has the slot after the last one.
+    `edges` is the socket for edges on other machines; -1: there are none.
     """
 
     board: int
     socket: int
     workers: tuple[str, ...]
+    edges: int = -1
+
+
+class FeedSettings(msgspec.Struct, frozen=True):
+    """Settings of the process that follows a control plane over HTTPS, for the workers of this machine.
+
+    `data` is the data folder of the enrolled edge. `board` is the file descriptor of the heartbeat board, `slot` its
+    slot there.
+    """
+
+    data: str
+    board: int
+    slot: int
+    slots: int
 
 
 class ControlSettings(msgspec.Struct, frozen=True):
@@ -58,6 +73,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     - `records`: URI of the custody that holds the rotation records; `rotation`: whether due steps are performed;
       `hooks`: the file with the hooks.
     - `metrics`: who can read `/metrics`; see `control/wire/metrics_access.py`.
+    - `edges`: where edges on other machines connect; None: nowhere. `edge_lifetime`: seconds for which their
+      certificates are valid.
     """
 
     data: str
@@ -76,6 +93,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     rotation: bool = True
     hooks: str = ""
     metrics: tuple[str, ...] = ("local",)
+    edges: tuple[str, int] | None = None
+    edge_lifetime: float = 30 * 86_400.0
     inherited: ControlInherited | None = None
 
 

@@ -31,6 +31,7 @@ from keyfront.runtime.logs import LogSettings
 from keyfront.runtime.settings import (
     ControlInherited,
     ControlSettings,
+    FeedSettings,
     Supervision,
     store_url,
     without_any_password,
@@ -63,6 +64,7 @@ async def run_up(
     """
     from keyfront.edge.net.open_files import raise_open_files
     from keyfront.fleet.file_feed import FileFeed
+    from keyfront.fleet.remote import is_enrolled
 
     with contextlib.ExitStack() as held:
         held.callback(os.close, lock_data_folder(folder, f"another keyfront uses the data folder {folder}"))
@@ -72,11 +74,14 @@ async def run_up(
         if not edge.feed:
             control, edge = reserve_control_port(control, edge, ports)
         stop = stop_on_signal()
+        remote = is_enrolled(folder)
         feed = FileFeed(edge.feed or folder)
         prefix = edge_name(edge.port) if edge.feed else "edge"
         remove_old_reports(feed, prefix)
         # Without a control plane, edges can serve a snapshot that they have already applied.
-        edges_first = not edge.feed and FileFeed(folder, edge.region).servable() is not None
+        edges_first = (remote or not edge.feed) and FileFeed(
+            edge.feed or folder, edge.region
+        ).servable() is not None
         raise_open_files()
         memory, shared = share_memory(edge.edge.memory, supervision.workers, folder)
         edge = msgspec.structs.replace(edge, edge=msgspec.structs.replace(edge.edge, memory=memory))
@@ -86,6 +91,8 @@ async def run_up(
             names = [f"{prefix}-{number}" for number in range(1, supervision.workers + 1)]
             if not edge.feed:
                 processes.add_control(control, names)
+            elif remote:
+                processes.add_feed(folder, len(names))
             processes.add_edges(edge, names, feed, shared)
             if not await _until_stopped(stop, processes.start(feed, edges_first=edges_first)):
                 return
@@ -164,6 +171,9 @@ def reserve_control_port(
     """Reserve the API's port, to which no worker ever connects as an origin. Returns both settings with its number."""
     replace = msgspec.structs.replace
     control = replace(control, port=ports.reserve("control", control.host, control.port))
+    if control.edges is not None:
+        host, port = control.edges
+        control = replace(control, edges=(host, ports.reserve("edges", host, port)))
     egress = replace(edge.edge.egress, control_port=control.port)
     return control, replace(edge, edge=replace(edge.edge, egress=egress))
 
@@ -178,6 +188,8 @@ def ready_line(folder: Path, edge: WorkerSettings, control: ControlSettings) -> 
     words.append(
         f"feed={edge.feed}" if edge.feed else f"control=http://{url_host(control.host)}:{control.port}"
     )
+    if control.edges is not None and not edge.feed:
+        words.append(f"edges=https://{url_host(control.edges[0])}:{control.edges[1]}")
     return " ".join([*words, f"data={folder}"])
 
 
@@ -198,14 +210,30 @@ class Processes:
     def add_control(self, settings: ControlSettings, workers: list[str]) -> None:
         """:param workers: the names of the edge workers, in the order of their slots."""
         (listener,) = self._listen(settings.host, settings.port, 1)
+        (edges,) = self._listen(*settings.edges, 1) if settings.edges is not None else (-1,)
         slot = len(workers)
-        inherited = ControlInherited(self._board.fd, listener, tuple(workers))
+        inherited = ControlInherited(self._board.fd, listener, tuple(workers), edges)
         settings = msgspec.structs.replace(settings, inherited=inherited)
         self._control.append(
             Child(
                 "control",
                 self._command("control-process", settings),
-                fds=(self._board.fd, listener),
+                fds=(self._board.fd, listener, *([edges] if edges >= 0 else [])),
+                watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
+            )
+        )
+
+    def add_feed(self, data: Path, slot: int) -> None:
+        """Add the process that follows a control plane over HTTPS for the workers.
+
+        :param data: the data folder of the enrolled edge.
+        """
+        settings = FeedSettings(str(data), self._board.fd, slot, self._board.slots)
+        self._control.append(
+            Child(
+                "feed",
+                self._command("feed-process", settings),
+                fds=(self._board.fd,),
                 watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
             )
         )

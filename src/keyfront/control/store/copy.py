@@ -11,7 +11,7 @@ from keyfront.errors import SettingsError
 
 _BATCH = 500
 """Rows in one statement."""
-_OWN = {schema.schema.name, schema.counter.name, schema.edge.name, schema.lease.name}
+_OWN = {schema.schema.name, schema.counter.name, schema.edge.name, schema.lease.name, schema.fleet_seen.name}
 """Tables that a new store has already filled, or whose rows are only temporarily valid."""
 
 

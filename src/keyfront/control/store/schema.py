@@ -213,6 +213,52 @@ lease = sa.Table(
     sa.Column("until", sa.Float, nullable=False),
 )
 
+fleet_key = sa.Table(
+    "fleet_key",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("public", sa.LargeBinary, nullable=False),
+    sa.Column("endorsement", sa.LargeBinary, nullable=False),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("sealer", sa.Text, nullable=False),
+)
+
+fleet_edge = sa.Table(
+    "fleet_edge",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("region", sa.Text, nullable=False),
+    sa.Column("enrolled", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("revoked", sa.Float, nullable=True),
+    sa.Index("fleet_edge_name", "name"),
+)
+
+fleet_token = sa.Table(
+    "fleet_token",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("region", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("edge", sa.Text, nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+)
+
+fleet_seen = sa.Table(
+    "fleet_seen",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("seen", sa.Float, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("software", sa.Text, nullable=False),
+)
+
 
 # ---- the migration steps
 
@@ -349,6 +395,22 @@ STEPS: tuple[Sequence[Statement], ...] = (
         """CREATE TABLE lease (name {text} NOT NULL, holder {text} NOT NULL, until {float} NOT NULL,
            PRIMARY KEY (name))""",
         "INSERT INTO counter (name, value) VALUES ('key_use', 0)",
+    ),
+    # 7: edges on other machines: the authority and the snapshot keys, enrolled edges, tokens, and when each edge was
+    # last connected (the counter changes with the keys and with the edges that are accepted)
+    (
+        """CREATE TABLE fleet_key (kind {text} NOT NULL, number INTEGER NOT NULL, created {float} NOT NULL,
+           public {bytes} NOT NULL, endorsement {bytes} NOT NULL, sealed {bytes} NOT NULL, sealer {text} NOT NULL,
+           PRIMARY KEY (kind, number))""",
+        """CREATE TABLE fleet_edge (id {text} NOT NULL, name {text} NOT NULL, region {text} NOT NULL,
+           enrolled {float} NOT NULL, expires {float} NOT NULL, revoked {float}, PRIMARY KEY (id))""",
+        "CREATE INDEX fleet_edge_name ON fleet_edge (name)",
+        """CREATE TABLE fleet_token (digest {bytes} NOT NULL, name {text} NOT NULL, region {text} NOT NULL,
+           created {float} NOT NULL, expires {float} NOT NULL, edge {text} NOT NULL, "key" {bytes} NOT NULL,
+           PRIMARY KEY (digest))""",
+        """CREATE TABLE fleet_seen (id {text} NOT NULL, seen {float} NOT NULL, number BIGINT NOT NULL,
+           address {text} NOT NULL, software {text} NOT NULL, PRIMARY KEY (id))""",
+        "INSERT INTO counter (name, value) VALUES ('fleet', 0)",
     ),
 )
 

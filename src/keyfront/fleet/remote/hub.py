@@ -1,0 +1,644 @@
+"""The control plane's side of the feed over HTTPS: one event loop that serves all edges, in a thread of its own.
+
+Every connected edge has two tasks. One receives its messages, the other sends it snapshots: it waits until there is one
+that the edge does not have, sends it, and waits for the answer. Nothing is queued for an edge. While it is slow,
+snapshots are skipped, and the next one that it gets is the latest. What a snapshot costs (its region's part, its
+digest, the difference from what edges have, compression) is done once for all edges of a region, in a thread.
+
+An edge is who its certificate says, and has the name and region that the registry says. The registry is checked
+several times a second: the connection of an edge that was revoked, or whose region changed, is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from keyfront.errors import ApiError, KeyfrontError, SettingsError
+from keyfront.fleet.feed import STALE, Report
+from keyfront.fleet.remote import authority, content, manifest, messages
+from keyfront.fleet.remote.identity import Identity, Keys, Registry, Seen
+from keyfront.fleet.remote.manifest import Endorsement, Manifest, Signed
+from keyfront.model.residency import for_region
+from keyfront.model.snapshot import Snapshot
+
+log = logging.getLogger("keyfront.fleet")
+
+MAX_EDGES = 5_000
+"""Maximum number of connected edges."""
+MAX_STRANGERS = 64
+"""Maximum number of concurrent connections that are not an edge's, such as for enrollment."""
+MAX_WORKERS = 256
+MAX_COUNTERS = 8 << 20
+"""Maximum number of workers of one edge, and bytes of counters in their reports."""
+MAX_ENDED = 64
+"""Maximum number of reports of exited workers that one edge may send before they are stored."""
+HISTORY = 32
+"""Snapshots of a region for which differences can be computed."""
+HANDSHAKE = 10.0
+"""Seconds for TLS and the first message."""
+ANSWER = 60.0
+"""Seconds for an edge to receive one message, and to answer the last one."""
+CHECK = 0.25
+"""Seconds between two checks of the registry."""
+SEEN = 10.0
+"""Seconds between two updates of what the registry shows of connected edges."""
+RETAIN = 60.0
+"""Seconds for which the reports of a disconnected edge are kept: they have been added up by then."""
+BURST, RATE = 200.0, 50.0
+"""Messages that an edge may send at once, and per second."""
+
+
+class _Version(msgspec.Struct, frozen=True):
+    """A region's part of a snapshot, ready to be sent."""
+
+    manifest: Manifest
+    signed: Signed
+    pieces: list[bytes]
+
+    @property
+    def digest(self) -> bytes:
+        return self.manifest.digest
+
+
+class _Channel:
+    """What the edges of one region get."""
+
+    def __init__(self, region: str) -> None:
+        self.region = region
+        self.whole: Snapshot | None = None
+        self.current: _Version | None = None
+        self.history: OrderedDict[bytes, list[bytes]] = OrderedDict()
+        self.bodies: dict[bytes, asyncio.Future[list[bytes]]] = {}
+        self.lock = asyncio.Lock()
+
+    def advance(self, whole: Snapshot, version: _Version) -> None:
+        self.whole, self.current = whole, version
+        self.bodies.clear()
+        self.history[version.digest] = version.pieces
+        self.history.move_to_end(version.digest)
+        while len(self.history) > HISTORY:
+            self.history.popitem(last=False)
+
+
+class _Edge:
+    """A connected edge."""
+
+    def __init__(self, identity: Identity, connection: ServerConnection, hello: messages.Hello) -> None:
+        self.identity = identity
+        self.connection = connection
+        self.software = hello.software[:64]
+        self.address = str((connection.remote_address or ("",))[0])
+        self.have = hello.have
+        self.trusts = hello.trusts
+        self.refused = b""
+        self.proof: Manifest | None = None
+        self.wake = asyncio.Event()
+        self.answer: asyncio.Future[messages.Applied | messages.Refused] | None = None
+        self.workers: dict[str, messages.WorkerReport] = {}
+        self.at = -STALE
+        self.ended: dict[str, Report] = {}
+        self.gone = False
+
+    def is_past(self, version: _Version) -> bool:
+        """True if the edge has proven to have a later snapshot, or the same one as compiled by another version of
+        Keyfront."""
+        offered, proof = version.manifest, self.proof
+        if proof is None or proof.number < offered.number:
+            return False
+        same = (proof.number, proof.created) == (offered.number, offered.created)
+        return not same or self.have == proof.digest
+
+    def reports(self, counters: bool) -> Iterable[Report]:
+        for one in list(self.workers.values()):
+            yield self.report(one, self.at, counters)
+
+    def report(self, one: messages.WorkerReport, at: float, counters: bool = True) -> Report:
+        found: dict[str, Any] = {}
+        if counters:
+            with contextlib.suppress(msgspec.MsgspecError):
+                found = msgspec.json.decode(one.counters, type=dict[str, Any])
+            if isinstance(run := found.get("run"), str) and run:
+                found["run"] = f"{self.identity.id}:{run}"  # one edge cannot count for another
+        name = f"{self.identity.name}/{one.name}"
+        return Report(name, 0, one.number, at, one.refused[:1000], found, self.identity.region)
+
+
+class EdgeHub:
+    """The feeds of all enrolled edges, by region. `run` serves them; the other methods can be called from any thread.
+
+    :param registry: who is an edge.
+    :param clock: epoch seconds.
+    :raises SettingsError: if the keys cannot be opened.
+    :raises ApiError: if the store does not respond.
+    """
+
+    def __init__(self, registry: Registry, clock: Callable[[], float] = time.time) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._keys = registry.keys()
+        self._identities = registry.identities()
+        self._whole: Snapshot | None = None
+        self._proven = 0
+        self._channels: dict[str, _Channel] = {}
+        self._edges: dict[str, _Edge] = {}
+        self._strangers = 0
+        self._context: ssl.SSLContext | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._published = asyncio.Event()
+        self._executor = ThreadPoolExecutor(1, "edge-hub")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- for the control plane; any thread
+
+    def publish(self, whole: Snapshot) -> None:
+        """Send each edge its region's part of `whole`. Returns at once."""
+        self._whole = whole
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has just ended
+                self._loop.call_soon_threadsafe(self._published.set)
+
+    @property
+    def regions(self) -> set[str]:
+        """The regions of the enrolled edges."""
+        return {one.region for one in self._identities.values()}
+
+    def number(self) -> int:
+        """The highest number that a connected edge has proven to have; one more if it has a different snapshot of
+        that number than this control plane. 0: none is above the published one."""
+        whole = self._whole
+        return self._proven if whole is None or self._proven > whole.number else 0
+
+    def reports(self, now: float) -> list[Report]:
+        """The reports of the live workers at `now` (epoch seconds), without their counters."""
+        return [one for edge in self._live(now) for one in edge.reports(counters=False)]
+
+    def full_reports(self, now: float) -> list[Report]:
+        """The reports of the live workers at `now` (epoch seconds), with their counters."""
+        return [one for edge in self._live(now) for one in edge.reports(counters=True)]
+
+    def _live(self, now: float) -> list[_Edge]:
+        return [edge for edge in list(self._edges.values()) if abs(now - edge.at) <= STALE]
+
+    def last_reports(self) -> list[Report]:
+        """The last reports of all workers, with their counters."""
+        return [one for edge in list(self._edges.values()) for one in edge.reports(counters=True)]
+
+    def ended(self) -> list[tuple[Path, Report]]:
+        """The last reports of workers that have exited, each with the path to pass to `forget`."""
+        return [
+            (Path(edge.identity.id) / id_, report)
+            for edge in list(self._edges.values())
+            for id_, report in list(edge.ended.items())
+        ]
+
+    def forget(self, ended: Path) -> None:
+        """Tell the edge that a report of `ended` is stored."""
+        edge = self._edges.get(ended.parent.name)
+        if edge is None or edge.ended.pop(ended.name, None) is None or edge.gone or self._loop is None:
+            return
+        message = messages.encode(messages.Stored(ended.name))
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._spawn, _quietly(edge.connection.send(message)))
+
+    # ---- the event loop
+
+    async def run(self, sock: socket.socket, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        """Serve edges on the bound socket until `stop` is set.
+
+        :param on_ready: called once, when edges can connect.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._context = _server_context(self._keys, self._clock())
+        server = await serve(
+            self._serve,
+            sock=sock,
+            ssl=self._context,
+            ssl_handshake_timeout=HANDSHAKE,
+            backlog=1024,
+            process_request=self._admit,
+            server_header="keyfront",
+            compression=None,
+            open_timeout=HANDSHAKE,
+            close_timeout=1.0,
+            ping_interval=20.0,
+            ping_timeout=20.0,
+            max_size=messages.MAX_TO_CONTROL,
+            max_queue=(4, 1),
+            logger=_quiet,
+        )
+        self._published.set()
+        background = [asyncio.create_task(self._publish()), asyncio.create_task(self._watch())]
+        on_ready()
+        try:
+            await stop.wait()
+        finally:
+            for task in background:
+                task.cancel()
+            self._loop = None
+            server.close(close_connections=True)
+            await server.wait_closed()
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+    # snapshots
+
+    async def _publish(self) -> None:
+        """Prepare what was published for the regions of the connected edges, and wake these."""
+        while True:
+            await self._published.wait()
+            self._published.clear()
+            for region in {edge.identity.region for edge in self._edges.values() if not edge.gone}:
+                try:
+                    await self._refresh(self._channel(region))
+                except Exception:
+                    log.exception("edges in region %r do not get the last snapshot", region)
+
+    def _channel(self, region: str) -> _Channel:
+        return self._channels.setdefault(region, _Channel(region))
+
+    async def _refresh(self, channel: _Channel) -> None:
+        """Bring the channel to the published snapshot."""
+        async with channel.lock:
+            whole, keys = self._whole, self._keys
+            if whole is None or whole is channel.whole:
+                return
+            before = channel.current.pieces if channel.current else []
+            version = await self._in_thread(_version, whole, channel.region, keys, before)
+            channel.advance(whole, version)
+        for edge in list(self._edges.values()):
+            if edge.identity.region == channel.region:
+                edge.wake.set()
+
+    async def _messages(self, channel: _Channel, version: _Version, have: bytes) -> list[bytes]:
+        """The messages that bring an edge with the payload `have` to `version`."""
+        base = have if have in channel.history else b""
+        future = channel.bodies.get(base)
+        if future is None:
+            future = channel.bodies[base] = asyncio.get_running_loop().create_future()
+            try:
+                old = channel.history[base] if base else None
+                future.set_result(await self._in_thread(_pack, version, base, old))
+            except BaseException as error:
+                channel.bodies.pop(base, None)
+                future.set_exception(error)
+                future.exception()  # it has been retrieved, even if nobody else waits
+                raise
+        return await asyncio.shield(future)
+
+    async def _send(self, edge: _Edge) -> None:
+        """Bring an edge to the last snapshot, again and again."""
+        channel = self._channel(edge.identity.region)
+        await self._refresh(channel)
+        edge.wake.set()
+        while True:
+            await edge.wake.wait()
+            edge.wake.clear()
+            version = channel.current
+            if version is None or version.digest in (edge.have, edge.refused) or edge.is_past(version):
+                continue
+            delta = edge.have in channel.history
+            edge.answer = asyncio.get_running_loop().create_future()
+            for message in await self._messages(channel, version, edge.have):
+                async with asyncio.timeout(ANSWER):
+                    await edge.connection.send(message)
+            async with asyncio.timeout(ANSWER):
+                answer = await edge.answer
+            edge.answer = None
+            if isinstance(answer, messages.Applied):
+                edge.have = version.digest
+            elif delta:  # perhaps it lost the snapshot that it had
+                edge.have = b""
+                edge.wake.set()
+            else:
+                edge.refused = version.digest
+                log.error(
+                    "edge %s refuses snapshot %s: %s",
+                    edge.identity.name,
+                    version.manifest.number,
+                    answer.reason[:1000],
+                )
+            if channel.current is not version:
+                edge.wake.set()
+
+    # connections
+
+    async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        """The response that refuses a connection; None to accept it."""
+        path = request.path
+        if path == "/healthz":
+            return connection.respond(HTTPStatus.OK, "ok\n")
+        if path in ("/ca", "/enroll"):
+            if self._strangers >= MAX_STRANGERS:
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n")
+            return None
+        if path != "/feed":
+            return connection.respond(HTTPStatus.NOT_FOUND, "not found\n")
+        if sum(not edge.gone for edge in self._edges.values()) >= MAX_EDGES:
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many edges\n")
+        if _id(connection) not in self._identities:
+            return connection.respond(HTTPStatus.FORBIDDEN, "this edge is revoked, or not known\n")
+        return None
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        path = connection.request.path if connection.request else ""
+        try:
+            if path == "/feed":
+                await self._follow(connection)
+                return
+            self._strangers += 1
+            try:
+                await self._stranger(connection, path)
+            finally:
+                self._strangers -= 1
+        except (ConnectionClosed, TimeoutError, OSError):
+            pass
+        except (msgspec.MsgspecError, KeyfrontError) as error:
+            log.warning("a connection from %s ends: %s", (connection.remote_address or ("?",))[0], error)
+            await connection.close(messages.AGAIN, "protocol error")
+
+    async def _stranger(self, connection: ServerConnection, path: str) -> None:
+        if path == "/ca":
+            await connection.send(messages.encode(messages.Authority(self._keys.authority.pem)))
+            return
+        async with asyncio.timeout(HANDSHAKE):
+            message = await _receive(connection)
+        if not isinstance(message, messages.Enroll):
+            raise SettingsError("it does not begin with Enroll")
+        address = str((connection.remote_address or ("",))[0])
+        answer: messages.Enrolled | messages.Refusal
+        try:
+            made = await self._in_thread(
+                self._registry.enroll, message.secret, message.csr, message.name, address, self._clock()
+            )
+            answer = messages.Enrolled(
+                made.certificate, made.identity.name, made.identity.region, self._keys.chain[-1].public
+            )
+            log.info(
+                "edge %s is enrolled",
+                made.identity.name,
+                extra={"edge": made.identity.name, "region": made.identity.region, "address": address},
+            )
+        except (SettingsError, ApiError) as error:
+            log.warning("an edge at %s is not enrolled: %s", address, error)
+            answer = messages.Refusal(error.message if isinstance(error, ApiError) else str(error))
+        self._identities = await self._in_thread(self._registry.identities)
+        await connection.send(messages.encode(answer))
+
+    async def _follow(self, connection: ServerConnection) -> None:
+        """Serve one edge until its connection ends."""
+        identity = self._identities.get(_id(connection))
+        async with asyncio.timeout(HANDSHAKE):
+            hello = await _receive(connection)
+        if identity is None or not isinstance(hello, messages.Hello) or hello.version != messages.VERSION:
+            raise SettingsError("it does not begin with Hello of a known version")
+        edge = _Edge(identity, connection, hello)
+        edge.proof = self._proof(hello.proof)
+        if (before := self._edges.get(identity.id)) is not None:
+            edge.workers, edge.at, edge.ended = before.workers, before.at, before.ended
+            before.gone = True
+            self._spawn(_quietly(before.connection.close(messages.REPLACED, "connected again")))
+        self._edges[identity.id] = edge
+        log.info(
+            "edge %s is connected",
+            identity.name,
+            extra={"edge": identity.name, "address": edge.address, "software": edge.software},
+        )
+        await connection.send(self._welcome(edge))
+        sending = asyncio.create_task(self._send(edge))
+        receiving = asyncio.create_task(self._receive(edge))
+        try:
+            await asyncio.wait([sending, receiving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            edge.gone = True
+            sending.cancel()
+            receiving.cancel()
+            results = await asyncio.gather(sending, receiving, return_exceptions=True)
+            log.info("edge %s is disconnected", identity.name, extra={"edge": identity.name})
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    def _welcome(self, edge: _Edge) -> bytes:
+        number = 0 if self._whole is None else self._whole.number
+        return messages.encode(messages.Welcome(number, _after(self._keys.chain, edge.trusts)))
+
+    def _proof(self, signed: Signed) -> Manifest | None:
+        """What an edge has proven to have; None: nothing. If that is ahead of this control plane, it has to go on from
+        there."""
+        whole = self._whole
+        for one in self._keys.chain if signed.manifest else ():
+            if manifest.key_id(one.public) != signed.key:
+                continue
+            found = manifest.verify(signed, one.public)
+            if whole is not None and found.number >= whole.number:
+                other = found.number == whole.number and found.created != whole.created
+                self._proven = max(self._proven, found.number + other)
+            return found
+        return None
+
+    async def _receive(self, edge: _Edge) -> None:
+        """Take in an edge's messages until its connection ends."""
+        allowance, last = BURST, time.monotonic()
+        while True:
+            message = await _receive(edge.connection)
+            now = time.monotonic()
+            allowance = min(BURST, allowance + (now - last) * RATE) - 1
+            last = now
+            if allowance < 0:
+                await asyncio.sleep(-allowance / RATE)
+            match message:
+                case messages.Status():
+                    self._status(edge, message)
+                case messages.Applied() | messages.Refused():
+                    if edge.answer is not None and not edge.answer.done():
+                        edge.answer.set_result(message)
+                case messages.Ended():
+                    if len(edge.ended) < MAX_ENDED and 0 < len(message.id) <= 200 and "/" not in message.id:
+                        edge.ended[message.id] = edge.report(message.report, message.at)
+                case messages.Renew():
+                    pem = await self._in_thread(
+                        self._registry.renew, edge.identity.id, message.csr, self._clock()
+                    )
+                    await edge.connection.send(messages.encode(messages.Renewed(pem)))
+                case _:
+                    raise SettingsError(f"it sent {type(message).__name__} unexpectedly")
+
+    def _status(self, edge: _Edge, message: messages.Status) -> None:
+        alive = set(message.alive)
+        if len(alive) > MAX_WORKERS or any(not 0 < len(name) <= 64 for name in alive):
+            raise SettingsError("it has too many workers")
+        known = {name: one for name, one in edge.workers.items() if name in alive}
+        known.update((one.name, one) for one in message.reports if one.name in alive)
+        if sum(len(one.counters) + len(one.refused) for one in known.values()) > MAX_COUNTERS:
+            raise SettingsError("its reports are too large")
+        for name, one in known.items():
+            before = edge.workers.get(name)
+            if one.refused and (before is None or before.refused != one.refused):
+                log.warning(
+                    "edge %s/%s uses snapshot %s and refused another: %s",
+                    edge.identity.name,
+                    name,
+                    one.number,
+                    one.refused[:1000],
+                )
+        edge.workers, edge.at = known, self._clock()
+
+    # the registry
+
+    async def _watch(self) -> None:
+        """Follow the registry, and tell it what is connected."""
+        version, seen, failing = -1, time.monotonic(), False
+        while True:
+            await asyncio.sleep(CHECK)
+            try:
+                found = await self._in_thread(self._registry.version)
+                if found != version:
+                    await self._reload()
+                    version = found
+                if time.monotonic() - seen >= SEEN:
+                    seen = time.monotonic()
+                    await self._in_thread(self._registry.seen, self._connected(), self._clock())
+                failing = False
+            except (ApiError, SettingsError) as error:
+                if not failing:
+                    log.error("changes to the enrolled edges are not known: %s", error)
+                failing = True
+            self._tidy()
+
+    async def _reload(self) -> None:
+        self._identities = await self._in_thread(self._registry.identities)
+        keys = await self._in_thread(self._registry.keys)
+        if keys.chain != self._keys.chain:
+            self._keys = keys
+            for channel in self._channels.values():
+                channel.whole = None  # signed anew
+            for edge in list(self._edges.values()):
+                self._spawn(_quietly(edge.connection.send(self._welcome(edge))))
+            self._published.set()
+        for edge in list(self._edges.values()):
+            if self._identities.get(edge.identity.id) != edge.identity:
+                log.warning("edge %s is revoked", edge.identity.name)
+                del self._edges[edge.identity.id]
+                self._spawn(_quietly(_cut(edge.connection)))
+
+    def _connected(self) -> list[Seen]:
+        return [
+            Seen(
+                edge.identity.id,
+                edge.address,
+                min((one.number for one in edge.workers.values()), default=0),
+                edge.software,
+            )
+            for edge in self._edges.values()
+            if not edge.gone
+        ]
+
+    def _tidy(self) -> None:
+        """Forget edges that have been away for long."""
+        now = self._clock()
+        for id_, edge in list(self._edges.items()):
+            if edge.gone and not edge.ended and abs(now - edge.at) > RETAIN:
+                del self._edges[id_]
+
+
+def _version(whole: Snapshot, region: str, keys: Keys, before: Iterable[bytes]) -> _Version:
+    part = for_region(whole, region)
+    same = {piece: piece for piece in before}
+    found = [same.get(piece, piece) for piece in content.pieces(part)]  # equal pieces share memory
+    size = sum(map(len, found))
+    made = Manifest(part.number, part.created, region, part.magic, content.digest(found), size)
+    return _Version(made, manifest.sign(made, keys.signer), found)
+
+
+def _pack(version: _Version, base: bytes, old: list[bytes] | None) -> list[bytes]:
+    """The messages that bring an edge to `version`."""
+    body = b""
+    if old is not None:
+        operations = content.difference(old, version.pieces)
+        inserted = sum(len(one) for one in operations if isinstance(one, bytes))
+        if inserted * 2 < version.manifest.size:
+            body = content.pack_difference(operations)
+    if not body:
+        base, body = b"", content.pack_whole(version.pieces)
+    part = messages.PART
+    update = messages.Update(version.signed, base, len(body), body[:part])
+    rest = (messages.Part(body[start : start + part]) for start in range(part, len(body), part))
+    return [messages.encode(update), *map(messages.encode, rest)]
+
+
+def _after(chain: Iterable[Endorsement], trusted: str) -> list[Endorsement]:
+    """The endorsements after the key with the id `trusted`; none if it is not known."""
+    found: list[Endorsement] | None = None
+    for one in chain:
+        if found is not None:
+            found.append(one)
+        if manifest.key_id(one.public) == trusted:
+            found = []
+    return found or []
+
+
+def _server_context(keys: Keys, now: float) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(cadata=keys.authority.pem.decode())
+    with tempfile.TemporaryDirectory() as folder:  # mode 0700
+        path = os.path.join(folder, "server.pem")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            file.write(keys.authority.issue_server(now))
+        context.load_cert_chain(path)
+    return context
+
+
+def _id(connection: ServerConnection) -> str:
+    secured = connection.transport.get_extra_info("ssl_object")
+    return authority.edge_id(secured.getpeercert()) if secured is not None else ""
+
+
+async def _receive(connection: ServerConnection) -> messages.ToControl:
+    data = await connection.recv(decode=False)
+    return messages.decode_to_control(data)
+
+
+async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(ConnectionClosed, OSError, TimeoutError):
+        await work
+
+
+async def _cut(connection: ServerConnection) -> None:
+    """Close a connection whether or not the other side answers."""
+    try:
+        async with asyncio.timeout(0.5):
+            await connection.close(messages.REVOKED, "revoked")
+    finally:
+        connection.transport.abort()
+
+
+_quiet = logging.getLogger("keyfront.fleet.websockets")
+_quiet.setLevel(logging.CRITICAL)

@@ -1,0 +1,165 @@
+"""docs/guide/edges.md, run as written: a control plane and an edge on another machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from keyfront import load_signer, sign_url
+from keyfront.cli.main import keyfront
+from tests.up import Up, distribution_config
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = ROOT / "docs" / "guide" / "edges.md"
+KEYS = ROOT / "tests" / "vectors" / "keys"
+
+
+class App(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"photo")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def app() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), App)
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+class Operator:
+    """Runs the guide's commands, with this test's folders and ports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.control, self.edge = folder / "control", folder / "edge"
+        self.token = ""
+        self.port = 0
+
+    def words(self, beginning: str) -> list[str]:
+        """The words of the guide's command that begins like this, as a shell reads them."""
+        text = GUIDE.read_text()
+        commands = [
+            line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
+        ]
+        (command,) = [line for line in commands if line.startswith(beginning)]
+        command = command.replace("/srv/keyfront", str(self.control)).replace(
+            "/var/lib/keyfront", str(self.edge)
+        )
+        command = re.sub(r"https://\w+\.example\.com:9443", f"https://127.0.0.1:{self.port}", command)
+        script = 'keyfront() { for word; do printf "%s\\0" "$word"; done; }\n' + command
+        done = subprocess.run(
+            ["sh", "-euc", script], env={"TOKEN": self.token}, capture_output=True, text=True, check=True
+        )
+        return done.stdout.split("\0")[:-1]
+
+    def run(self, beginning: str, *more: str) -> str:
+        """The standard output of the guide's command."""
+        done = CliRunner().invoke(keyfront, [*self.words(beginning), *more])
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.stdout
+
+    def up(self, beginning: str, data: Path, *, enrolled: bool = False) -> Up:
+        """The process that the guide starts, on free ports."""
+        words = self.words(beginning)
+        assert words[:3] == ["up", "--data", str(data)]
+        options = [
+            re.sub(r"^0\.0\.0\.0:\d+$", "127.0.0.1:0", word) for word in words[3:] if word != "0.0.0.0:80"
+        ]
+        return Up(
+            data, workers=1, options=tuple(word for word in options if word != "--edge"), enrolled=enrolled
+        )
+
+
+def test_an_edge_on_another_machine(tmp_path: Path, app: int) -> None:
+    operator = Operator(tmp_path)
+    control = operator.up("keyfront up --data /srv", operator.control)
+    with control:
+        operator.port = int(re.search(r"edges=https://127\.0\.0\.1:(\d+)", control.log[-1])[1])  # type: ignore[index]
+        client = control.client()
+        pem = (KEYS / "rsa.pub").read_text()
+        config = {"CallerReference": "k", "Name": "k", "EncodedKey": pem}
+        key = client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"]
+        group = client.create_key_group(KeyGroupConfig={"Name": "g", "Items": [key]})["KeyGroup"]["Id"]
+        made = client.create_distribution(DistributionConfig=distribution_config("d", app, [group]))[
+            "Distribution"
+        ]
+
+        operator.token = operator.run("keyfront edge enroll-token").strip()
+        operator.run(
+            "keyfront edge join --data /var/lib/keyfront --control https://control", "--name", "paris"
+        )
+        edge = operator.up("keyfront up --data /var/lib", operator.edge, enrolled=True)
+        follow_edge(control, edge, operator, client, made, key)
+
+
+def follow_edge(
+    control: Up, edge: Up, operator: Operator, client: Any, made: dict[str, Any], key: str
+) -> None:
+    host = made["DomainName"]
+    signer = load_signer(key, KEYS / "rsa.pem")
+
+    def opens(path: str = "/photo") -> int:
+        target = sign_url(f"http://{host}{path}", signer, expires=4102444800).removeprefix(f"http://{host}")
+        return edge.get(host, target).status
+
+    edge.start()
+    try:
+        assert opens() == 200
+        assert edge.get(host, "/photo").status == 403
+        control.until(lambda: "  connected  " in operator.run("keyfront edge list"))
+        (listed,) = json.loads(operator.run("keyfront edge list", "--json"))
+        assert (listed["name"], listed["region"], listed["connected"]) == ("paris", "eu", True)
+        assert b'edge="paris/' in control.control("/metrics").body
+
+        # What the edge has counted arrives, and a change reaches it before it is Deployed.
+        control.until(lambda: b"keyfront_edge_signatures_accepted_total{" in control.control("/metrics").body)
+        config = client.get_distribution_config(Id=made["Id"])
+        config["DistributionConfig"]["Enabled"] = False
+        client.update_distribution(
+            Id=made["Id"], IfMatch=config["ETag"], DistributionConfig=config["DistributionConfig"]
+        )
+        control.deployed(made["Id"])
+        assert opens() != 200
+        config = client.get_distribution_config(Id=made["Id"])
+        config["DistributionConfig"]["Enabled"] = True
+        client.update_distribution(
+            Id=made["Id"], IfMatch=config["ETag"], DistributionConfig=config["DistributionConfig"]
+        )
+        control.deployed(made["Id"])
+        assert opens() == 200
+
+        # Without its control plane, it serves what it has, also after it was killed.
+        control.kill()
+        edge.kill()
+        edge.start()
+        assert opens("/other") == 200
+        control.options = tuple(word.replace(":0", f":{operator.port}") for word in control.options)
+        control.start()
+        control.until(lambda: b'edge="paris/' in control.control("/metrics").body)
+
+        operator.run("keyfront edge revoke paris")
+        control.until(lambda: b'edge="paris/' not in control.control("/metrics").body)
+        control.until(
+            lambda: any("this edge is revoked" in line or "does not accept" in line for line in edge.log)
+        )
+        operator.run("keyfront edge join --data /var/lib/keyfront --control https://a")
+    finally:
+        assert edge.stop() == 0
