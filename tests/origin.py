@@ -44,7 +44,7 @@ class Act(Enum):
 CLOSE, RESET, READ_BODY, LEAVE_BODY = Act.CLOSE, Act.RESET, Act.READ_BODY, Act.LEAVE_BODY
 
 
-class Asked:
+class ReceivedRequest:
     """A request as received. Header names are lowercase; `connection` numbers the connections from 0."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Wire:
         self.writer.transport.abort()
 
 
-Step = bytes | asyncio.Event | Act | Callable[[Asked, Wire], Awaitable[None]]
+Step = bytes | asyncio.Event | Act | Callable[[ReceivedRequest, Wire], Awaitable[None]]
 Script = Sequence[Step]
 
 
@@ -141,7 +141,7 @@ def _phrase(status: int) -> str:
 def trickle(data: bytes) -> list[Step]:
     """The same bytes one at a time, each in its own packet."""
 
-    async def send(_: Asked, wire: Wire) -> None:
+    async def send(_: ReceivedRequest, wire: Wire) -> None:
         for index in range(len(data)):
             wire.writer.write(data[index : index + 1])
             await wire.writer.drain()
@@ -161,7 +161,7 @@ class ScriptedOrigin:
         self.host = host
         self.port = 0
         self.greeting = greeting
-        self.requests: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         self.wires: list[Wire] = []
         self.faults: list[str] = []
         self.connections = 0
@@ -200,7 +200,7 @@ class ScriptedOrigin:
         values |= {"http_port": self.port, "https_port": self.port}
         return Origin(**(values | members))
 
-    async def asked(self, count: int) -> Asked:
+    async def received(self, count: int) -> ReceivedRequest:
         """Wait until `count` requests have arrived, and return the last one."""
         async with self._news:
             await self._news.wait_for(lambda: len(self.requests) >= count)
@@ -211,12 +211,12 @@ class ScriptedOrigin:
         async with self._news:
             await self._news.wait_for(lambda: self.connections >= count)
 
-    async def hung_up(self, count: int) -> None:
+    async def disconnected(self, count: int) -> None:
         """Wait until `count` connections have ended."""
         async with self._news:
             await self._news.wait_for(lambda: self.closed >= count)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._news:
             self._news.notify_all()
 
@@ -228,16 +228,16 @@ class ScriptedOrigin:
         self.connections += 1
         wire = Wire(reader, writer)
         self.wires.append(wire)
-        await self._tell()
+        await self._notify()
         try:
-            if await self._run(self.greeting, Asked("", "", "", [], number), wire):
-                while (asked := await self._read_head(reader, number)) is not None:
-                    script = self._script(asked)
+            if await self._run(self.greeting, ReceivedRequest("", "", "", [], number), wire):
+                while (request := await self._read_head(reader, number)) is not None:
+                    script = self._script(request)
                     if READ_BODY not in script and LEAVE_BODY not in script:
-                        await self._read_body(reader, asked)
-                    self.requests.append(asked)
-                    await self._tell()
-                    if not await self._run(script, asked, wire):
+                        await self._read_body(reader, request)
+                    self.requests.append(request)
+                    await self._notify()
+                    if not await self._run(script, request, wire):
                         break
                     if LEAVE_BODY in script and READ_BODY not in script:
                         while await reader.read(65536):  # bytes that arrive now are not a request
@@ -252,15 +252,15 @@ class ScriptedOrigin:
             with contextlib.suppress(Exception):
                 await writer.wait_closed()
             self.closed += 1
-            await self._tell()
+            await self._notify()
 
-    def _script(self, asked: Asked) -> Script:
-        scripts = self._scripts.get(asked.target.partition("?")[0])
+    def _script(self, request: ReceivedRequest) -> Script:
+        scripts = self._scripts.get(request.target.partition("?")[0])
         if scripts is None:
             return answer(404, b"no script for this path")
         return scripts.pop(0) if len(scripts) > 1 else scripts[0]
 
-    async def _run(self, script: Script, asked: Asked, wire: Wire) -> bool:
+    async def _run(self, script: Script, request: ReceivedRequest, wire: Wire) -> bool:
         """Perform the steps. Returns False if the connection is closed."""
         for step in script:
             if isinstance(step, bytes):
@@ -273,12 +273,12 @@ class ScriptedOrigin:
                 wire.reset()
                 return False
             elif step is READ_BODY:
-                await self._read_body(wire.reader, asked)
+                await self._read_body(wire.reader, request)
             elif callable(step):
-                await step(asked, wire)
+                await step(request, wire)
         return True
 
-    async def _read_head(self, reader: asyncio.StreamReader, number: int) -> Asked | None:
+    async def _read_head(self, reader: asyncio.StreamReader, number: int) -> ReceivedRequest | None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:
@@ -296,25 +296,25 @@ class ScriptedOrigin:
             if not colon or name != name.strip():
                 self.faults.append(f"no header: {line!r}")
             headers.append((name.lower(), value.strip()))
-        asked = Asked(words[0], words[1], words[2], headers, number)
+        request = ReceivedRequest(words[0], words[1], words[2], headers, number)
         framing = [name for name, _ in headers if name in ("content-length", "transfer-encoding")]
         if len(framing) > 1:
             self.faults.append(f"framed twice: {framing}")
-        return asked
+        return request
 
-    async def _read_body(self, reader: asyncio.StreamReader, asked: Asked) -> None:
-        length = asked.header("content-length")
+    async def _read_body(self, reader: asyncio.StreamReader, request: ReceivedRequest) -> None:
+        length = request.header("content-length")
         try:
             if length is not None:
-                asked.body = await reader.readexactly(int(length))
-            elif asked.header("transfer-encoding") is not None:
+                request.body = await reader.readexactly(int(length))
+            elif request.header("transfer-encoding") is not None:
                 while size := int(await reader.readuntil(b"\r\n"), 16):
-                    asked.body += await reader.readexactly(size)
+                    request.body += await reader.readexactly(size)
                     assert await reader.readexactly(2) == b"\r\n"
                 assert await reader.readexactly(2) == b"\r\n"
         except asyncio.IncompleteReadError as error:
-            asked.body_failed = True
-            asked.body += error.partial
+            request.body_failed = True
+            request.body += error.partial
             raise ConnectionResetError("the request broke off") from error
 
 

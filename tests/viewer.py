@@ -172,9 +172,9 @@ class EdgeHarness:
 
     def _note(self, line: str | bytes) -> None:
         self.records.append(json.loads(line))
-        self._wake = asyncio.ensure_future(self._tell())
+        self._wake = asyncio.ensure_future(self._notify())
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._news:
             self._news.notify_all()
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from email.utils import formatdate
 
-from tests.origin import Asked, ScriptedOrigin, Wire
+from tests.origin import ReceivedRequest, ScriptedOrigin, Wire
 
 MODIFIED = "Sun, 01 Feb 2026 00:00:00 GMT"
 
@@ -46,7 +46,7 @@ class Film:
         self.break_at: int | None = None
         self.spans: list[tuple[int, int] | None] = []
         self.statuses: list[int] = []
-        self.asked: list[Asked] = []
+        self.asked: list[ReceivedRequest] = []
         self.sent = 0
 
     def on(self, origin: ScriptedOrigin, path: str = "/film") -> Film:
@@ -61,7 +61,7 @@ class Film:
         """The number of requests for something."""
         return len(self.asked)
 
-    async def __call__(self, asked: Asked, wire: Wire) -> None:
+    async def __call__(self, asked: ReceivedRequest, wire: Wire) -> None:
         self.asked.append(asked)
         body, size = self.body, len(self.body)
         status, first, last = self._answer(asked)
@@ -110,7 +110,7 @@ class Film:
         if self.chunked:
             await wire.send(b"0\r\n\r\n")
 
-    def _answer(self, asked: Asked) -> tuple[int, int, int]:
+    def _answer(self, asked: ReceivedRequest) -> tuple[int, int, int]:
         size = len(self.body)
         if self.fail:
             return self.fail, 0, size - 1

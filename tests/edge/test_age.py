@@ -12,7 +12,7 @@ from keyfront.edge.semantics.http_dates import format_date
 from keyfront.edge.serving.fast_path import aged
 from keyfront.edge.types.stored import Meta, Stored
 from keyfront.model.snapshot import Behavior
-from tests.origin import Asked, ScriptedOrigin, Wire, answer
+from tests.origin import ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, Seen, site
 
@@ -32,7 +32,7 @@ async def harness(origin: ScriptedOrigin, clock: Clock) -> AsyncIterator[EdgeHar
         yield harness
 
 
-def told(seen: Seen) -> int:
+def age_of(seen: Seen) -> int:
     value = seen.header("age")
     return 0 if value is None else int(value)
 
@@ -70,7 +70,7 @@ async def test_the_first_answer_and_the_next_ones(
     headers = [("Cache-Control", f"max-age={5 * WEEK}"), ("Date", format_date(clock.now - back).decode())]
     origin.on("/x", answer(200, b"x", headers + [("Age", line) for line in lines]))
     first = await harness.get("/x")
-    ages = [told(first)]
+    ages = [age_of(first)]
     assert least <= ages[0] <= least + 1
     for seconds in (0.0, 0.3, 0.3, 0.3, 0.3, 1.0, 59.0):
         clock.forward(seconds)
@@ -80,7 +80,7 @@ async def test_the_first_answer_and_the_next_ones(
                 len([n for n, _ in seen.headers if n == "age"]) == (1 if seen.x_cache == "Hit" else 0)
                 or least
             )
-            ages.append(told(seen))
+            ages.append(age_of(seen))
     assert ages == sorted(ages)
     if least < 2**31:
         assert least + 61 <= ages[-1] <= least + 62
@@ -92,12 +92,12 @@ async def test_the_time_that_the_answer_took_counts(
     """RFC 9111 §4.2.3: corrected_age_value is age_value plus response_delay. The viewer's request came before
     both."""
 
-    async def slow(_: Asked, __: Wire) -> None:
+    async def slow(_: ReceivedRequest, __: Wire) -> None:
         clock.forward(10)
 
     origin.on("/x", [slow, *answer(200, b"x", {"Cache-Control": "max-age=86400", "Age": "7200"})])
-    assert told(await harness.get("/x")) == 7210
-    assert told(await harness.get("/x")) == 7210
+    assert age_of(await harness.get("/x")) == 7210
+    assert age_of(await harness.get("/x")) == 7210
 
 
 @pytest.mark.parametrize("etag", ['"1"', '"2"'])
@@ -110,19 +110,19 @@ async def test_after_a_revalidation(
     await harness.get("/x")
     clock.forward(900)
     seen = await harness.get("/x")
-    assert (seen.x_cache, told(seen)) == ("RefreshHit" if etag == '"1"' else "Miss", 7200)
-    assert told(await harness.get("/x")) == 7200
+    assert (seen.x_cache, age_of(seen)) == ("RefreshHit" if etag == '"1"' else "Miss", 7200)
+    assert age_of(await harness.get("/x")) == 7200
 
 
 async def test_a_range_and_a_condition(harness: EdgeHarness, origin: ScriptedOrigin) -> None:
     headers = {"Cache-Control": "max-age=86400", "Age": "7200", "ETag": '"1"'}
     origin.on("/x", answer(200, b"hello", headers))
-    assert told(await harness.get("/x")) == 7200
+    assert age_of(await harness.get("/x")) == 7200
     for _ in range(2):
         part = await harness.get("/x", headers=[("Range", "bytes=1-2")])
-        assert (part.status, part.body, told(part)) == (206, b"el", 7200)
+        assert (part.status, part.body, age_of(part)) == (206, b"el", 7200)
         same = await harness.get("/x", headers=[("If-None-Match", '"1"')])
-        assert (same.status, told(same)) == (304, 7200)
+        assert (same.status, age_of(same)) == (304, 7200)
 
 
 @pytest.mark.parametrize("status", [200, 404, 403, 500])
@@ -133,7 +133,7 @@ async def test_what_is_not_stored_keeps_its_one_age(
     headers = {"Cache-Control": "no-store", "Age": "7200"}
     origin.on("/x", answer(status, b"" if method == "HEAD" else b"x", headers))
     seen = await harness.get("/x", method=method)
-    assert (seen.status, told(seen)) == (status, 7200)  # `told` fails if Age occurs twice
+    assert (seen.status, age_of(seen)) == (status, 7200)  # `told` fails if Age occurs twice
 
 
 @rows("received", [0, 1, 7, 59, 3599, 7200, 10**6 + 1, 2**31])
@@ -149,9 +149,9 @@ def test_no_rounding_takes_a_second_from_it(received: int) -> None:
 
 
 @pytest.mark.parametrize("date", ["Thu, 01 Jan 0001 00:00:00 GMT", "Mon, 01 Jan 1601 00:00:00 GMT"])
-async def test_a_date_long_ago_makes_no_age_that_nobody_can_read(
+async def test_an_old_date_does_not_make_an_unparsable_age(
     harness: EdgeHarness, origin: ScriptedOrigin, date: str
 ) -> None:
     """RFC 9111 §1.2.2: a value greater than 2,147,483,648 is sent as 2,147,483,648."""
     origin.on("/x", answer(200, b"hello", {"Date": date}))
-    assert told(await harness.get("/x")) == 2**31
+    assert age_of(await harness.get("/x")) == 2**31

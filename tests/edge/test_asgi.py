@@ -183,7 +183,7 @@ async def test_what_an_origin_could_frame_otherwise_is_refused(
     ids=["a length", "chunks"],
 )
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
-async def test_a_body_where_none_belongs_under_a_real_server(
+async def test_a_body_on_get_or_head_is_refused_under_a_real_server(
     origin: ScriptedOrigin, method: bytes, fields: bytes
 ) -> None:
     async with served(site(origin.origin())) as (port, _), await viewer(port) as someone:
@@ -199,7 +199,7 @@ async def test_requests_under_way_are_limited(origin: ScriptedOrigin) -> None:
         edge.viewers = Viewers(ViewerLimits(requests_per_address=1))
         async with await viewer(port) as first, await viewer(port) as second:
             await first.send(b"GET /wait HTTP/1.1\r\nHost: d.test\r\n\r\n")
-            await origin.asked(1)
+            await origin.received(1)
             seen = await second.ask("/other", "d.test")
             assert (seen.status, seen.x_cache) == (503, "LimitExceeded")
             gate.set()
@@ -209,9 +209,7 @@ async def test_requests_under_way_are_limited(origin: ScriptedOrigin) -> None:
         assert edge.reached.counts == {"requests_per_address": 1}
 
 
-async def test_an_upload_that_drips_is_given_up(
-    origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_upload_is_abandoned(origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is never idle, and would hold its resources indefinitely without a limit."""
     monkeypatch.setattr("keyfront.edge.http.asgi.SILENCE", 1.0)
     monkeypatch.setattr("keyfront.edge.http.asgi.RATE", 10_000)
@@ -235,7 +233,7 @@ async def test_an_upload_that_drips_is_given_up(
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_stream_that_never_says_whether_it_has_a_body_is_given_up(
+async def test_a_stream_without_end_or_data_is_abandoned(
     origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """HTTP/2: headers without END_STREAM, and then no data."""
@@ -321,7 +319,7 @@ async def test_a_request_that_the_server_cancels_leaves_its_record(
         transport = LostTransport(stuck_in=stuck_in)
         app = EdgeApp(harness.edge)
         serving = asyncio.create_task(app(transport.scope(), transport.receive, transport.send))
-        await (origin.asked(1) if stuck_in == "origin" else transport.reached.wait())
+        await (origin.received(1) if stuck_in == "origin" else transport.reached.wait())
         serving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await serving
@@ -348,9 +346,7 @@ async def test_a_response_that_cannot_be_sent_leaves_its_record(
         assert [(r["status"], r["detail"]) for r in harness.records] == [(200, detail)]
 
 
-async def test_an_upload_that_stands_still_is_given_up(
-    origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stalled_upload_is_abandoned(origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keyfront.edge.http.asgi.SILENCE", 0.3)
     snapshot = site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))
     async with served(snapshot) as (port, edge), await viewer(port) as slow:

@@ -47,7 +47,7 @@ from keyfront.model.snapshot import Behavior, Invalidation, KeyGroup, PublicKey,
 from keyfront.signing.keys import generate_private_key
 from keyfront.signing.sign import LocalSigner
 from keyfront.signing.tables import Budget, Remembered
-from tests.origin import CLOSE, Asked, ScriptedOrigin, Wire, answer
+from tests.origin import CLOSE, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, site
 
@@ -273,7 +273,7 @@ def int_of(head: bytes, name: bytes) -> int:
     return -1
 
 
-async def test_an_origin_that_promises_too_much_while_its_body_still_comes(
+async def test_an_origin_that_announces_too_much_while_its_body_is_received(
     origin: ScriptedOrigin, harness: EdgeHarness
 ) -> None:
     go = asyncio.Event()
@@ -378,7 +378,7 @@ async def test_a_number_in_an_answer(origin: ScriptedOrigin, harness: EdgeHarnes
 async def test_an_origin_whose_parts_are_of_something_endless(
     origin: ScriptedOrigin, harness: EdgeHarness, total: bytes
 ) -> None:
-    async def part(asked: Asked, wire: Wire) -> None:
+    async def part(asked: ReceivedRequest, wire: Wire) -> None:
         first, last = (asked.header("range") or "bytes=0-9").removeprefix("bytes=").split("-")
         size = int(last) - int(first) + 1
         head = b"HTTP/1.1 206 Partial\r\nContent-Length: %d\r\n" % size
@@ -396,7 +396,7 @@ async def test_an_origin_whose_total_changes_between_its_slices(origin: Scripted
     totals = iter([100_000, 100_000, 1 << 49, 50_000, 100_000] * 10)
     body = bytes(range(256)) * 400
 
-    async def part(asked: Asked, wire: Wire) -> None:
+    async def part(asked: ReceivedRequest, wire: Wire) -> None:
         said = asked.header("range")
         total = next(totals)
         if said is None:
@@ -562,7 +562,7 @@ def test_what_a_table_took_is_free_when_the_table_is_gone() -> None:
     assert len(held) == 200
 
 
-def test_an_entry_larger_than_the_table_is_not_kept() -> None:
+def test_an_entry_larger_than_the_table_is_not_stored() -> None:
     table: Remembered[bytes] = Remembered(10, 1000, len)
     table.put("a", b"x" * 2000)
     assert len(table) == 0
@@ -721,7 +721,7 @@ async def test_requests_beyond_a_limit_leave_few_records_and_all_of_the_counts(
     async with EdgeHarness(snapshot, settings=settings, log=path, clock=clock) as harness:
         async with await harness.viewer() as holder, await harness.viewer() as viewer:
             await holder.send(b"GET /stuck HTTP/1.1\r\nHost: d.test\r\n\r\n")
-            await origin.asked(1)
+            await origin.received(1)
             for _ in range(10):
                 await viewer.send(b"GET /other HTTP/1.1\r\nHost: d.test\r\n\r\n" * 30)
                 for _ in range(30):
@@ -739,7 +739,9 @@ async def test_requests_beyond_a_limit_leave_few_records_and_all_of_the_counts(
 
 
 @pytest.mark.parametrize("again", [1, 4])
-async def test_long_fields_are_cut_and_say_so(origin: ScriptedOrigin, tmp_path: Path, again: int) -> None:
+async def test_long_fields_are_truncated_and_marked(
+    origin: ScriptedOrigin, tmp_path: Path, again: int
+) -> None:
     path = tmp_path / "access.jsonl"
     head = b"GET /a HTTP/1.1\r\nHost: d.test\r\nUser-Agent: %b\r\nReferer: %b\r\n\r\n"
     request = head % (b"\xff" * 9000, b'"' * 9000)
@@ -772,12 +774,12 @@ async def test_a_record_is_not_much_larger_than_its_request(
 # -- many small pieces -------------------------------------------------------------------------------------------------
 
 
-async def test_a_body_that_comes_byte_by_byte_costs_bytes(
+async def test_a_body_received_byte_by_byte_costs_its_bytes(
     origin: ScriptedOrigin, harness: EdgeHarness
 ) -> None:
     received: list[int] = []
 
-    async def take(asked: Asked, wire: Wire) -> None:
+    async def take(asked: ReceivedRequest, wire: Wire) -> None:
         received.append(len(asked.body))
         await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 

@@ -158,7 +158,7 @@ class TestFlight:
         assert seen[0] == b"one "
         assert [bytes(piece) for piece in seen if isinstance(piece, bytes)] == [b"one ", b"two three"]
 
-    async def test_a_body_that_comes_byte_by_byte_is_held_in_few_pieces(self) -> None:
+    async def test_a_body_received_byte_by_byte_is_held_in_few_chunks(self) -> None:
         flight = Fill()
         token = flight.join()
         flight.announce(meta(), keep=64 * KIB, shared=True, length=None)
@@ -212,7 +212,7 @@ class TestFlight:
         await task
         assert flight.whole is None
 
-    async def test_a_body_that_nobody_reads_any_more_is_given_up_if_it_is_not_kept(self) -> None:
+    async def test_an_uncacheable_body_without_readers_is_abandoned(self) -> None:
         flight = Fill()
         token = flight.join()
         flight.announce(meta(), keep=0, shared=False, length=None)
@@ -220,7 +220,7 @@ class TestFlight:
         with pytest.raises(ConnectionAbortedError):
             await flight.feed(b"x")
 
-    async def test_a_body_that_is_kept_is_completed_though_its_viewer_left(self) -> None:
+    async def test_a_fill_completes_after_its_viewer_disconnects(self) -> None:
         flight = Fill()
         flight.leave(flight.join())
         flight.announce(meta(), keep=KIB, shared=True, length=None)

@@ -197,7 +197,7 @@ async def test_no_path_opens_a_private_root_object(ports: dict[str, int], origin
 
 
 @pytest.mark.parametrize("origin", [name for name in NAMES if not re.search("rewrite|uri", name)])
-async def test_a_lawful_name_is_served(ports: dict[str, int], origin: str) -> None:
+async def test_a_valid_file_name_is_served(ports: dict[str, int], origin: str) -> None:
     made = world(ports[origin], guarded("/private/*"), Behavior("*", "o"))
     async with EdgeHarness(made) as harness:
         for target in (

@@ -20,7 +20,7 @@ from tests.viewer import EdgeHarness, site
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 
 
-def test_what_is_told_is_heard_once_by_all_others(tmp_path: Path) -> None:
+def test_a_change_reaches_each_other_worker_once(tmp_path: Path) -> None:
     one, two, three = (PurgeLog(tmp_path / "changes") for _ in range(3))
     assert two.poll() == []
     one.append("E/a", "")
@@ -125,7 +125,7 @@ async def test_workers_of_one_machine(tmp_path: Path) -> None:
         go = asyncio.Event()
         origin.on("/slow", [go, *answer(200, b"old", control)], answer(200, b"new", control))
         waiting = asyncio.ensure_future(workers[2].get("/slow"))
-        await origin.asked(10)
+        await origin.received(10)
 
         origin.on("/a", answer(200, b"done", {"Location": "/slow"}), answer(200, b"new", control))
         await workers[0].get("/a", method="POST", body=b"x")

@@ -30,7 +30,7 @@ from keyfront.edge.types.messages import Headers, OriginReply, Request
 from keyfront.edge.types.stored import Meta
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, ErrorResponse, Snapshot
-from tests.origin import CLOSE, Asked, ScriptedOrigin, Wire, answer
+from tests.origin import CLOSE, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, site
 
@@ -234,7 +234,7 @@ def answer_of(parts: list[bytes], *, whole: bool = False) -> OriginReply:
     return OriginReply(200, "OK", headers, chunks_of(parts), length=len(body), whole=given)
 
 
-class TestTheWork:
+class TestCost:
     @pytest.mark.parametrize("coding", [b"br", b"gzip"])
     @pytest.mark.parametrize("size", [SMALLEST, INLINE, INLINE + 1, PIECE, 5 * PIECE + 1, 1_000_000])
     @pytest.mark.parametrize("piece", [700, 65536, LARGEST], ids=["crumbs", "reads", "at once"])
@@ -398,12 +398,10 @@ class TestThroughTheEdge:
                 seen = await harness.get("/a", headers=accepting("br"))
                 assert (seen.body, seen.header("etag"), seen.header("vary")) == (BODY * 2, '"v1"', None)
 
-    async def test_what_the_origin_compressed_is_kept_apart_for_each_viewer(
-        self, origin: ScriptedOrigin
-    ) -> None:
+    async def test_what_the_origin_compressed_is_stored_per_coding(self, origin: ScriptedOrigin) -> None:
         coded = {"br": brotli.compress(BODY), "gzip": gzip.compress(BODY)}
 
-        async def negotiate(asked: Asked, wire: Wire) -> None:
+        async def negotiate(asked: ReceivedRequest, wire: Wire) -> None:
             best = (asked.header("accept-encoding") or "identity").split(",")[0]
             body = coded.get(best, BODY)
             head = {"Content-Type": "text/html", "ETag": f'"{best}"', "Vary": "Accept-Encoding"}
@@ -423,7 +421,7 @@ class TestThroughTheEdge:
                     assert undo((coding or "").encode(), seen.body) == BODY
         assert len(origin.requests) == 3
 
-    async def test_head_says_what_get_would(self, origin: ScriptedOrigin) -> None:
+    async def test_head_has_the_headers_of_get(self, origin: ScriptedOrigin) -> None:
         origin.on(
             "/a",
             [b'HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nETag: "v1"\r\nContent-Length: 20000\r\n\r\n'],
@@ -493,7 +491,7 @@ class TestThroughTheEdge:
         origin.on("/a", [gate, *answer(200, text(300_000), TYPED)])
         async with EdgeHarness(compressing(origin)) as harness:
             asking = [asyncio.create_task(harness.get("/a", headers=accepting("gzip"))) for _ in range(12)]
-            await origin.asked(1)
+            await origin.received(1)
             gate.set()
             for seen in await asyncio.gather(*asking):
                 assert gzip.decompress(seen.body) == text(300_000)

@@ -121,7 +121,7 @@ class TestEntries:
             assert members(found.meta) == members(entry.meta)
             assert each.find("E/b", none) is None
 
-    def test_every_member_of_a_meta_is_kept(self) -> None:
+    def test_every_member_of_a_meta_is_stored(self) -> None:
         assert set(MetaRow.__struct_fields__) == set(Meta.__slots__)
 
     def test_a_body_of_any_size(self, opened: Opens) -> None:
@@ -587,7 +587,7 @@ class TestFailure:
             assert not path.exists()
             tier.close()
 
-    def test_what_cannot_be_kept_supersedes_all_the_same(self, opened: Opens) -> None:
+    def test_an_uncacheable_response_supersedes_the_stored_one(self, opened: Opens) -> None:
         tier = opened()
         for why in ("rests", "fails", "full"):
             tier.put(stored("E/a", b"old"), 1.0)

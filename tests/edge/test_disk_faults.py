@@ -263,7 +263,7 @@ def test_the_access_log(tmp_path: Path) -> None:
         log.close()
 
 
-def test_an_access_log_that_nobody_writes_to_any_more_recovers(tmp_path: Path) -> None:
+def test_an_idle_access_log_recovers(tmp_path: Path) -> None:
     """`/healthz` takes a machine with a full disk out of service, so no request arrives that would discover that
     there is space again."""
     path = tmp_path / "logs" / "access.jsonl"

@@ -182,7 +182,7 @@ def test_every_address_has_an_answer(address: Any) -> None:
         assert answer is None or answer
 
 
-def test_each_network_says_what_it_is() -> None:
+def test_each_refused_network_has_a_description() -> None:
     assert all(what for _, what in NEVER)
 
 
@@ -336,7 +336,9 @@ def harness(snapshot: Any) -> EdgeHarness:
     return EdgeHarness(snapshot, settings=EdgeSettings(memory=1 << 22, max_object=1 << 20, egress=INWARD))
 
 
-async def test_a_viewer_gets_502_and_the_record_says_why(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_viewer_gets_502_and_the_access_record_has_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.WARNING)
     async with ScriptedOrigin() as scripted:
         scripted.on("/", answer(200, b"inside"))

@@ -17,7 +17,7 @@ from tests.origin import (
     LEAVE_BODY,
     READ_BODY,
     RESET,
-    Asked,
+    ReceivedRequest,
     ScriptedOrigin,
     Wire,
     answer,
@@ -93,7 +93,7 @@ class TestFailuresAreRemembered:
             clock.forward(5)
             assert (await harness.get("/a")).x_cache == "Hit"
 
-    async def test_until_another_snapshot_comes_at_the_latest(
+    async def test_until_the_next_snapshot_at_the_latest(
         self, origin: ScriptedOrigin, spare: ScriptedOrigin
     ) -> None:
         origin.on("/a", [CLOSE])
@@ -112,7 +112,7 @@ class TestFailuresAreRemembered:
         ],
         ids=["longer", "not at all", "other codes' rules"],
     )
-    async def test_as_long_as_the_codes_own_rule_says(
+    async def test_for_the_ttl_of_the_rule_for_their_code(
         self, origin: ScriptedOrigin, rules: tuple[ErrorResponse, ...], seconds: int
     ) -> None:
         clock = Clock()
@@ -147,10 +147,10 @@ class TestFailuresAreRemembered:
                 assert (await harness.get("/a", method="POST", body=b"x")).status == 502
             assert len(origin.requests) == 4
 
-    async def test_a_head_or_a_range_that_the_origin_chokes_on_shuts_nobody_out(
+    async def test_a_head_or_range_that_fails_at_the_origin_blocks_no_other_viewer(
         self, origin: ScriptedOrigin
     ) -> None:
-        async def choke(asked: Asked, wire: Wire) -> None:
+        async def choke(asked: ReceivedRequest, wire: Wire) -> None:
             if asked.method == "HEAD" or asked.header("range"):
                 wire.reset()
             else:
@@ -185,7 +185,7 @@ class TestFailuresAreRemembered:
         origin.on("/a", [gate, CLOSE])
         async with EdgeHarness(site(quick(origin))) as harness:
             asking = [asyncio.create_task(harness.get("/a")) for _ in range(20)]
-            await origin.asked(1)
+            await origin.received(1)
             while len(harness.listener.connections) < 20:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.05)
@@ -323,7 +323,7 @@ class TestCustomErrorResponses:
         for name in ("content-type", "content-length", "range", "if-none-match"):
             assert page.header(name) is None
 
-    async def test_a_missing_page_gives_what_its_origin_says_and_asks_no_further(
+    async def test_a_missing_error_page_yields_its_own_error_and_no_further_page(
         self, origin: ScriptedOrigin
     ) -> None:
         origin.on("/a", answer(500, b"plain"))

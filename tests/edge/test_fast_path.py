@@ -175,7 +175,7 @@ async def taken(pair: Pair, ask: Callable[[], Any], times: int = 3) -> None:
 
 class TestPathsThatReadTwoWays:
     @pytest.mark.parametrize("target", ["/%C3%BC%25%20(1).jpg", "/100%25"])
-    async def test_a_lawful_one_is_served_from_memory(self, pair: Pair, target: str) -> None:
+    async def test_a_valid_signature_is_served_from_memory(self, pair: Pair, target: str) -> None:
         async def ask() -> None:
             assert (await pair.get(target)).body == b"the object " + target.encode()
 
@@ -228,7 +228,7 @@ AGENTS = [
 
 
 @pytest.mark.parametrize("headers", AGENTS, ids=range(len(AGENTS)))
-async def test_what_a_viewer_says_of_itself_is_in_the_record(pair: Pair, headers: tuple[str, ...]) -> None:
+async def test_user_agent_and_referer_are_in_the_record(pair: Pair, headers: tuple[str, ...]) -> None:
     await taken(pair, lambda: pair.get("/open", *headers))
 
 
@@ -301,7 +301,7 @@ async def test_a_key_that_left_its_group(pair: Pair, origin: ScriptedOrigin) -> 
     assert (await pair.get(target)).status == 200
 
 
-async def test_countries_told_by_a_proxy(origin: ScriptedOrigin) -> None:
+async def test_countries_from_a_trusted_proxy(origin: ScriptedOrigin) -> None:
     async with Pair(origin, snapshot(origin, geo="NL"), trusted=("127.0.0.1",)) as pair:
         dutch, american = "X-Forwarded-For: 194.109.6.66", "X-Forwarded-For: 8.8.8.8"
         for _ in range(4):
@@ -316,7 +316,7 @@ async def test_countries_told_by_a_proxy(origin: ScriptedOrigin) -> None:
             assert (await pair.get("/open", american)).status == 200
 
 
-async def test_what_a_proxy_tells_is_its_own(origin: ScriptedOrigin) -> None:
+async def test_a_trusted_proxys_headers_apply_on_the_fast_path(origin: ScriptedOrigin) -> None:
     async with Pair(origin, snapshot(origin), trusted=("127.0.0.1",)) as pair:
         for address in ("198.51.100.7", "198.51.100.8"):
             before = pair.fast_hits
@@ -370,7 +370,7 @@ ORIGINS: tuple[list[str], ...] = (
 
 
 @pytest.mark.parametrize("prefix", ["/s/", "/x/", "/t/", "/d/"])
-async def test_a_response_headers_policy_says_the_same_on_every_way(
+async def test_a_response_headers_policy_applies_on_fast_and_slow_path(
     pair: Pair, origin: ScriptedOrigin, prefix: str
 ) -> None:
     """A miss takes the slow path; the hits after it get the same headers, whatever was requested in between."""
@@ -512,7 +512,7 @@ class TestFraming:
         assert len(pair.fast.listener.shared.fast_path.sections) == sections
         assert [await viewer.at_end() for viewer in pair.viewers] == [b"", b""]
 
-    async def test_a_viewer_that_said_goodbye_is_answered_and_let_go(self, pair: Pair) -> None:
+    async def test_a_viewer_that_sent_close_notify_is_answered_and_disconnected(self, pair: Pair) -> None:
         for _ in range(3):
             await pair.ask(self.GET)
         for viewer in pair.viewers:

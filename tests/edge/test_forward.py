@@ -145,7 +145,7 @@ def test_cookies_are_selected_by_name_and_sorted(select: Select, cookie: str, ex
     assert select_cookies(select, cookie) == expected
 
 
-def test_signing_cookies_stay_if_asked_for() -> None:
+def test_signing_cookies_are_forwarded_if_configured() -> None:
     assert select_cookies(ALL, "CloudFront-Policy=p; a=1", signing=True) == "CloudFront-Policy=p; a=1"
 
 
@@ -190,7 +190,7 @@ LEGACY_KEPT = [
     [LEGACY, POLICY, behavior(forward_headers=ALL), behavior(forward_headers=but("x")), behavior(True,
     forward_headers=ALL)], ids=["legacy", "policy", "all", "allExcept", "legacy-all"],
 )  # fmt: skip
-def test_what_speaks_of_the_connection_never_passes(name: str, of: Behavior) -> None:
+def test_connection_headers_are_never_forwarded(name: str, of: Behavior) -> None:
     assert name.encode() not in sent(request([(name.encode(), b"evil")]), of)
 
 
@@ -548,7 +548,7 @@ def test_cloudfront_headers_are_made_if_listed(name: str, expected: bytes | None
     assert sent(asked, of).get(name.encode()) == ([expected] if expected is not None else None)
 
 
-def test_an_unknown_country_is_not_told() -> None:
+def test_an_unknown_country_is_not_forwarded() -> None:
     of = keyed_on("cloudfront-viewer-country")
     assert b"cloudfront-viewer-country" not in sent(request(client_ip="127.0.0.1"), of)
 
@@ -758,7 +758,7 @@ SOME = st.lists(
 
 
 @given(SOME, SOME, st.sampled_from(SIGHT), st.sampled_from([b"host", b"a.example"]))
-def test_one_key_is_one_request_but_for_what_is_said_to_differ(
+def test_one_key_is_one_request_except_for_what_is_documented_to_differ(
     one: Headers, other: Headers, of: Behavior, host: bytes
 ) -> None:
     """Proof that no field can silently poison the cache: what the origin sees is in the key, or Vary may name it, or

@@ -19,7 +19,7 @@ from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
 from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
 from tests.edge.harness import ALICE, keys, signed
-from tests.origin import LEAVE_BODY, READ_BODY, Asked, ScriptedOrigin, Wire, answer
+from tests.origin import LEAVE_BODY, READ_BODY, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
 from tests.viewer import EdgeHarness, site
 
@@ -153,7 +153,7 @@ class TestNginxThatDecodes:
 
 class TestAnAnswerWithoutItsBody:
     @pytest.mark.parametrize("path", ["/open/upload", "/open/status/204", "/open/status/304"])
-    async def test_a_body_that_comes_late_is_nobodys_answer(self, careless: Careless, path: str) -> None:
+    async def test_a_late_request_body_never_becomes_a_response(self, careless: Careless, path: str) -> None:
         async with EdgeHarness(gated(careless.origin())) as harness:
             for number, method in enumerate(("HEAD", "GET", "OPTIONS", "HEAD")):
                 headers = [("If-None-Match", '"1"')] if "304" in path else []
@@ -199,7 +199,7 @@ class TestAConnectionThatIsNotUsedAgain:
         assert origin.requests[0].header("connection") == "close"
         assert origin.requests[0].body == b"abc"
         assert origin.requests[1].header("connection") == "Keep-Alive"
-        await origin.hung_up(1)
+        await origin.disconnected(1)
 
     async def test_but_after_an_upload_of_nothing_it_is(
         self, harness: EdgeHarness, origin: ScriptedOrigin
@@ -275,7 +275,7 @@ class TestAConnectionThatIsNotUsedAgain:
         """They arrived while the loop was busy: the next request must not be sent on that connection."""
         release = asyncio.Event()
 
-        async def more(_: Asked, wire: Wire) -> None:
+        async def more(_: ReceivedRequest, wire: Wire) -> None:
             await release.wait()
             await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nSTOWAWAY")
 

@@ -422,7 +422,7 @@ def test_errors_stored_by_default(
         (lines("max-age=20, no-store"), 60, None),
     ],
 )
-def test_errors_stored_only_if_asked(
+def test_errors_stored_only_if_the_origin_allows_it(
     status: int, headers: Headers, error_min_ttl: int | None, expected: float | None
 ) -> None:
     assert ttl(headers, ZERO, status, error_min_ttl=error_min_ttl) == expected
@@ -475,7 +475,7 @@ def test_what_was_sent_for_one_viewers_credentials(cache_control: str, of: Behav
     assert (take(lines(cache_control), of, forwarded=AUTHORIZED) is not None) is stored
 
 
-def test_the_edges_own_credentials_shut_nobody_out() -> None:
+def test_the_edges_own_credentials_do_not_refuse_viewers() -> None:
     own = Origin("o", "x", custom_headers=(("Authorization", "Basic x"),))
     assert take(lines("max-age=30"), forwarded=AUTHORIZED, origin=own) is not None
     assert take(lines("max-age=30"), forwarded=AUTHORIZED, origin=Origin("o", "x")) is None
@@ -565,7 +565,7 @@ def test_a_malformed_entity_tag_validates_nothing(value: bytes, kept: bool) -> N
 # -- no-cache ------------------------------------------------------------------------------------------------
 
 
-def test_no_cache_with_a_validator_is_kept_but_validated_at_each_use() -> None:
+def test_no_cache_with_a_validator_is_stored_but_validated_at_each_use() -> None:
     meta = taken(lines("no-cache", (b"etag", b'"x"')))
     assert meta.revalidate_always
     assert judge(meta, NOW) is Verdict.REVALIDATE
@@ -581,7 +581,7 @@ def test_no_cache_with_a_validator_is_kept_but_validated_at_each_use() -> None:
         ("no-cache, no-store, must-understand", behavior(forward_cookies=ALL)),
     ],
 )
-def test_no_cache_that_cannot_be_validated_is_not_kept(cache_control: str, of: Behavior) -> None:
+def test_no_cache_without_a_validator_is_not_stored(cache_control: str, of: Behavior) -> None:
     assert take(lines(cache_control, (b"etag", b'"x"')), of) is None
 
 
@@ -741,7 +741,7 @@ def test_standing_in_for_a_failing_origin(
     assert serve_stale_on_error(taken(lines(cache_control)), NOW + after, status) is serves
 
 
-def test_a_failing_origin_is_asked_again_after_a_while() -> None:
+def test_a_failing_origin_is_retried_after_a_while() -> None:
     meta = taken(lines("max-age=10, stale-if-error=25", (b"etag", b'"x"')))
     held = stale_for(meta, NOW + 20, 10)
     assert judge(held, NOW + 29) is Verdict.HIT
@@ -775,7 +775,7 @@ def test_a_failing_origin_is_asked_again_after_a_while() -> None:
         ([(b"etag", b'"x"')], ZERO, 301, []),
     ],
 )
-def test_what_the_origin_is_asked_with(
+def test_the_request_that_the_origin_gets(
     headers: Headers, of: Behavior, status: int, expected: Headers
 ) -> None:
     assert revalidation_headers(taken(headers, of, status)) == expected

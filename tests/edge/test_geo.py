@@ -134,7 +134,7 @@ def test_what_is_no_database(tmp_path: Path, database: Path) -> None:
             CountryTable(tmp_path / name)
 
 
-def test_a_record_that_is_spoilt_is_not_known(tmp_path: Path, database: Path) -> None:
+def test_a_corrupted_record_is_not_found(tmp_path: Path, database: Path) -> None:
     path = tmp_path / "spoilt.mmdb"
     path.write_bytes(database.read_bytes().replace(b"iso_code", b"\xff" * 8))
     table = CountryTable(path)

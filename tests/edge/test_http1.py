@@ -19,7 +19,7 @@ from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse, Geo, Select, Snapshot
-from tests.origin import CLOSE, LEAVE_BODY, RESET, Asked, Authority, ScriptedOrigin, Wire, answer
+from tests.origin import CLOSE, LEAVE_BODY, RESET, Authority, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
 from tests.viewer import EdgeHarness, Viewer, site
 
@@ -93,7 +93,7 @@ class TestAnswers:
         assert again.body == b"hello"
         assert len(origin.requests) == 1
 
-    async def test_head_that_misses_is_asked_as_head(
+    async def test_a_head_miss_is_forwarded_as_head(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         origin.on("/a", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"])
@@ -196,7 +196,7 @@ class TestAnswers:
             viewer.writer.write(
                 b"PUT /in HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (HOST, size) + b"x" * size
             )
-            await origin.asked(2)
+            await origin.received(2)
             connection = next(c for c in harness.listener.connections if c._task is not None)
             while not connection._paused_for:
                 await asyncio.sleep(0)
@@ -221,7 +221,7 @@ class TestAnswers:
             with pytest.raises(ConnectionResetError):
                 await viewer.at_end()
 
-    async def test_the_connection_ends_when_the_viewer_says_so(
+    async def test_connection_close_from_the_viewer_ends_the_connection(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         origin.on("/a", answer(200, b"hello"))
@@ -240,7 +240,7 @@ class TestAnswers:
         async with await harness.viewer() as viewer:
             await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
             viewer.writer.write_eof()
-            await origin.asked(1)
+            await origin.received(1)
             gate.set()
             assert (await viewer.answer()).body == b"hello"
             assert await viewer.at_end() == b""
@@ -346,7 +346,7 @@ class TestBodies:
         async with await harness.viewer() as viewer:
             await viewer.send(b"PUT /in HTTP/1.1\r\n" + HOST + b"Content-Length: 100000\r\n\r\nabc")
             await origin.connected(1)
-        await origin.hung_up(1)
+        await origin.disconnected(1)
         record = await harness.recorded(1)
         assert record["detail"] == "ClientHungUpRequest"
         assert record["status"] == 0
@@ -363,7 +363,7 @@ class TestBodies:
             assert (seen.status, seen.header("connection")) == (403, "close")
             assert await viewer.at_end() == b""
 
-    async def test_a_body_that_nobody_reads_does_not_hold_up_the_next_request(
+    async def test_an_unread_body_does_not_block_the_next_request(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         release = asyncio.Event()
@@ -375,7 +375,7 @@ class TestBodies:
             # Read in full while the previous response is pending, then refused unread.
             head = b"PUT /in HTTP/1.1\r\nHost: nowhere.test\r\nContent-Length: %d\r\n\r\n" % len(unread)
             await viewer.send(head + unread[:BODY_WINDOW])
-            await origin.asked(1)
+            await origin.received(1)
             viewer.writer.write(unread[BODY_WINDOW:])
             (connection,) = harness.listener.connections
             while not connection._paused_for:
@@ -445,7 +445,7 @@ class TestBadRequests:
         origin.on("/a", [gate, *answer(200, b"hello")])
         async with await harness.viewer() as viewer:
             await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n" + b"nonsense\r\n\r\n")
-            await origin.asked(1)
+            await origin.received(1)
             gate.set()
             assert (await viewer.answer()).body == b"hello"
             assert (await viewer.answer()).status == 400
@@ -490,13 +490,13 @@ class TestSlowAndStuckPeers:
         ],
         ids=["idle", "in the request line", "in the headers", "in the body"],
     )
-    async def test_who_says_no_more_is_let_go(self, origin: ScriptedOrigin, said: bytes) -> None:
+    async def test_a_silent_viewer_is_disconnected(self, origin: ScriptedOrigin, said: bytes) -> None:
         origin.on("/in", answer(200))
         async with EdgeHarness(open_site(origin), limits=BRIEF) as harness, await harness.viewer() as viewer:
             await viewer.send(said)
             assert await asyncio.wait_for(viewer.at_end(), 3) == b""
 
-    async def test_a_head_that_drips_is_let_go_too(self, origin: ScriptedOrigin) -> None:
+    async def test_a_slow_head_over_tls_is_disconnected(self, origin: ScriptedOrigin) -> None:
         async with EdgeHarness(open_site(origin), limits=BRIEF) as harness, await harness.viewer() as viewer:
             await viewer.send(b"GET /a HTTP/1.1\r\n")
 
@@ -533,7 +533,7 @@ class TestSlowAndStuckPeers:
             assert (await viewer.answer()).body == b"at last"
 
     async def test_who_does_not_read_is_let_go_and_stops_the_origin(self, origin: ScriptedOrigin) -> None:
-        async def flood(_: Asked, wire: Wire) -> None:
+        async def flood(_: ReceivedRequest, wire: Wire) -> None:
             for _step in range(4000):
                 await wire.send(b"x" * 65536)
 
@@ -543,14 +543,14 @@ class TestSlowAndStuckPeers:
             record = await asyncio.wait_for(harness.recorded(1), 10)
             assert record["detail"] == "ClientHungUpRequest"
             assert origin.wires[0].sent < 50_000_000
-            await asyncio.wait_for(origin.hung_up(1), 5)
+            await asyncio.wait_for(origin.disconnected(1), 5)
 
     async def test_who_breaks_off_leaves_a_record(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, *answer(200, b"late")])
         async with await harness.viewer() as viewer:
             await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
-            await origin.asked(1)
+            await origin.received(1)
             linger = struct.pack("ii", 1, 0)
             viewer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         record = await harness.recorded(1)
@@ -566,7 +566,7 @@ class TestSharedFills:
         origin.on("/a", [gate, *answer(200, b"for all of us")])
         async with await harness.viewer() as first, await harness.viewer() as second:
             await first.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
-            await origin.asked(1)
+            await origin.received(1)
             await second.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
             await asyncio.sleep(0.05)  # nothing signals when the second has joined
             linger = struct.pack("ii", 1, 0)
@@ -591,7 +591,7 @@ class TestDrain:
             await harness.viewer() as busy,
         ):
             await busy.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
-            await origin.asked(1)
+            await origin.received(1)
             draining = asyncio.create_task(harness.listener.drain())
             assert await idle.at_end() == b""
             gate.set()
@@ -603,7 +603,7 @@ class TestDrain:
         origin.on("/a", [asyncio.Event()])
         async with EdgeHarness(open_site(origin), limits=BRIEF) as harness, await harness.viewer() as busy:
             await busy.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
-            await origin.asked(1)
+            await origin.received(1)
             await asyncio.wait_for(harness.listener.drain(), 5)
             with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
                 await busy.answer()
@@ -653,7 +653,7 @@ class TestGate:
                 assert seen.x_cache == "Redirect"
         assert not origin.requests
 
-    async def test_a_trusted_proxy_speaks_for_the_viewer(self, origin: ScriptedOrigin) -> None:
+    async def test_a_trusted_proxy_names_the_viewer(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(200, b"hello"))
         behavior = Behavior("*", "scripted", viewer_protocol_policy="https-only")
         snapshot = site(origin.origin(), behavior)
@@ -739,7 +739,7 @@ class TestOrigins:
                 assert (await harness.get("/a")).status == 502
                 assert (await harness.recorded(1))["detail"] == "OriginConnectError"
 
-    async def test_what_expired_is_asked_about_and_served_again(
+    async def test_a_stale_response_is_revalidated_and_served_again(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         validated = {"ETag": '"1"', "Cache-Control": "max-age=0"}
@@ -782,7 +782,7 @@ class TestPeers:
         assert (found, scheme) == (client, "https")
         assert dict(kept).get(b"x-forwarded-for") == left
 
-    def test_nobody_is_trusted_unless_named(self) -> None:
+    def test_no_proxy_is_trusted_unless_named(self) -> None:
         assert not TrustedProxies().trusts("127.0.0.1")
         assert TrustedProxies(("::/0",)).trusts("2001:db8::1")
         assert TrustedProxies(("127.0.0.0/8",)).trusts("::ffff:127.0.0.1")

@@ -284,7 +284,7 @@ def test_the_target_reaches_the_origin_as_it_was_sent(harness: Harness, path: st
         assert raw.hear(raw.ask(signed.replace("/private", "/private/").encode()))[0] == 403
 
 
-def test_what_is_no_request_reaches_nobody(harness: Harness) -> None:
+def test_a_malformed_request_does_not_reach_the_origin(harness: Harness) -> None:
     before = len(App.asked)
     for path in (b"/a b", b"/a\r\nX: y", b"/a\0", b"/\xc3\xa9", b"a", b"", b"*", b"http://evil.test/"):
         with Raw(harness) as raw:
@@ -416,5 +416,5 @@ class TestSettings:
         with pytest.raises(RuntimeError, match="lifespan"):
             await app({"type": "http"}, never, never)  # type: ignore[arg-type]
 
-    def test_the_least_that_is_said(self) -> None:
+    def test_the_smallest_settings(self) -> None:
         assert AsgiSettings("x").edge == EdgeSettings()

@@ -114,7 +114,7 @@ async def test_a_viewer_that_joins_gets_none(harness: EdgeHarness, origin: Scrip
     go = asyncio.Event()
     origin.on("/p", [go, HINTS, *FINAL])
     first = asyncio.create_task(ask(harness))
-    await origin.asked(1)
+    await origin.received(1)
     second = asyncio.create_task(ask(harness))
     while not any(len(flight._readers) > 1 for flight in harness.edge.fills):
         await asyncio.sleep(0.005)

@@ -249,7 +249,7 @@ def test_a_sweep_is_right_at_once_and_frees_memory_step_by_step() -> None:
     assert tier.sweep_some(5)
 
 
-def test_a_sweep_tells_variants_apart() -> None:
+def test_a_sweep_distinguishes_variants() -> None:
     tier = MemoryTier(1 << 20, 1 << 20)
     for value, number in ((b"1", 1), (b"2", 2), (b"3", 1)):
         tier.put(stored("old", number, vary=value))
@@ -326,7 +326,7 @@ async def test_a_fill_under_way_is_neither_stored_nor_joined(origin: ScriptedOri
     origin.on("/a", [head, slow[:-1], rest, slow[-1:]], fresh(b"new"))
     async with EdgeHarness(snapshot) as harness:
         first = asyncio.ensure_future(harness.get("/a"))
-        await origin.asked(1)
+        await origin.received(1)
         joined = asyncio.ensure_future(harness.get("/a"))
         await asyncio.sleep(0.05)
         head.set()
@@ -352,7 +352,7 @@ async def test_a_fill_that_ends_last_does_not_bring_the_old_back(origin: Scripte
     )
     async with EdgeHarness(snapshot) as harness:
         first = asyncio.ensure_future(harness.get("/a"))
-        await origin.asked(1)
+        await origin.received(1)
         harness.edge.use(invalidating(snapshot, 2, "/a"))
         assert (await harness.get("/a")).body == b"transient"
         rest.set()
@@ -374,7 +374,7 @@ async def test_a_validation_under_way_does_not_bring_the_old_back(
     async with EdgeHarness(snapshot) as harness:
         await harness.get("/a")
         waiting = asyncio.ensure_future(harness.get("/a"))
-        await origin.asked(2)
+        await origin.received(2)
         harness.edge.use(invalidating(snapshot, 2, "/*"))
         assert seen(await harness.get("/a")) == (b"new", "Miss")
         go.set()
@@ -394,7 +394,7 @@ async def test_who_waited_asks_for_all_of_it_afterwards(origin: ScriptedOrigin) 
         await harness.get("/a")
         clock.forward(20)
         one = asyncio.ensure_future(harness.get("/a"))
-        assert (await origin.asked(2)).header("if-none-match") == '"1"'
+        assert (await origin.received(2)).header("if-none-match") == '"1"'
         other = asyncio.ensure_future(harness.get("/a"))
         while not any(len(flight._readers) == 2 for flight in harness.edge.fills):
             await asyncio.sleep(0.001)
@@ -532,7 +532,7 @@ async def test_a_fill_whose_tags_are_not_known_yet_is_not_joined(origin: Scripte
     origin.on("/a", [head, *tagged(b"old", "one")], tagged(b"new", "one"))
     async with EdgeHarness(snapshot) as harness:
         first = asyncio.ensure_future(harness.get("/a"))
-        await origin.asked(1)
+        await origin.received(1)
         harness.edge.use(invalidating(snapshot, 2, "#one"))
         assert seen(await harness.get("/a")) == (b"new", "Miss")
         head.set()

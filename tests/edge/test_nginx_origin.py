@@ -75,7 +75,7 @@ class Nginx:
         path.write_bytes(body)
         os.utime(path, (time.time() - age, time.time() - age))
 
-    async def asked(self, count: int) -> list[str]:
+    async def received(self, count: int) -> list[str]:
         """Method, path, status and If-None-Match of every request so far, once there are `count`: nginx writes its
         log after it has answered."""
         for _ in range(200):
@@ -139,7 +139,7 @@ def nginx(server: Nginx) -> Nginx:
     return server
 
 
-def house_of(nginx: Nginx, clock: Clock | None = None, **members: Any) -> EdgeHarness:
+def edge_for(nginx: Nginx, clock: Clock | None = None, **members: Any) -> EdgeHarness:
     methods = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
     snapshot = site(nginx.origin(), Behavior("*", "nginx", allowed_methods=methods, **members))
     return EdgeHarness(snapshot) if clock is None else EdgeHarness(snapshot, clock=clock)
@@ -159,7 +159,7 @@ _OWN = {
 }
 
 
-def told(seen: Seen) -> dict[str, str]:
+def headers_of(seen: Seen) -> dict[str, str]:
     return {name: value for name, value in seen.headers if name not in _OWN}
 
 
@@ -170,12 +170,12 @@ class TestAViewerSeesTheSame:
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     async def test_whole(self, nginx: Nginx, path: str, method: str) -> None:
         direct = await nginx.get(path, [], method)
-        async with house_of(nginx) as harness:
+        async with edge_for(nginx) as harness:
             for _ in range(3):
                 seen = await harness.get(path, method=method)
                 assert (seen.status, seen.body) == (direct.status, direct.body)
                 # nginx makes its redirects absolute from the Host that it receives, which is its own here.
-                here, there = told(seen), told(direct)
+                here, there = headers_of(seen), headers_of(direct)
                 if "location" in here:
                     assert here.pop("location").endswith(there.pop("location").partition("d.test")[2])
                 assert here == there
@@ -190,7 +190,7 @@ class TestAViewerSeesTheSame:
     async def test_ranges_missed_and_hit(self, nginx: Nginx, spec: str) -> None:
         headers = [("Range", spec)]
         direct = await nginx.get("/a.png", headers)
-        async with house_of(nginx) as harness:
+        async with edge_for(nginx) as harness:
             for filled in (False, True):
                 if filled:
                     await harness.get("/a.png")
@@ -210,7 +210,7 @@ class TestAViewerSeesTheSame:
     async def test_ranges_that_are_none_or_overlap_get_the_whole_from_the_cache(
         self, nginx: Nginx, spec: str
     ) -> None:
-        async with house_of(nginx) as harness:
+        async with edge_for(nginx) as harness:
             whole = await harness.get("/a.png")
             seen = await harness.get("/a.png", headers=[("Range", spec)])
             assert (seen.status, seen.body) == (200, whole.body)
@@ -237,7 +237,7 @@ class TestAViewerSeesTheSame:
         ]
         for headers in cases:
             direct = await nginx.get("/a.txt", headers)
-            async with house_of(nginx) as harness:
+            async with edge_for(nginx) as harness:
                 for word in ("missed", "hit"):
                     seen = await harness.get("/a.txt", headers=headers)
                     assert seen.status == direct.status, (word, headers)
@@ -249,7 +249,7 @@ class TestAViewerSeesTheSame:
 class TestTheEdgeAndNginxUnderstandEachOther:
     async def test_validation(self, nginx: Nginx) -> None:
         clock = Clock()
-        async with house_of(nginx, clock) as harness:
+        async with edge_for(nginx, clock) as harness:
             words = []
             for body in (TEXT, TEXT, TEXT + b"more"):
                 if body is not TEXT:
@@ -259,14 +259,14 @@ class TestTheEdgeAndNginxUnderstandEachOther:
                 words.append(seen.x_cache)
                 clock.forward(11)
         assert words == ["Miss", "RefreshHit", "Miss"]
-        assert [line.split()[2] for line in await nginx.asked(3)] == ["200", "304", "200"]
+        assert [line.split()[2] for line in await nginx.received(3)] == ["200", "304", "200"]
 
     @pytest.mark.parametrize("coding", ["br", "gzip"])
     async def test_what_the_edge_compressed_is_validated(self, nginx: Nginx, coding: str) -> None:
         clock = Clock()
         undo = brotli.decompress if coding == "br" else gzip.decompress
         members = {"accept_gzip": True, "accept_brotli": True, "compress": True}
-        async with house_of(nginx, clock, **members) as harness:
+        async with edge_for(nginx, clock, **members) as harness:
             for word in ("Miss", "Hit", "RefreshHit"):
                 if word == "RefreshHit":
                     clock.forward(11)
@@ -274,14 +274,14 @@ class TestTheEdgeAndNginxUnderstandEachOther:
                 assert (seen.x_cache, seen.header("content-encoding")) == (word, coding)
                 assert undo(seen.body) == b"<p>" + TEXT
                 assert (seen.header("etag") or "").startswith('W/"')
-        first, second = await nginx.asked(2)
+        first, second = await nginx.received(2)
         assert (first.split()[2], second.split()[2]) == ("200", "304")
         assert not second.split()[3].startswith("W/")
 
-    async def test_what_nginx_compressed_is_kept_and_validated(self, nginx: Nginx) -> None:
+    async def test_what_nginx_compressed_is_stored_and_validated(self, nginx: Nginx) -> None:
         clock = Clock()
         members = {"accept_gzip": True, "accept_brotli": True, "compress": True}
-        async with house_of(nginx, clock, **members) as harness:
+        async with edge_for(nginx, clock, **members) as harness:
             for word in ("Miss", "Hit", "RefreshHit"):
                 if word == "RefreshHit":
                     clock.forward(11)
@@ -290,10 +290,10 @@ class TestTheEdgeAndNginxUnderstandEachOther:
                 assert gzip.decompress(seen.body) == TEXT
                 plain = await harness.get("/dynamic/a.txt")
                 assert (plain.x_cache, plain.body, plain.header("content-encoding")) == (word, TEXT, None)
-        assert [line.split()[2] for line in await nginx.asked(4)] == ["200", "200", "304", "304"]
+        assert [line.split()[2] for line in await nginx.received(4)] == ["200", "200", "304", "304"]
 
     async def test_precompressed_files_by_what_the_viewer_takes(self, nginx: Nginx) -> None:
-        async with house_of(nginx, accept_gzip=True, accept_brotli=True, compress=True) as harness:
+        async with edge_for(nginx, accept_gzip=True, accept_brotli=True, compress=True) as harness:
             for word in ("Miss", "Hit"):
                 for field, coding in (
                     ("gzip, br", "gzip"),
@@ -309,14 +309,14 @@ class TestTheEdgeAndNginxUnderstandEachOther:
     async def test_a_big_file_in_pieces_and_whole(self, nginx: Nginx) -> None:
         body = os.urandom(3_000_000)
         nginx.write("big.png", body)
-        async with house_of(nginx) as harness:
+        async with edge_for(nginx) as harness:
             for first in (0, 1_234_567, 2_999_990):
                 seen = await harness.get("/big.png", headers=[("Range", f"bytes={first}-{first + 99_999}")])
                 assert (seen.status, seen.body) == (206, body[first : first + 100_000])
             assert (await harness.get("/big.png")).body == body
 
     async def test_bodies_go_up_sized_and_chunked(self, nginx: Nginx) -> None:
-        async with house_of(nginx) as harness:
+        async with edge_for(nginx) as harness:
             assert (await harness.get("/in", method="POST", body=b"x" * 500_000)).status == 204
             async with await harness.viewer() as viewer:
                 head = b"PUT /in HTTP/1.1\r\nHost: d.test\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -328,8 +328,8 @@ class TestTheEdgeAndNginxUnderstandEachOther:
     async def test_many_at_once_over_few_connections(self, nginx: Nginx) -> None:
         for number in range(20):
             nginx.write(f"n{number}.png", b"%d" % number * 1000)
-        async with house_of(nginx) as harness:
+        async with edge_for(nginx) as harness:
             seen = await asyncio.gather(*(harness.get(f"/n{n % 20}.png") for n in range(200)))
             for number, one in enumerate(seen):
                 assert one.body == b"%d" % (number % 20) * 1000
-        assert len(await nginx.asked(20)) == 20
+        assert len(await nginx.received(20)) == 20

@@ -30,8 +30,8 @@ from tests.origin import (
     LEAVE_BODY,
     READ_BODY,
     RESET,
-    Asked,
     Authority,
+    ReceivedRequest,
     Script,
     ScriptedOrigin,
     Wire,
@@ -436,7 +436,7 @@ async def test_bad_heads(origins: Origins, origin: ScriptedOrigin, name: str) ->
         await get(origins, origin.origin(read_timeout=SHORT, connection_attempts=1))
     assert (caught.value.kind, caught.value.status) == (kind, status)
     assert len(origin.requests) == 1
-    await origin.hung_up(1)  # the connection is closed
+    await origin.disconnected(1)  # the connection is closed
 
 
 # What is refused later: the head was good, and the body's iterator raises on what followed.
@@ -474,7 +474,7 @@ async def test_bad_bodies(origins: Origins, origin: ScriptedOrigin, name: str) -
     assert received.startswith(b"hello")  # what arrived before is not withheld
     await reply.aclose()
     assert len(origin.requests) == 1  # once a head has been passed on, nothing is retried
-    await origin.hung_up(1)
+    await origin.disconnected(1)
 
 
 async def test_a_reset_within_an_unframed_body_is_no_end(origins: Origins, origin: ScriptedOrigin) -> None:
@@ -491,7 +491,7 @@ async def test_a_reset_within_an_unframed_body_is_no_end(origins: Origins, origi
 # Connections: reused, released, never trusted too far.
 
 
-async def test_a_connection_is_kept(origins: Origins, origin: ScriptedOrigin) -> None:
+async def test_a_connection_is_reused(origins: Origins, origin: ScriptedOrigin) -> None:
     origin.on("/", answer(200, b"x"))
     replies = [await get(origins, origin.origin()) for _ in range(5)]
     assert origin.connections == 1
@@ -505,36 +505,36 @@ async def test_requests_at_once_have_connections_of_their_own(
     go = asyncio.Event()
     origin.on("/", [go, *answer(200, b"x")])
     first = asyncio.gather(*[get(origins, origin.origin()) for _ in range(5)])
-    await origin.asked(5)
+    await origin.received(5)
     go.set()
     await first
     await asyncio.gather(*[get(origins, origin.origin()) for _ in range(5)])
     assert origin.connections == 5
 
 
-async def test_kept_connections_are_bounded(origin: ScriptedOrigin) -> None:
+async def test_idle_connections_of_an_origin_are_bounded(origin: ScriptedOrigin) -> None:
     origins = Origins(max_idle_per_origin=2)
     go = asyncio.Event()
     origin.on("/", [go, *answer(200, b"x")])
     asked = asyncio.gather(*[get(origins, origin.origin()) for _ in range(5)])
-    await origin.asked(5)
+    await origin.received(5)
     go.set()
     await asked
-    await origin.hung_up(3)
+    await origin.disconnected(3)
     await asyncio.gather(*[get(origins, origin.origin()) for _ in range(2)])
     assert origin.connections == 5
     await origins.aclose()
-    await origin.hung_up(5)
+    await origin.disconnected(5)
 
 
-async def test_all_kept_connections_together_are_bounded() -> None:
+async def test_idle_connections_of_all_origins_are_bounded() -> None:
     origins = Origins(max_idle=1)
     async with ScriptedOrigin() as one, ScriptedOrigin() as two:
         for origin in (one, two):
             origin.on("/", answer(200, b"x"))
             await get(origins, origin.origin())
         await asyncio.wait(
-            [asyncio.ensure_future(one.hung_up(1)), asyncio.ensure_future(two.hung_up(1))],
+            [asyncio.ensure_future(one.disconnected(1)), asyncio.ensure_future(two.disconnected(1))],
             return_when=asyncio.FIRST_COMPLETED,
         )
         assert one.closed + two.closed == 1
@@ -544,7 +544,7 @@ async def test_all_kept_connections_together_are_bounded() -> None:
 async def test_an_idle_connection_is_closed_in_time(origins: Origins, origin: ScriptedOrigin) -> None:
     origin.on("/", answer(200, b"x"))
     await get(origins, origin.origin(keepalive_timeout=SHORT))
-    await origin.hung_up(1)
+    await origin.disconnected(1)
     await get(origins, origin.origin())
     assert origin.connections == 2
 
@@ -553,7 +553,7 @@ async def test_the_origin_may_promise_less(origins: Origins, origin: ScriptedOri
     origin.on("/", answer(200, b"x", {"Keep-Alive": "timeout=1, max=100"}))
     await get(origins, origin.origin(keepalive_timeout=60))
     async with asyncio.timeout(1.5):
-        await origin.hung_up(1)
+        await origin.disconnected(1)
 
 
 async def test_an_idle_connection_closed_by_the_origin_is_forgotten(
@@ -563,7 +563,7 @@ async def test_an_idle_connection_closed_by_the_origin_is_forgotten(
     origin.on("/", [*answer(200, b"x"), bye, CLOSE], answer(200, b"y"))
     await get(origins, origin.origin())
     bye.set()
-    await origin.hung_up(1)
+    await origin.disconnected(1)
     assert (await get(origins, origin.origin())).whole == b"y"
     assert [asked.connection for asked in origin.requests] == [0, 1]
 
@@ -574,7 +574,7 @@ async def test_bytes_on_an_idle_connection_close_it(origins: Origins, origin: Sc
     origin.on("/", [*answer(200, b"x"), more, poison], answer(200, b"y"))
     assert (await get(origins, origin.origin())).whole == b"x"
     more.set()
-    await origin.hung_up(1)
+    await origin.disconnected(1)
     assert (await get(origins, origin.origin())).whole == b"y"
     assert origin.connections == 2
 
@@ -586,21 +586,21 @@ async def test_different_origins_share_no_connection(origins: Origins, origin: S
     assert origin.connections == 2
 
 
-async def test_a_reply_let_go_early_closes_its_connection(origins: Origins, origin: ScriptedOrigin) -> None:
+async def test_a_reply_closed_early_closes_its_connection(origins: Origins, origin: ScriptedOrigin) -> None:
     origin.on("/", [OK + b"Content-Length: 9999999\r\n\r\nhello"], answer(200, b"y"))
     reply = await get(origins, origin.origin())
     await reply.aclose()
     await reply.aclose()
-    await origin.hung_up(1)
+    await origin.disconnected(1)
     with pytest.raises(OriginFailure):
         await anext(reply.body)
 
 
-async def test_a_reply_let_go_near_its_end_is_drained(origins: Origins, origin: ScriptedOrigin) -> None:
+async def test_a_reply_closed_near_its_end_is_drained(origins: Origins, origin: ScriptedOrigin) -> None:
     rest = asyncio.Event()
     done = asyncio.Event()
 
-    async def tell(_: Asked, __: Wire) -> None:
+    async def tell(_: ReceivedRequest, __: Wire) -> None:
         done.set()
 
     origin.on("/", [OK + b"Content-Length: 10\r\n\r\nhello", rest, b"world", tell], answer(200, b"y"))
@@ -620,20 +620,20 @@ async def test_draining_takes_no_longer_than_a_moment(origins: Origins, origin: 
     origin.on("/", [OK + b"Content-Length: 10\r\n\r\nhello"])
     reply = await get(origins, origin.origin(read_timeout=SHORT))
     await reply.aclose()
-    await origin.hung_up(1)
+    await origin.disconnected(1)
 
 
 async def test_a_caller_that_leaves_ends_the_connection(origins: Origins, origin: ScriptedOrigin) -> None:
     origin.on("/", [])
     asking = asyncio.ensure_future(get(origins, origin.origin()))
-    await origin.asked(1)
+    await origin.received(1)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    await origin.hung_up(1)
+    await origin.disconnected(1)
 
 
-async def test_a_caller_that_leaves_late_takes_nobody_elses_answer_along(
+async def test_a_caller_cancelled_late_does_not_break_the_next_callers_response(
     origins: Origins, origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller is cancelled when its response is complete and the connection already serves another caller."""
@@ -668,11 +668,11 @@ async def test_closing_ends_what_is_open(origin: ScriptedOrigin) -> None:
     origin.on("/", answer(200, b"x"))
     await get(origins, origin.origin())
     asking = asyncio.ensure_future(get(origins, origin.origin(connection_attempts=1), "/slow"))
-    await origin.asked(2)
+    await origin.received(2)
     await origins.aclose()
     with pytest.raises(OriginFailure):
         await asking
-    await origin.hung_up(1)
+    await origin.disconnected(1)
     with pytest.raises(RuntimeError):
         await get(origins, origin.origin())
 
@@ -725,7 +725,7 @@ async def test_attempts_end(origins: Origins, origin: ScriptedOrigin) -> None:
     assert len(origin.requests) == 3
 
 
-async def test_garbage_is_not_asked_for_again(origins: Origins, origin: ScriptedOrigin) -> None:
+async def test_a_malformed_response_is_not_retried(origins: Origins, origin: ScriptedOrigin) -> None:
     origin.on("/", [b"garbage\r\n\r\n"])
     with pytest.raises(OriginFailure):
         await get(origins, origin.origin(connection_attempts=3))
@@ -769,7 +769,7 @@ async def test_a_second_stale_connection_is_not_tried(origins: Origins, origin: 
     go = asyncio.Event()
     origin.on("/first", [go, *answer(200)])
     firsts = asyncio.gather(*[get(origins, origin.origin(), "/first") for _ in range(3)])
-    await origin.asked(3)
+    await origin.received(3)
     go.set()
     await firsts
     origin.on("/", [CLOSE], answer(200))
@@ -872,7 +872,7 @@ class Resolver:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
 
-async def test_names_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_host_names_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keyfront.edge.origin.connect.NAME_TTL", 0.05)
     resolver = Resolver(None, ["192.0.2.1"], ["192.0.2.2", "192.0.2.3"], ["192.0.2.4"], [])
     monkeypatch.setattr("keyfront.edge.origin.connect._look_up", resolver.look_up)
@@ -936,7 +936,7 @@ async def test_an_ipv6_origin(origins: Origins) -> None:
 
 
 async def test_a_slow_answer_in_time_is_no_failure(origins: Origins, origin: ScriptedOrigin) -> None:
-    async def slowly(_: Asked, wire: Wire) -> None:
+    async def slowly(_: ReceivedRequest, wire: Wire) -> None:
         for byte in OK + b"Content-Length: 1\r\n\r\nx":
             wire.writer.write(bytes([byte]))
             await asyncio.sleep(SHORT / 20)
@@ -965,7 +965,7 @@ async def test_the_response_completion_timeout_counts_attempts(
 
 
 async def test_the_response_completion_timeout_ends_a_body(origins: Origins, origin: ScriptedOrigin) -> None:
-    async def forever(_: Asked, wire: Wire) -> None:
+    async def forever(_: ReceivedRequest, wire: Wire) -> None:
         while True:
             await wire.send(b"x" * 100)
             await asyncio.sleep(0.01)
@@ -994,7 +994,7 @@ MIB = 1 << 20
 
 
 def flood(size: int) -> Script:
-    async def send(_: Asked, wire: Wire) -> None:
+    async def send(_: ReceivedRequest, wire: Wire) -> None:
         block = bytes(range(256)) * 256
         for _round in range(size // len(block)):
             await wire.send(block)
@@ -1061,7 +1061,7 @@ async def test_a_slow_origin_stops_the_request_body(origins: Origins, origin: Sc
     asking = asyncio.ensure_future(
         origins.fetch(origin.origin(), OriginRequest("http", "POST", "/", HOST, body(), 32 * MIB))
     )
-    await origin.asked(1)
+    await origin.received(1)
     before = -1
     while before != sent:  # until no more bytes move
         before = sent
@@ -1101,7 +1101,7 @@ async def test_a_viewer_that_leaves_ends_the_request(origins: Origins, origin: S
 
     with pytest.raises(ViewerLeft):
         await origins.fetch(origin.origin(), OriginRequest("http", "POST", "/", HOST, body()))
-    await origin.hung_up(1)
+    await origin.disconnected(1)
     assert origin.requests == []  # never a complete request
 
 
@@ -1113,7 +1113,7 @@ async def test_a_body_that_is_cancelled_ends_the_request(origins: Origins, origi
     with pytest.raises(OriginFailure) as caught:
         await origins.fetch(origin.origin(), OriginRequest("http", "POST", "/", HOST, body()))
     assert caught.value.kind == "OriginWriteError"
-    await origin.hung_up(1)
+    await origin.disconnected(1)
 
 
 @rows(("sent", "length"), [(b"abc", 5), (b"abcdef", 5)])
@@ -1126,7 +1126,7 @@ async def test_a_body_of_another_length_is_not_passed_on(
             origin.origin(), OriginRequest("http", "POST", "/", HOST, body_of([sent]), length)
         )
     assert caught.value.kind == "OriginWriteError"
-    await origin.hung_up(1)
+    await origin.disconnected(1)
     assert origin.requests == []
 
 
@@ -1164,7 +1164,7 @@ async def test_an_early_answer_is_passed_on(origins: Origins, origin: ScriptedOr
     origin.on("/", [LEAVE_BODY, *answer(413, b"too much")], answer(200))
     reply = await origins.fetch(origin.origin(), OriginRequest("http", "POST", "/", HOST, body()))
     assert (reply.status, reply.whole) == (413, b"too much")
-    await origin.hung_up(1)  # half a request was sent on it
+    await origin.disconnected(1)  # half a request was sent on it
 
 
 async def test_an_origin_that_answers_at_length_need_not_read(
@@ -1174,7 +1174,7 @@ async def test_an_origin_that_answers_at_length_need_not_read(
         while True:
             yield b"x" * 65536
 
-    async def slowly(_: Asked, wire: Wire) -> None:
+    async def slowly(_: ReceivedRequest, wire: Wire) -> None:
         for _round in range(10):
             await wire.send(b"y")
             await asyncio.sleep(SHORT / 4)
@@ -1184,7 +1184,7 @@ async def test_an_origin_that_answers_at_length_need_not_read(
         origin.origin(read_timeout=SHORT), OriginRequest("http", "POST", "/", HOST, body())
     )
     assert await read(reply) == b"y" * 10
-    await origin.hung_up(1)
+    await origin.disconnected(1)
 
 
 async def test_an_answer_may_begin_before_the_body_ends(origins: Origins, origin: ScriptedOrigin) -> None:
@@ -1407,7 +1407,9 @@ def hasty_server(context: ssl.SSLContext, data: bytes, *, goodbye: bool) -> Iter
 
 @pytest.mark.parametrize("size", [100_000, 600_000, 900_000, 3_000_000])
 @pytest.mark.parametrize("pause", [0.0, 0.3])
-async def test_who_reads_late_over_tls_gets_the_end(authority: Authority, size: int, pause: float) -> None:
+async def test_a_late_reader_over_tls_gets_the_whole_body(
+    authority: Authority, size: int, pause: float
+) -> None:
     """The origin's close arrives before its last bytes are read."""
     body = random.Random(size).randbytes(size)
     data = OK + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size + body
@@ -1425,7 +1427,7 @@ async def test_who_reads_late_over_tls_gets_the_end(authority: Authority, size: 
 
 
 @pytest.mark.parametrize("goodbye", [True, False])
-async def test_the_end_of_a_connection_ends_a_body_only_with_tls_s_goodbye(
+async def test_the_end_of_a_connection_ends_a_body_only_after_close_notify(
     authority: Authority, goodbye: bool
 ) -> None:
     """Anyone on the path can end a TCP connection, and would truncate a body that way."""

@@ -21,7 +21,7 @@ from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, Origin, OriginGroup, Select, Snapshot
 from keyfront.signing.sigv4 import EMPTY_SHA256
-from tests.origin import Asked, ScriptedOrigin, answer
+from tests.origin import ReceivedRequest, ScriptedOrigin, answer
 from tests.viewer import Clock, EdgeHarness, site
 
 KEY, SECRET, TOKEN = "AKIDEXAMPLE", "verysecretindeed/verysecretindeed", "a/session+token=="
@@ -59,7 +59,7 @@ def behavior(**members: Any) -> Behavior:
     return Behavior("*", "scripted", **(found | members))
 
 
-def signed_by(asked: Asked, *, region: str = "us-east-1", token: str = "") -> str:
+def signed_by(asked: ReceivedRequest, *, region: str = "us-east-1", token: str = "") -> str:
     """Verify the signature of the request as received. Returns the names of the signed headers."""
     authorization = asked.header("authorization")
     assert authorization is not None
@@ -288,7 +288,7 @@ def prepared(folder: Path, origin: Origin, target: str = "/a", more: str = "", *
     return access.prepare(origin, "http", "GET", target, has_body=False, now=1_790_000_000.0, **asked)
 
 
-def told(sent: Sent) -> tuple[str, str, str, str]:
+def target_of(sent: Sent) -> tuple[str, str, str, str]:
     """The destination, the target, the Host, and the region of the signature."""
     origin, fields = sent.origin, dict(sent.headers)
     port = origin.https_port if sent.scheme == "https" else origin.http_port
@@ -389,13 +389,13 @@ def test_where_a_bucket_is(
     tmp_path: Path, name: str, path: str, more: str, expected: tuple[str, str, str, str]
 ) -> None:
     origin = msgspec.structs.replace(BUCKET, domain_name=name, path=path)
-    assert told(prepared(tmp_path, origin, path + "/a", more)) == expected
+    assert target_of(prepared(tmp_path, origin, path + "/a", more)) == expected
 
 
-def test_an_application_server_that_wants_signatures_is_where_it_says(tmp_path: Path) -> None:
+def test_a_signed_custom_origin_is_at_its_own_address(tmp_path: Path) -> None:
     origin = Origin("weed", "weed.internal", http_port=8333, path="/media", signing="always")
     sent = prepared(tmp_path, origin, "/media/a", "endpoint_url = http://elsewhere\nregion = home\n")
-    assert told(sent) == ("http://weed.internal:8333", "/media/a", "weed.internal:8333", "home")
+    assert target_of(sent) == ("http://weed.internal:8333", "/media/a", "weed.internal:8333", "home")
 
 
 def test_a_public_bucket_is_found_likewise_and_is_not_signed(tmp_path: Path) -> None:

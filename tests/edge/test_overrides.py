@@ -14,7 +14,7 @@ from keyfront.edge.rules.override_headers import names_client, overrides_request
 from keyfront.edge.types.messages import Request
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Select, Snapshot
 from tests.edge.harness import ALICE, BOB, keys, signed
-from tests.origin import Asked, ScriptedOrigin, Wire
+from tests.origin import ReceivedRequest, ScriptedOrigin, Wire
 from tests.rows import rows
 from tests.viewer import EdgeHarness, site
 
@@ -158,7 +158,7 @@ class TestNames:
             assert not sent(behavior, name, "POST", guarded=True)
 
 
-async def obedient(asked: Asked, wire: Wire) -> None:
+async def obedient(asked: ReceivedRequest, wire: Wire) -> None:
     """An origin that serves the file that such a header names, if one is sent."""
     path = asked.target
     for name in (
@@ -218,7 +218,7 @@ class TestHost:
         assert key_suffix(behavior, one, "") == key_suffix(behavior, other, "") == ""
 
     async def test_makes_one_answer_for_each_alias(self) -> None:
-        async def by_host(asked: Asked, wire: Wire) -> None:
+        async def by_host(asked: ReceivedRequest, wire: Wire) -> None:
             body = (asked.header("host") or "").encode()
             head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n"
             await wire.send(head % len(body) + body)
@@ -237,7 +237,7 @@ class TestHost:
             assert len(origin.requests) == 3
 
 
-class TestAnObedientOrigin:
+class TestAnOriginThatObeysOverrideHeaders:
     @rows(
         "name",
         [

@@ -63,7 +63,7 @@ def detours(draw: st.DrawFn, files: Iterable[bytes]) -> str:
     return text if text.startswith("/") else "/" + text
 
 
-class TestAroundTheGate:
+class TestBypassingTheSignatureCheck:
     @pytest.mark.parametrize("name", WORLDS)
     @settings(max_examples=100, deadline=None)
     @given(data=st.data())
@@ -330,7 +330,7 @@ MARKED = st.lists(
 NAMES = st.one_of(PEOPLE, MARKED).filter(lambda name: name.strip(". ") != "" and not climbs(name))
 
 
-class TestLawfulNames:
+class TestFileNames:
     @pytest.mark.parametrize("encoder", ENCODERS)
     @settings(max_examples=25, deadline=None)
     @given(name=NAMES)
@@ -338,7 +338,9 @@ class TestLawfulNames:
     @example("100% (ü)")
     @example("日本語" * 20 + "%")
     @example("1\u2044" * 10)
-    def test_are_never_a_bad_request_and_are_gated_as_they_stand(self, encoder: str, name: str) -> None:
+    def test_are_never_a_bad_request_and_need_a_signature_where_restricted(
+        self, encoder: str, name: str
+    ) -> None:
         encoded = ENCODERS[encoder](name)
         routing = ROUTINGS["a private folder"]
         for target in (f"/public/{encoded}.jpg", f"/{encoded}", f"/public/{encoded}/1.jpg"):
@@ -404,7 +406,7 @@ def test_the_fuzzer_finds_nothing() -> None:
     assert reached > 100
 
 
-class TestTheWork:
+class TestCost:
     def test_is_bounded(self) -> None:
         for path in (
             "/" + "%25" * 250, "/%2e" * 250, "/." * 4000, "/" + "a.b/" * 2000, "/" + "a.php/" * 1300, "/" + "+/" * 4000,

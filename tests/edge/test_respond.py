@@ -82,7 +82,7 @@ def test_a_plain_request_gets_all_of_it() -> None:
     assert header(reply, b"content-length") is None  # framing is the listener's task
 
 
-def test_age_is_told_of_what_was_in_a_cache() -> None:
+def test_age_is_sent_with_responses_from_a_cache() -> None:
     assert header(answer(request(), stored(), BODY, NOW, "Miss"), b"age") is None
     assert header(answer(request(), stored(), BODY, NOW, "RefreshHit"), b"age") == b"0"
     assert header(answer(request(), stored(age=b"7"), BODY, NOW, "Miss"), b"age") == b"7"
@@ -216,7 +216,7 @@ def test_preconditions_where_a_validator_is_missing(meta: Meta, headers: Headers
     assert answer(request(*headers), meta, BODY, NOW).status == status
 
 
-def test_a_304_tells_what_may_have_changed_and_nothing_of_the_body() -> None:
+def test_a_304_has_the_headers_that_may_change_and_none_of_the_body() -> None:
     """RFC 9110 §15.4.5."""
     meta = stored(vary=b"Cookie", content_encoding=b"gzip", access_control_allow_origin=b"*")
     reply = answer(request((b"if-none-match", b'"v1"')), meta, BODY, NOW + 3)
@@ -549,7 +549,7 @@ def test_refusals(name: str) -> None:
         ("bad_request", 400, b"<H1>400 ERROR</H1>", "InvalidRequest"),
     ],
 )
-def test_some_refusals_in_words(name: str, status: int, text: bytes, detail: str) -> None:
+def test_some_refusal_messages(name: str, status: int, text: bytes, detail: str) -> None:
     reply = refused(name, None, request(), REQUEST_ID)
     assert (reply.status, reply.detail) == (status, detail)
     assert isinstance(reply.body, bytes)
@@ -575,7 +575,7 @@ def test_origin_failures(kind: str, status: int, text: bytes) -> None:
     assert b"secret.internal" not in reply.body
 
 
-def test_a_fault_of_our_own_tells_the_viewer_nothing() -> None:
+def test_an_internal_error_discloses_nothing_to_the_viewer() -> None:
     reply = internal_error(KeyError("/etc/secret"), REQUEST_ID)
     assert (reply.status, reply.reason) == (500, "internal_error:KeyError")
     assert isinstance(reply.body, bytes)

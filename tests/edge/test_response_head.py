@@ -212,7 +212,7 @@ async def test_whatever_is_refused_is_named(
     assert (await harness.get("/a")).body == b"next"
 
 
-async def test_the_log_says_it_once_a_minute(
+async def test_it_is_logged_once_a_minute(
     harness: EdgeHarness, origin: ScriptedOrigin, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(5):

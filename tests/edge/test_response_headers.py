@@ -212,9 +212,7 @@ def test_what_is_too_long_is_not_looked_at() -> None:
     st.binary(max_size=40) | st.from_regex(rb"\A[xX]-[a-z*, -]{0,20}\Z"),
     st.sampled_from(["GET", "OPTIONS"]),
 )
-def test_whatever_a_viewer_says_goes_back_only_as_what_it_must_be(
-    origin: bytes, names: bytes, method: str
-) -> None:
+def test_viewer_input_is_reflected_only_in_valid_form(origin: bytes, names: bytes, method: str) -> None:
     rule = policy(cors=Cors(("https://*.a.test", "b.test:1*"), ("x-*", "y"), ("GET",), credentials=True))
     request = Request(
         method, "/", "d.test", [(b"origin", origin), (b"access-control-request-headers", names)]
@@ -349,7 +347,7 @@ def under(snapshot: Snapshot, *policies: ResponseHeadersPolicy, number: int = 1)
     return msgspec.structs.replace(snapshot, response_headers_policies=policies, number=number)
 
 
-def told(seen: Seen, *names: str) -> dict[str, str]:
+def fields_of(seen: Seen, *names: str) -> dict[str, str]:
     return {name: value for name, value in seen.headers if name in names}
 
 
@@ -384,23 +382,23 @@ async def test_on_misses_hits_heads_ranges_and_304_and_at_once_when_it_changes(
         ):
             seen = await viewer.ask("/a", "d.test", headers)
             assert (seen.status, seen.x_cache) == (status, result)
-            assert told(seen, *names) == expected
-        assert told(await viewer.ask("/a", "d.test", method="HEAD"), *names) == expected
+            assert fields_of(seen, *names) == expected
+        assert fields_of(await viewer.ask("/a", "d.test", method="HEAD"), *names) == expected
         # The same stored response under another policy, under none, and under the first one again.
         harness.edge.use(under(plain, policy(headers=(H("x-mine", "later", True),)), number=2))
         seen = await viewer.ask("/a", "d.test")
-        assert (seen.x_cache, told(seen, *names)) == ("Hit", {"x-mine": "later", "x-powered-by": "php"})
+        assert (seen.x_cache, fields_of(seen, *names)) == ("Hit", {"x-mine": "later", "x-powered-by": "php"})
         harness.edge.use(site(origin.origin(), behaves(origin, policy_id="")))
         for _ in range(3):
             seen = await viewer.ask("/a", "d.test")
-            assert (seen.x_cache, told(seen, *names)) == (
+            assert (seen.x_cache, fields_of(seen, *names)) == (
                 "Hit",
                 {"x-mine": "origin's", "x-powered-by": "php"},
             )
         harness.edge.use(under(plain, first, number=4))
         for _ in range(3):
             seen = await viewer.ask("/a", "d.test")
-            assert (seen.x_cache, told(seen, *names)) == ("Hit", expected)
+            assert (seen.x_cache, fields_of(seen, *names)) == ("Hit", expected)
     assert len(origin.requests) == 1
 
 
@@ -412,8 +410,10 @@ async def test_the_behavior_decides(origin: ScriptedOrigin) -> None:
     async with EdgeHarness(under(snapshot, images, policy(headers=(H("x-all", "1", False),)))) as harness:
         async with await harness.viewer() as viewer:
             for _ in range(3):
-                assert told(await viewer.ask("/a", "d.test"), "x-images", "x-all") == {}
-                assert told(await viewer.ask("/img/a", "d.test"), "x-images", "x-all") == {"x-images": "1"}
+                assert fields_of(await viewer.ask("/a", "d.test"), "x-images", "x-all") == {}
+                assert fields_of(await viewer.ask("/img/a", "d.test"), "x-images", "x-all") == {
+                    "x-images": "1"
+                }
 
 
 async def test_on_errors_of_the_origin_and_of_the_edge(origin: ScriptedOrigin) -> None:
@@ -443,7 +443,7 @@ async def test_on_errors_of_the_origin_and_of_the_edge(origin: ScriptedOrigin) -
             ("/a", "DELETE", 403),
         ):
             seen = await harness.get(path, headers=asked, method=method)
-            assert (seen.status, told(seen, *names)) == (status, expected), path
+            assert (seen.status, fields_of(seen, *names)) == (status, expected), path
         # Without a matching behavior there is no policy: another host, a malformed request.
         for seen in (
             await harness.get("/a", host="other.test", headers=asked),
@@ -455,13 +455,13 @@ async def test_on_errors_of_the_origin_and_of_the_edge(origin: ScriptedOrigin) -
     )
     async with EdgeHarness(under(msgspec.structs.replace(snapshot, distributions=(paged,)), rule)) as harness:
         seen = await harness.get("/no", headers=asked)
-        assert (seen.status, seen.body, told(seen, *names)) == (200, b"sorry", expected)
+        assert (seen.status, seen.body, fields_of(seen, *names)) == (200, b"sorry", expected)
     blocked = msgspec.structs.replace(paged, geo=Geo("whitelist", ("JP",)), error_responses=())
     snapshot = msgspec.structs.replace(snapshot, distributions=(blocked,))
     async with EdgeHarness(under(snapshot, rule), trusted=("127.0.0.0/8",)) as harness:
         for _ in range(2):
             seen = await harness.get("/a", headers=[*asked, ("X-Forwarded-For", "8.8.8.8")])
-            assert (seen.status, told(seen, *names)) == (403, {})
+            assert (seen.status, fields_of(seen, *names)) == (403, {})
 
 
 async def test_a_preflight_reaches_the_origin_and_comes_back_with_permission(origin: ScriptedOrigin) -> None:
@@ -477,7 +477,7 @@ async def test_a_preflight_reaches_the_origin_and_comes_back_with_permission(ori
     async with EdgeHarness(under(snapshot, rule)) as harness:
         seen = await harness.get("/api", headers=preflight, method="OPTIONS")
         assert seen.status == 204
-        assert told(
+        assert fields_of(
             seen, "access-control-allow-origin", "access-control-allow-methods", "access-control-allow-headers",
             "access-control-max-age", "vary",
         ) == {
@@ -489,7 +489,7 @@ async def test_a_preflight_reaches_the_origin_and_comes_back_with_permission(ori
         }  # fmt: skip
         assert origin.requests[0].method == "OPTIONS"
         seen = await harness.get("/api", headers=[("Origin", "https://evil.test")], method="OPTIONS")
-        assert told(seen, "access-control-allow-origin", "access-control-allow-methods") == {}
+        assert fields_of(seen, "access-control-allow-origin", "access-control-allow-methods") == {}
         # A behavior that does not allow OPTIONS does not answer preflights.
         assert (await harness.get("/get", headers=preflight, method="OPTIONS")).status == 403
 
@@ -533,7 +533,7 @@ async def test_the_managed_policies(origin: ScriptedOrigin) -> None:
                 "strict-transport-security": "max-age=31536000",
             }
             expected = secured if "SecurityHeadersConfig" in config else {"x-frame-options": "DENY"}
-            assert told(seen, *secured) == expected
+            assert fields_of(seen, *secured) == expected
             seen = await harness.get("/a", headers=[("Origin", "https://a.test")], method="OPTIONS")
             methods = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
             assert seen.header("access-control-allow-methods") == (
@@ -590,7 +590,7 @@ async def test_under_another_server(origin: ScriptedOrigin) -> None:
             for result in ("Miss", "Hit", "Hit"):
                 seen = await someone.ask("/a", "d.test")
                 assert seen.x_cache == result
-                assert told(seen, "x-frame-options", "x-powered-by") == {"x-frame-options": "DENY"}
+                assert fields_of(seen, "x-frame-options", "x-powered-by") == {"x-frame-options": "DENY"}
 
 
 async def test_a_policy_that_the_snapshot_lacks_changes_nothing(origin: ScriptedOrigin) -> None:

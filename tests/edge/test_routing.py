@@ -92,7 +92,7 @@ def ask(routed: Routing, target: str = "/a", method: str = "GET", **members: obj
     return decision.name if isinstance(decision, Refusal) else decision[0]
 
 
-def test_the_questions_are_asked_in_cloudfronts_order() -> None:
+def test_the_checks_are_in_cloudfronts_order() -> None:
     strict = Behavior("*", "app", viewer_protocol_policy="https-only", restricted=True)
     blocked = distribution("E1", behaviors=(strict,), geo=Geo("blacklist", ("DE",)))
     german = {"client_ip": "198.51.100.1"}
@@ -104,7 +104,7 @@ def test_the_questions_are_asked_in_cloudfronts_order() -> None:
     assert ask(routing(blocked), scheme="https") == "denied"
 
 
-def test_geo_is_asked_again_of_who_finds_a_plan_made_for_another() -> None:
+def test_geo_restriction_is_checked_for_each_viewer_of_a_cached_plan() -> None:
     routed = routing(distribution("E1", geo=Geo("whitelist", ("FR",))))
     assert ask(routed) != "geo_blocked"  # an unknown location is served
     assert ask(routed, client_ip="198.51.100.1") == "geo_blocked"

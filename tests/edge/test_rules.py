@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from keyfront.model.snapshot import Behavior, ErrorResponse, Select
-from tests.origin import CLOSE, RESET, Asked, ScriptedOrigin, Wire, answer, closed_port
+from tests.origin import CLOSE, RESET, ReceivedRequest, ScriptedOrigin, Wire, answer, closed_port
 from tests.viewer import Clock, EdgeHarness, Seen, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -33,7 +33,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def house_of(origin: ScriptedOrigin, clock: Clock | None = None, **members: Any) -> EdgeHarness:
+def edge_for(origin: ScriptedOrigin, clock: Clock | None = None, **members: Any) -> EdgeHarness:
     """An edge with one behavior, built from `members`, in front of an origin with one attempt and short timeouts."""
     rules = members.pop("error_responses", ())
     members.setdefault("allowed_methods", ALL)
@@ -65,13 +65,13 @@ class TestStaleWhileRevalidate:
         gate = asyncio.Event()
         control = "max-age=10, stale-while-revalidate=60"
         origin.on("/a", says(control), [gate, *says(control, b"two")])
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             await harness.get("/a")
             clock.forward(11)
             for _ in range(5):
                 seen = await harness.get("/a")
                 assert (seen.x_cache, seen.body, seen.header("age")) == ("Hit", b"one", "11")
-            await origin.asked(2)
+            await origin.received(2)
             gate.set()
             while (await harness.get("/a")).body != b"two":
                 await asyncio.sleep(0.01)
@@ -80,21 +80,21 @@ class TestStaleWhileRevalidate:
     async def test_it_ends_and_then_viewers_wait(self, origin: ScriptedOrigin, clock: Clock) -> None:
         control = "max-age=10, stale-while-revalidate=20"
         origin.on("/a", says(control), says(control, b"two"))
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             assert await words(harness, clock, 0, 31) == ["Miss one", "Miss two"]
 
     async def test_max_ttl_bounds_it(self, origin: ScriptedOrigin, clock: Clock) -> None:
         control = "max-age=10, stale-while-revalidate=600"
         origin.on("/a", says(control), says(control, b"two"))
-        async with house_of(origin, clock, max_ttl=15) as harness:
+        async with edge_for(origin, clock, max_ttl=15) as harness:
             assert await words(harness, clock, 0, 26) == ["Miss one", "Miss two"]
 
-    async def test_a_dead_origin_is_not_asked_at_every_hit(
+    async def test_a_dead_origin_does_not_get_a_request_for_every_hit(
         self, origin: ScriptedOrigin, clock: Clock
     ) -> None:
         control = "max-age=10, stale-while-revalidate=600, stale-if-error=0"
         origin.on("/a", [*says(control), CLOSE], [CLOSE], says(control, b"two"))
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             await harness.get("/a")
             clock.forward(11)
             for _ in range(5):
@@ -103,14 +103,14 @@ class TestStaleWhileRevalidate:
             assert len(origin.requests) == 2
             clock.forward(10)
             assert (await harness.get("/a")).body == b"one"
-            await origin.asked(3)
+            await origin.received(3)
 
     async def test_what_was_validated_meanwhile_is_fresh(self, origin: ScriptedOrigin, clock: Clock) -> None:
         control = "max-age=10, stale-while-revalidate=60"
         origin.on(
             "/a", says(control, ETag='"1"'), answer(304, headers={"ETag": '"1"', "Cache-Control": control})
         )
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             await harness.get("/a")
             clock.forward(15)
             assert (await harness.get("/a")).header("age") == "15"
@@ -139,7 +139,7 @@ class TestStaleOnFailure:
         origin.on(
             "/a", [*says("max-age=10"), CLOSE], [*script, CLOSE], [*script, CLOSE], says("max-age=10", b"two")
         )
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             year = 365 * 86400
             moments = (0, year, year + 9, year + 10.1, year + 20.2, year + 20.3)
             assert await words(harness, clock, *moments) == [
@@ -150,7 +150,7 @@ class TestStaleOnFailure:
     async def test_the_error_ttl_is_the_codes_own(self, origin: ScriptedOrigin, clock: Clock) -> None:
         rules = (ErrorResponse(500, 3), ErrorResponse(503, 30))
         origin.on("/a", says("max-age=10"), answer(503), says("max-age=10", b"two"))
-        async with house_of(origin, clock, error_responses=rules) as harness:
+        async with edge_for(origin, clock, error_responses=rules) as harness:
             assert await words(harness, clock, 0, 20, 49, 51) == [
                 "Miss one",
                 "Hit one",
@@ -160,23 +160,23 @@ class TestStaleOnFailure:
 
     async def test_stale_if_error_bounds_it(self, origin: ScriptedOrigin, clock: Clock) -> None:
         origin.on("/a", says("max-age=10, stale-if-error=20"), answer(500, b"down"))
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             assert await words(harness, clock, 0, 25, 31) == ["Miss one", "Hit one", "500"]
 
     async def test_max_ttl_bounds_stale_if_error(self, origin: ScriptedOrigin, clock: Clock) -> None:
         origin.on("/a", says("max-age=10, stale-if-error=2000"), answer(500, b"down"))
-        async with house_of(origin, clock, max_ttl=15) as harness:
+        async with edge_for(origin, clock, max_ttl=15) as harness:
             assert await words(harness, clock, 0, 24, 36) == ["Miss one", "Hit one", "500"]
 
     @pytest.mark.parametrize("control", ["must-revalidate", "proxy-revalidate", "stale-if-error=0"])
     async def test_what_forbids_it(self, origin: ScriptedOrigin, clock: Clock, control: str) -> None:
         origin.on("/a", says(f"max-age=10, {control}"), answer(503, b"down"), [CLOSE])
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             assert await words(harness, clock, 0, 9, 11, 22) == ["Miss one", "Hit one", "503", "502"]
 
     async def test_4xx_is_an_answer(self, origin: ScriptedOrigin, clock: Clock) -> None:
         origin.on("/a", says("max-age=10"), answer(404, b"gone"))
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             assert await words(harness, clock, 0, 11, 12) == ["Miss one", "404", "404"]
         assert len(origin.requests) == 2
 
@@ -184,20 +184,20 @@ class TestStaleOnFailure:
         self, origin: ScriptedOrigin, clock: Clock
     ) -> None:
         origin.on("/a", says("no-store"), answer(500, b"down"))
-        async with house_of(origin, clock, min_ttl=10) as harness:
+        async with edge_for(origin, clock, min_ttl=10) as harness:
             assert await words(harness, clock, 0, 9, 11) == ["Miss one", "Hit one", "Hit one"]
 
     async def test_before_the_custom_error_page(self, origin: ScriptedOrigin, clock: Clock) -> None:
         origin.on("/a", says("max-age=10"), answer(500, b"down"))
         origin.on("/page", answer(200, b"sorry"))
         rules = (ErrorResponse(500, 10, "/page", 500),)
-        async with house_of(origin, clock, error_responses=rules) as harness:
+        async with edge_for(origin, clock, error_responses=rules) as harness:
             assert await words(harness, clock, 0, 11) == ["Miss one", "Hit one"]
         assert [asked.target for asked in origin.requests] == ["/a", "/a"]
 
     async def test_stale_ranges_and_heads(self, origin: ScriptedOrigin, clock: Clock) -> None:
         origin.on("/a", says("max-age=10", b"0123456789"), answer(500, b"down"))
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             await harness.get("/a")
             clock.forward(11)
             seen = await harness.get("/a", headers=[("Range", "bytes=2-4")])
@@ -213,7 +213,7 @@ class TestValidation:
         stored = says("max-age=10", ETag='"1"', Last_Modified=stamp, X_Old="old", X_Both="old")
         renewed = answer(304, headers={"ETag": '"1"', "Cache-Control": "max-age=99", "X-Both": "new"})
         origin.on("/a", stored, renewed)
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             await harness.get("/a")
             clock.forward(11)
             for word in ("RefreshHit", "Hit"):
@@ -224,12 +224,12 @@ class TestValidation:
         asked = origin.requests[1]
         assert (asked.header("if-none-match"), asked.header("if-modified-since")) == ('"1"', stamp)
 
-    async def test_no_cache_is_kept_and_validated_at_each_use(
+    async def test_no_cache_is_stored_and_validated_at_each_use(
         self, origin: ScriptedOrigin, clock: Clock
     ) -> None:
         same = answer(304, headers={"ETag": '"1"'})
         origin.on("/a", says("no-cache", ETag='"1"'), same, same, says("no-cache", b"two", ETag='"2"'))
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             assert await words(harness, clock, 0, 0, 0, 0) == [
                 "Miss one", "RefreshHit one", "RefreshHit one", "Miss two",
             ]  # fmt: skip
@@ -243,7 +243,7 @@ class TestValidation:
             answer(304, headers={"ETag": '"2"'}),
             says("max-age=10", b"two"),
         )
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             assert await words(harness, clock, 0, 11) == ["Miss one", "Miss two"]
         assert [asked.header("if-none-match") for asked in origin.requests] == [None, '"1"', None]
 
@@ -251,7 +251,7 @@ class TestValidation:
         self, origin: ScriptedOrigin, clock: Clock
     ) -> None:
         origin.on("/a", says("max-age=10", ETag='"1"'), answer(304, headers={"ETag": '"1"'}))
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             for moment, status in ((0, 304), (1, 304), (10, 304)):
                 clock.forward(moment)
                 seen = await harness.get("/a", headers=[("If-None-Match", '"1"')])
@@ -281,7 +281,7 @@ class TestValidation:
         origin.on("/a", says("no-store", b"x" * 2000, **said))
         if compress and field == "If-Match":
             status = 412  # the tag of the compressed body is weak
-        async with house_of(origin, compress=compress, accept_gzip=True) as harness:
+        async with edge_for(origin, compress=compress, accept_gzip=True) as harness:
             seen = await harness.get("/a", headers=[(field, value), ("Accept-Encoding", "gzip")])
             assert seen.status == status
             assert seen.header("etag") == ('W/"1"' if compress else '"1"')
@@ -291,7 +291,7 @@ class TestValidation:
     ) -> None:
         origin.on("/a", says("max-age=10", ETag='"1"'), says("max-age=10", b"two"))
         everything = Select("all")
-        async with house_of(origin, clock, key_cookies=everything, forward_cookies=everything) as harness:
+        async with edge_for(origin, clock, key_cookies=everything, forward_cookies=everything) as harness:
             assert await words(harness, clock, 0, 11) == ["Miss one", "Miss two"]
         assert origin.requests[1].header("if-none-match") is None
 
@@ -301,7 +301,7 @@ class TestValidation:
         # RFC 9111 §4.3.5 concerns a HEAD that reaches the origin while a GET's response is stored: here none does.
         origin.on("/a", says("max-age=10", ETag='"1"'), answer(304, headers={"ETag": '"1"', "X-New": "yes"}))
         origin.on("/b", says("max-age=10"), says("max-age=10", b"longer"))
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             for path in ("/a", "/b"):
                 await harness.get(path)
             clock.forward(11)
@@ -322,7 +322,7 @@ class TestValidation:
     ) -> None:
         origin.on("/a", says("max-age=10"))
         wishes = ["no-cache", "no-store", "max-age=0", "only-if-cached", "min-fresh=99", "max-stale=99"]
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             assert (await harness.get("/a", headers=[("Cache-Control", "only-if-cached")])).x_cache == "Miss"
             for wish in wishes:
                 seen = await harness.get("/a", headers=[("Cache-Control", wish), ("Pragma", "no-cache")])
@@ -337,7 +337,7 @@ class TestUnsafeMethods:
     async def test_end_what_is_stored(self, origin: ScriptedOrigin, method: str, status: int) -> None:
         origin.on("/a", says("max-age=99"), answer(status), says("max-age=99", b"two"))
         origin.on("/b", says("max-age=99"))
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             await harness.get("/a")
             await harness.get("/b")
             await harness.get("/a", method=method, body=b"x")
@@ -347,7 +347,7 @@ class TestUnsafeMethods:
     @pytest.mark.parametrize("status", [400, 404, 500])
     async def test_not_if_they_fail(self, origin: ScriptedOrigin, status: int) -> None:
         origin.on("/a", says("max-age=99"), answer(status))
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             await harness.get("/a")
             await harness.get("/a", method="POST", body=b"x")
             assert (await harness.get("/a")).x_cache == "Hit"
@@ -360,7 +360,7 @@ class TestUnsafeMethods:
             "forward_query": Select("all"),
             "accept_gzip": True,
         }
-        async with house_of(origin, key_headers=names, forward_headers=names, **selects) as harness:
+        async with edge_for(origin, key_headers=names, forward_headers=names, **selects) as harness:
 
             async def ask(target: str) -> list[str]:
                 kinds: list[list[tuple[str, str]]] = [[], [("X-Kind", "k")], [("Accept-Encoding", "gzip")]]
@@ -379,7 +379,7 @@ class TestUnsafeMethods:
     async def test_vary_variants_too(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", says("max-age=99", Vary="Origin"))
         forwards = Select("whitelist", ("origin",))
-        async with house_of(origin, forward_headers=forwards) as harness:
+        async with edge_for(origin, forward_headers=forwards) as harness:
             for round_ in range(2):
                 for value in ("https://a", "https://b"):
                     assert (await harness.get("/a", headers=[("Origin", value)])).x_cache == "Miss"
@@ -408,17 +408,17 @@ class TestUnsafeMethods:
     ) -> None:
         origin.on("/a", answer(201, headers={field: value}))
         origin.on("/b", says("max-age=99"))
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             await harness.get("/b")
             await harness.get("/a", method="POST", body=b"x")
             assert (await harness.get("/b")).x_cache == ("Miss" if ends else "Hit")
 
-    async def test_what_was_on_its_way_is_not_kept(self, origin: ScriptedOrigin, clock: Clock) -> None:
+    async def test_a_response_under_way_is_not_stored(self, origin: ScriptedOrigin, clock: Clock) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, *says("max-age=99", b"before")], answer(204), says("max-age=99", b"after"))
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             early = asyncio.create_task(harness.get("/a"))
-            await origin.asked(1)
+            await origin.received(1)
             clock.forward(1)
             assert (await harness.get("/a", method="PUT", body=b"x")).status == 204
             clock.forward(1)
@@ -430,7 +430,7 @@ class TestUnsafeMethods:
 
     async def test_safe_methods_end_nothing(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", says("max-age=99"))
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             await harness.get("/a")
             for method in ("OPTIONS", "HEAD"):
                 await harness.get("/a", method=method)
@@ -455,7 +455,7 @@ class TestAuthorization:
         self, origin: ScriptedOrigin, control: str, shared: bool
     ) -> None:
         origin.on("/a", says(control, b"of alice"), says(control, b"of bob"))
-        async with house_of(origin, forward_headers=self.VIEWER) as harness:
+        async with edge_for(origin, forward_headers=self.VIEWER) as harness:
             first = await harness.get("/a", headers=[("Authorization", "alice")])
             second = await harness.get("/a", headers=[("Authorization", "bob")])
             assert (first.body, second.body) == (b"of alice", b"of alice" if shared else b"of bob")
@@ -463,7 +463,7 @@ class TestAuthorization:
 
     async def test_in_the_key(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", says("max-age=99", b"of alice"), says("max-age=99", b"of bob"))
-        async with house_of(origin, key_headers=self.LISTED, forward_headers=self.LISTED) as harness:
+        async with edge_for(origin, key_headers=self.LISTED, forward_headers=self.LISTED) as harness:
             for word in ("Miss", "Hit"):
                 for name in ("alice", "bob"):
                     seen = await harness.get("/a", headers=[("Authorization", name)])
@@ -471,7 +471,7 @@ class TestAuthorization:
 
     async def test_not_sent_on(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", says("max-age=99"))
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             for word in ("Miss", "Hit"):
                 assert (await harness.get("/a", headers=[("Authorization", word)])).x_cache == word
         assert origin.requests[0].header("authorization") is None
@@ -484,7 +484,7 @@ async def at_once(
     there."""
     viewers = [await harness.viewer() for _ in range(count)]
     asking = [asyncio.create_task(viewer.ask("/a", "d.test")) for viewer in viewers]
-    await origin.asked(1)
+    await origin.received(1)
     while sum(connection._task is not None for connection in harness.listener.connections) < count:
         await asyncio.sleep(0.005)
     gate.set()
@@ -501,7 +501,7 @@ class TestCollapsing:
     async def test_one_request_for_all(self, origin: ScriptedOrigin, size: int) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, *says("max-age=9", b"x" * size)])
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             seen = await at_once(harness, self.N, origin, gate)
         assert len(origin.requests) == 1
         assert {len(s.body) for s in seen} == {size}
@@ -510,7 +510,7 @@ class TestCollapsing:
     async def test_one_validation_for_all(self, origin: ScriptedOrigin, clock: Clock) -> None:
         gate = asyncio.Event()
         origin.on("/a", says("max-age=9", ETag='"1"'), [gate, *answer(304, headers={"ETag": '"1"'})])
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             await harness.get("/a")
             clock.forward(10)
             origin.requests.clear()
@@ -521,7 +521,7 @@ class TestCollapsing:
     async def test_one_stored_error_for_all(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, *answer(503, b"down")])
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             seen = await at_once(harness, self.N, origin, gate)
         assert len(origin.requests) == 1
         assert {(s.status, s.x_cache) for s in seen} == {(503, "Error")}
@@ -544,7 +544,7 @@ class TestCollapsing:
         gate, more = asyncio.Event(), asyncio.Event()
         number = 0
 
-        async def mine(_: Asked, wire: Wire) -> None:
+        async def mine(_: ReceivedRequest, wire: Wire) -> None:
             nonlocal number
             number += 1
             own = number
@@ -554,10 +554,10 @@ class TestCollapsing:
                 await wire.send(step)
 
         origin.on("/a", [mine])
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             asking = asyncio.create_task(at_once(harness, self.N, origin, gate))
             # The others are requested at once, not one after the other.
-            await asyncio.wait_for(origin.asked(self.N), 5)
+            await asyncio.wait_for(origin.received(self.N), 5)
             more.set()
             seen = await asking
             assert len({s.body for s in seen}) == self.N
@@ -567,14 +567,14 @@ class TestCollapsing:
             gate.clear()
             more.clear()
             late = [asyncio.create_task(harness.get("/a")) for _ in range(3)]
-            await asyncio.wait_for(origin.asked(self.N + 3), 5)
+            await asyncio.wait_for(origin.received(self.N + 3), 5)
             more.set()
             assert len({s.body for s in await asyncio.gather(*late)}) == 3
 
     async def test_what_becomes_storable_is_shared_again(self, origin: ScriptedOrigin, clock: Clock) -> None:
         gate = asyncio.Event()
         origin.on("/a", says("no-store"), [gate, *says("max-age=9", b"two")])
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             assert (await harness.get("/a")).body == b"one"
             clock.forward(10)
             origin.requests.clear()
@@ -585,7 +585,7 @@ class TestCollapsing:
     async def test_not_where_cookies_are_forwarded(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, *says("max-age=9")])
-        async with house_of(origin, forward_cookies=Select("all")) as harness:
+        async with edge_for(origin, forward_cookies=Select("all")) as harness:
             await at_once(harness, 5, origin, gate)
             assert len(origin.requests) == 5
             # A response stored by one of them serves all later ones.
@@ -594,41 +594,41 @@ class TestCollapsing:
     async def test_not_where_caching_is_disabled(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, *says("max-age=9")])
-        async with house_of(origin, min_ttl=0, default_ttl=0, max_ttl=0) as harness:
+        async with edge_for(origin, min_ttl=0, default_ttl=0, max_ttl=0) as harness:
             seen = await at_once(harness, 5, origin, gate)
         assert len(origin.requests) == 5
         assert {s.x_cache for s in seen} == {"Miss"}
 
-    async def test_min_ttl_shares_what_says_no_store(self, origin: ScriptedOrigin) -> None:
+    async def test_min_ttl_collapses_requests_for_no_store(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, *says("no-store")])
-        async with house_of(origin, min_ttl=1) as harness:
+        async with edge_for(origin, min_ttl=1) as harness:
             await at_once(harness, 5, origin, gate)
         assert len(origin.requests) == 1
 
     async def test_other_variants_ask_for_themselves(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
 
-        async def own(asked: Asked, wire: Wire) -> None:
+        async def own(asked: ReceivedRequest, wire: Wire) -> None:
             await gate.wait()
             for step in says("max-age=9", (asked.header("origin") or "").encode(), Vary="Origin"):
                 await wire.send(step)
 
         origin.on("/a", [own])
-        async with house_of(origin, forward_headers=Select("whitelist", ("origin",))) as harness:
+        async with edge_for(origin, forward_headers=Select("whitelist", ("origin",))) as harness:
             names = ["https://a", "https://b", "https://a", "https://b"]
             asking = [asyncio.create_task(harness.get("/a", headers=[("Origin", name)])) for name in names]
-            await origin.asked(1)
+            await origin.received(1)
             gate.set()
             assert [(await one).body.decode() for one in asking] == names
 
     async def test_the_first_may_leave(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, *says("max-age=9")])
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             async with await harness.viewer() as first:
                 await first.send(b"GET /a HTTP/1.1\r\nHost: d.test\r\n\r\n")
-                await origin.asked(1)
+                await origin.received(1)
                 second = asyncio.create_task(harness.get("/a"))
                 await asyncio.sleep(0.05)
                 linger = struct.pack("ii", 1, 0)
@@ -646,7 +646,7 @@ class TestSetCookie:
     async def test_removed_where_cookies_are_not_forwarded(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", says("max-age=9", Set_Cookie="a=1"))
         origin.on("/p", answer(200, b"ok", {"Set-Cookie": "a=1"}))
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             for _ in range(2):
                 assert (await harness.get("/a")).header("set-cookie") is None
             assert (await harness.get("/p", method="POST", body=b"x")).header("set-cookie") is None
@@ -654,7 +654,7 @@ class TestSetCookie:
     async def test_stored_and_replayed_where_they_are(self, origin: ScriptedOrigin) -> None:
         two = [("Cache-Control", "max-age=9"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2; Path=/")]
         origin.on("/a", answer(200, b"one", two))
-        async with house_of(origin, **COOKIES) as harness:
+        async with edge_for(origin, **COOKIES) as harness:
             for word in ("Miss", "Hit"):
                 seen = await harness.get("/a")
                 assert seen.x_cache == word
@@ -662,12 +662,12 @@ class TestSetCookie:
 
     async def test_once_only_if_no_cache_names_it(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", says('max-age=9, no-cache="Set-Cookie"', Set_Cookie="a=1"))
-        async with house_of(origin, **COOKIES) as harness:
+        async with edge_for(origin, **COOKIES) as harness:
             assert [(await harness.get("/a")).header("set-cookie") for _ in range(3)] == ["a=1", None, None]
 
     async def test_each_cookie_its_own_answer(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", says("max-age=9", b"one"), says("max-age=9", b"two"))
-        async with house_of(origin, **COOKIES) as harness:
+        async with edge_for(origin, **COOKIES) as harness:
             for word in ("Miss", "Hit"):
                 for value, body in (("u=1; v=2", b"one"), ("u=2", b"two")):
                     seen = await harness.get("/a", headers=[("Cookie", value)])
@@ -683,7 +683,7 @@ class TestTheWire:
         hints = b"HTTP/1.1 103 Early Hints\r\nLink: </s.css>; rel=preload\r\n\r\n"
         first = b"HTTP/1.1 100 Continue\r\n\r\n" + hints + b"HTTP/1.1 102 Processing\r\n\r\n"
         origin.on("/a", [first, *says("max-age=9")])
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             for word in ("Miss", "Hit"):
                 seen = await harness.get("/a")
                 assert (seen.status, seen.x_cache, seen.body) == (200, word, b"one")
@@ -692,16 +692,18 @@ class TestTheWire:
     async def test_trailers_are_dropped(self, origin: ScriptedOrigin) -> None:
         head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Late\r\nTE: trailers\r\n\r\n"
         origin.on("/a", [head + b"3\r\none\r\n0\r\nX-Late: secret\r\nCache-Control: no-store\r\n\r\n"])
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             for word in ("Miss", "Hit"):
                 seen = await harness.get("/a")
                 assert (seen.x_cache, seen.body) == (word, b"one")
                 for name in ("trailer", "te", "x-late"):
                     assert seen.header(name) is None
 
-    async def test_an_unsized_body_is_kept_though_it_may_be_cut_short(self, origin: ScriptedOrigin) -> None:
+    async def test_an_unsized_body_is_stored_although_it_may_be_truncated(
+        self, origin: ScriptedOrigin
+    ) -> None:
         origin.on("/a", [b"HTTP/1.1 200 OK\r\nCache-Control: max-age=9\r\n\r\nall there is", CLOSE])
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             for word in ("Miss", "Hit"):
                 seen = await harness.get("/a")
                 assert (seen.x_cache, seen.body) == (word, b"all there is")
@@ -711,7 +713,7 @@ class TestTheWire:
         self, origin: ScriptedOrigin, clock: Clock, size: int
     ) -> None:
         origin.on("/a", says("max-age=99", b"x" * size, Age="30"))
-        async with house_of(origin, clock) as harness:
+        async with edge_for(origin, clock) as harness:
             assert (await harness.get("/a")).header("age") == "30"
             clock.forward(5)
             assert (await harness.get("/a")).header("age") == "35"
@@ -722,7 +724,7 @@ class TestTheWire:
         origin.on(
             "/a", answer(302, headers={"Location": "http://elsewhere.test/", "Cache-Control": "max-age=9"})
         )
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             for word in ("Miss", "Hit"):
                 seen = await harness.get("/a")
                 assert (seen.status, seen.x_cache) == (302, word)
@@ -730,7 +732,7 @@ class TestTheWire:
 
     async def test_vary_star_is_fetched_each_time(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", says("max-age=9", Vary="*"), says("max-age=9", b"two", Vary="*"))
-        async with house_of(origin) as harness:
+        async with edge_for(origin) as harness:
             assert [(await harness.get("/a")).body for _ in range(2)] == [b"one", b"two"]
 
     async def test_an_edge_with_a_dead_origin_and_nothing_stored(self, origin: ScriptedOrigin) -> None:

@@ -219,7 +219,7 @@ class TestResponses:
         workers[1].ended.add(("E/a", 3))
         assert [worker.find() for worker in workers] == [b"hello", None, b"hello"]
 
-    def test_the_oldest_goes_first_and_what_is_asked_for_stays(self, workers: list[Worker]) -> None:
+    def test_the_oldest_is_evicted_first_and_used_entries_stay(self, workers: list[Worker]) -> None:
         one, two, _ = workers
         one.arena.put(stored("E/asked"))
         one.arena.put(stored("E/unasked"))
@@ -275,7 +275,7 @@ class TestRemovals:
         workers[1].remove(Removal("E/a"))
         assert [[worker.look(key) for key in keys] for worker in workers] == [[None, None, b"hello"]] * 3
 
-    def test_what_was_asked_for_before_is_stored_by_nobody_and_what_after_by_all(
+    def test_a_request_from_before_a_change_is_not_stored_and_one_from_after_it_is(
         self, workers: list[Worker]
     ) -> None:
         before = stored(body=b"old")
@@ -602,5 +602,5 @@ TestSharingByChance.settings = settings(
 )
 
 
-def test_floors_are_told_from_noise() -> None:
+def test_floors_that_differ_in_one_bit_have_different_checksums() -> None:
     assert removals_module._floor(1 << 40) != removals_module._floor((1 << 40) + (1 << 11))

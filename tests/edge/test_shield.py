@@ -24,7 +24,7 @@ from keyfront.errors import SettingsError
 from keyfront.model.snapshot import Behavior, ErrorResponse, Invalidation, OriginGroup, Select, Snapshot
 from tests.edge.film import Film, bytes_of
 from tests.origin import CLOSE, RESET, Authority, ScriptedOrigin, answer, closed_port
-from tests.origin import Asked as Seen
+from tests.origin import ReceivedRequest as Seen
 from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, site
 
@@ -98,8 +98,8 @@ class Family:
         """An edge of the same installation without a parent."""
         return await self._stack.enter_async_context(EdgeHarness(self.snapshot, clock=self.clock))
 
-    def publish(self, snapshot: Snapshot, *houses: EdgeHarness) -> None:
-        for harness in houses:
+    def publish(self, snapshot: Snapshot, *edges: EdgeHarness) -> None:
+        for harness in edges:
             harness.edge.use(snapshot)
 
 
@@ -141,7 +141,7 @@ async def test_viewers_see_one_edge(family: Family) -> None:
     assert len([name for name, _ in seen.headers if name in ("x-cache", "x-amz-cf-pop", "x-amz-cf-id")]) == 3
 
 
-async def test_an_origin_is_asked_for_the_same_with_a_shield_as_without(family: Family) -> None:
+async def test_an_origin_gets_the_same_requests_with_a_shield_as_without(family: Family) -> None:
     behavior = Behavior(
         "*",
         "scripted",
@@ -183,7 +183,7 @@ async def test_children_wait_for_one_answer(family: Family) -> None:
     go = asyncio.Event()
     family.origin.on("/a", [go, *answer(200, b"hello", {"Cache-Control": "max-age=60"})])
     asking_ = [asyncio.ensure_future(child.get("/a")) for child in children for _ in range(3)]
-    await family.origin.asked(1)
+    await family.origin.received(1)
     while len(next(iter(family.parent.edge.fills))._readers) < 3:
         await asyncio.sleep(0.001)
     go.set()
@@ -344,7 +344,9 @@ class TestWhoMayAsk:
         assert len(family.parent.records) == 1
 
     @pytest.mark.parametrize("content", [b"", b"\n\n", b"short\n", SECRET + b"\nshort"])
-    def test_a_secret_is_no_word(self, content: bytes, tmp_path: Path) -> None:
+    def test_a_shield_secret_that_cannot_be_used_is_a_settings_error(
+        self, content: bytes, tmp_path: Path
+    ) -> None:
         (tmp_path / "secret").write_bytes(content)
         with pytest.raises(SettingsError, match="openssl rand"):
             Secrets.of_file(str(tmp_path / "secret"))
@@ -421,7 +423,7 @@ class TestFreshness:
         assert (
             await late.get("/a")
         ).body == b"one"  # the parent's, stale, and the parent requests a newer one
-        await family.origin.asked(2)
+        await family.origin.received(2)
         while b"two" not in [s.body for s in family.parent.edge.memory._entries.values()]:
             await asyncio.sleep(0.001)
         assert (
@@ -523,7 +525,7 @@ class TestInvalidation:
         control = {"Cache-Control": "max-age=1000"}
         family.origin.on("/a", [go, *answer(200, b"old", control)], answer(200, b"new", control))
         first = asyncio.ensure_future(child.get("/a"))
-        await family.origin.asked(1)
+        await family.origin.received(1)
         after = invalidated(family.snapshot, 2, "/a")
         family.publish(after, child)
         second = asyncio.ensure_future(child.get("/a"))
@@ -746,7 +748,7 @@ class TestWhatPassesThrough:
 
 
 class TestWithoutAParent:
-    async def test_a_region_that_nobody_stands_for(self, family: Family) -> None:
+    async def test_a_shield_region_without_a_parent_is_bypassed(self, family: Family) -> None:
         await family.settle()
         child = await family.child(shields=(("us-east-1", "127.0.0.1:1"),))
         family.origin.on("/a", answer(200, b"hello"))
@@ -764,7 +766,7 @@ class TestWithoutAParent:
         assert family.origin.requests[0].body == b"x" * 100_000
         assert caplog.text.count("is passed by") == 1
 
-    async def test_it_is_asked_again_after_a_while(
+    async def test_it_is_retried_after_a_while(
         self, family: Family, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(shield_client, "DOWN", 0.0)
@@ -846,7 +848,7 @@ class TestWithoutAParent:
         await child.get("/b")
         assert family.parent.records[-1]["status"] == 404
 
-    async def test_a_body_too_large_to_be_kept(self, family: Family) -> None:
+    async def test_a_body_too_large_to_store(self, family: Family) -> None:
         child = await family.settle(Behavior("*", "scripted", allowed_methods=ALL))
         family.origin.on("/a", answer(200, b"hello"))
         body = bytes_of(4_000_000)
@@ -861,13 +863,13 @@ class TestWithoutAParent:
         assert seen.body == b"hello"
         assert not family.parent.records
 
-    async def test_viewers_who_leave(self, family: Family) -> None:
+    async def test_viewers_that_disconnect(self, family: Family) -> None:
         child = await family.settle()
         go = asyncio.Event()
         family.origin.on("/a", [go, *answer(200, b"hello", {"Cache-Control": "max-age=60"})])
         async with await child.viewer() as viewer:
             await viewer.send(b"GET /a HTTP/1.1\r\nHost: d.test\r\n\r\n")
-            await family.origin.asked(1)
+            await family.origin.received(1)
         go.set()
         assert (await child.get("/a")).body == b"hello"
         assert len(family.origin.requests) == 1

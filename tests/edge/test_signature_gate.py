@@ -93,7 +93,7 @@ class TestSignedUrls:
             (lambda t: t.partition("&Signature")[0] + "&Key-Pair-Id=KALICE1", Denial.MISSING_SIGNATURE),
         ],
     )
-    async def test_spoilt_before_and_after_it_was_remembered(
+    async def test_a_corrupted_signature_before_and_after_the_valid_one_is_remembered(
         self, harness: EdgeHarness, spoil: object, denial: Denial
     ) -> None:
         target = signed("/a/1")
@@ -136,7 +136,9 @@ class TestSignedUrls:
         assert refused(await harness.get(signed("/a/1", BOB)), Denial.UNKNOWN_KEY)
 
     @pytest.mark.parametrize("path", ["/b/../a/1", "//a/1", "/%61/1", "/b/%2e%2e/a/1", "/./a/1"])
-    async def test_a_detour_in_the_path_does_not_open_a_door(self, harness: EdgeHarness, path: str) -> None:
+    async def test_a_detour_in_the_path_does_not_bypass_the_signature_check(
+        self, harness: EdgeHarness, path: str
+    ) -> None:
         seen = await harness.get(path)
         assert refused(seen, Denial.MISSING_KEY_PAIR_ID)
         assert refused(await harness.get(signed(path, BOB, as_is=True)), Denial.UNKNOWN_KEY)
@@ -264,7 +266,9 @@ async def test_a_custom_page_for_403_takes_the_place_of_the_refusal(origin: Scri
         assert (await harness.recorded(1))["reason"] == "missing_key_pair_id"
 
 
-async def test_a_guarded_error_page_is_shown_to_who_has_no_signature(origin: ScriptedOrigin) -> None:
+async def test_a_restricted_error_page_is_served_to_viewers_without_a_signature(
+    origin: ScriptedOrigin,
+) -> None:
     """As at CloudFront (§5.6): the edge fetches the page itself. At its own path it remains protected."""
     origin.on("/a/login.html", answer(200, b"please log in", {"Cache-Control": "max-age=60"}))
     snapshot = signed_site(origin, "KALICE1")

@@ -132,7 +132,7 @@ def test_a_query_has_one_spelling(query: str, canonical: str) -> None:
     assert sigv4.canonical_query(query) == canonical
 
 
-def test_what_a_viewer_says_of_signatures_is_left_out() -> None:
+def test_signing_headers_of_a_viewer_are_replaced() -> None:
     viewers = [
         (b"authorization", b"AWS4-HMAC-SHA256 Credential=x"),
         (b"x-amz-date", b"20200101T000000Z"),

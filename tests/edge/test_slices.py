@@ -216,7 +216,7 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> EdgeSettings:
 
 
 @contextlib.asynccontextmanager
-async def house_of(
+async def edge_for(
     origin: ScriptedOrigin,
     settings: EdgeSettings,
     clock: Callable[[], float] = time.time,
@@ -236,7 +236,7 @@ class TestSlices:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             first = 20 * SLICE + 5
             seen = await harness.get("/film", headers=ranged(f"{first}-{first + 99}"))
             assert (seen.status, seen.body) == (206, film.body[first : first + 100])
@@ -253,7 +253,7 @@ class TestSlices:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             for index in (3, 17, 40):
                 await harness.get("/film", headers=ranged(f"{index * SLICE}-{index * SLICE}"))
             assert film.fetched == 3
@@ -274,7 +274,7 @@ class TestSlices:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             miss = await harness.get("/film")
             assert (miss.status, miss.body, miss.x_cache) == (200, film.body, "Miss")
             hit = await harness.get("/film")
@@ -291,7 +291,7 @@ class TestSlices:
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         body = film.body
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             if not cold:
                 await harness.get("/film")
             two = await harness.get("/film", headers=ranged("5-9,20000-50000"))
@@ -321,7 +321,7 @@ class TestSlices:
 
     async def test_cold_and_past_the_end(self, origin: ScriptedOrigin, small: EdgeSettings) -> None:
         Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             seen = await harness.get("/film", headers=ranged(f"{SIZE * 9}-"))
             assert (seen.status, seen.header("content-range")) == (416, f"bytes */{SIZE}")
             seen = await harness.get("/film", headers=ranged(f"{SIZE}-"))
@@ -329,11 +329,11 @@ class TestSlices:
             seen = await harness.get("/film", headers=ranged("99999999999999999999999999-"))
             assert seen.status == 416
 
-    async def test_a_small_object_asked_for_by_range_is_held_whole(
+    async def test_a_small_object_requested_by_range_is_stored_whole(
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(b"0123456789").on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             seen = await harness.get("/film", headers=ranged("2-4"))
             assert (seen.status, seen.body, seen.header("content-range")) == (206, b"234", "bytes 2-4/10")
             seen = await harness.get("/film")
@@ -347,12 +347,12 @@ class TestSlices:
         film = Film(bytes_of(SIZE)).on(origin)
         film.brake, film.before = asyncio.Event(), 1000
         go = film.brake
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             tasks = [
                 asyncio.create_task(harness.get("/film", headers=ranged(f"{7 * SLICE + n}-{8 * SLICE + n}")))
                 for n in range(8)
             ]
-            await origin.asked(1)
+            await origin.received(1)
             go.set()
             for n, task in enumerate(tasks):
                 seen = await task
@@ -365,7 +365,7 @@ class TestSlices:
         film = Film(bytes_of(SIZE)).on(origin)
         film.brake, film.before = asyncio.Event(), 10 * SLICE + 77
         go = film.brake
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             async with await harness.viewer() as early, await harness.viewer() as late:
                 await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await early.reader.readexactly(9 * SLICE)
@@ -383,7 +383,7 @@ class TestSlices:
         film = Film(bytes_of(SIZE)).on(origin)
         film.brake, film.before = asyncio.Event(), 5 * SLICE + 10
         go = film.brake
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             async with await harness.viewer() as leaves, await harness.viewer() as stays:
                 for viewer in (leaves, stays):
                     await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
@@ -406,7 +406,7 @@ class TestSlices:
         disk = EdgeSettings(
             memory=8 << 20, max_object=size, slice=size, cache_dir=str(tmp_path), cache_disk=256 << 20
         )
-        async with house_of(origin, disk) as harness:
+        async with edge_for(origin, disk) as harness:
             narrow = socket.socket()
             narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             narrow.connect(("127.0.0.1", harness.port))
@@ -438,7 +438,7 @@ class TestSlices:
         disk = EdgeSettings(
             memory=8 << 20, max_object=size, slice=size, cache_dir=str(cache), cache_disk=256 << 20
         )
-        async with house_of(origin, disk) as harness:
+        async with edge_for(origin, disk) as harness:
             await harness.get("/film")
             while harness.edge.filler.slice_fills._flights:
                 await asyncio.sleep(0.01)
@@ -451,20 +451,20 @@ class TestSlices:
                 assert await viewer.reader.readexactly(len(film.body)) == film.body
             assert film.fetched == 1
 
-    async def test_when_all_leave_what_is_whole_stays_and_the_origin_is_let_go(
+    async def test_when_all_viewers_leave_complete_slices_stay_and_the_fetch_ends(
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         film.brake, film.before = asyncio.Event(), 5 * SLICE + 10
         go = film.brake
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await viewer.reader.readexactly(5 * SLICE)
                 reset(viewer)
                 await harness.recorded(1)
             go.set()
-            await origin.hung_up(1)
+            await origin.disconnected(1)
             seen = await harness.get("/film")
             assert (seen.status, seen.body) == (200, film.body)
             assert film.spans[1] is not None
@@ -475,7 +475,7 @@ class TestSlices:
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         film.ranges = False
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             first = await harness.get("/film", headers=ranged("5-9"))
             assert (first.status, first.body) == (200, film.body)
             second = await harness.get("/film", headers=ranged("5-9"))
@@ -487,7 +487,7 @@ class TestSlices:
     ) -> None:
         film = Film(b"0123456789").on(origin)
         film.ranges = False
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             first = await harness.get("/film", headers=ranged("5-9"))
             assert (first.status, first.body) == (200, film.body)
             second = await harness.get("/film", headers=ranged("5-9"))
@@ -504,7 +504,7 @@ class TestSlices:
         if modified == "now":
             film.modified = film.date()
             film.clock = lambda date=film.clock(): date  # type: ignore[misc]
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             first = 20 * SLICE + 5
             for _ in range(2):
                 seen = await harness.get("/film", headers=ranged(f"{first}-{first + 99}"))
@@ -521,7 +521,7 @@ class TestSlices:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE), etag="", modified=MODIFIED).on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             await harness.get("/film", headers=ranged("0-0"))
             seen = await harness.get("/film")
             assert (seen.status, seen.body) == (200, film.body)
@@ -531,7 +531,7 @@ class TestSlices:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE), control="private").on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             for _ in range(2):
                 seen = await harness.get("/film", headers=ranged("5-9"))
                 assert (seen.status, seen.body, seen.x_cache) == (206, film.body[5:10], "Miss")
@@ -543,7 +543,7 @@ class TestSlices:
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         film.chunked = True
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             seen = await harness.get("/film")
             assert (seen.status, seen.body, seen.header("transfer-encoding")) == (200, film.body, "chunked")
             hit = await harness.get("/film")
@@ -553,14 +553,14 @@ class TestSlices:
             assert (part.status, part.body) == (206, film.body[SLICE : SLICE + 1])
             assert film.fetched == 1
 
-    async def test_while_a_body_of_unknown_length_comes_others_join(
+    async def test_requests_join_a_fill_of_unknown_length(
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         film.chunked = True
         film.brake, film.before = asyncio.Event(), 10 * SLICE + 77
         go = film.brake
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             async with await harness.viewer() as early, await harness.viewer() as late:
                 await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await early.reader.readexactly(9 * SLICE)
@@ -584,7 +584,7 @@ class TestSlices:
 
         origin.on("/film", [by_tongue])
         forwarded = Select("whitelist", ("x-tongue",))
-        async with house_of(origin, small, forward_headers=forwarded) as harness:
+        async with edge_for(origin, small, forward_headers=forwarded) as harness:
             for _ in range(2):
                 for tongue, film in films.items():
                     first = 7 * SLICE
@@ -624,7 +624,7 @@ class TestChanges:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             await harness.get("/film", headers=ranged("0-0"))
             film.body, film.etag = bytes_of(SIZE, 2), '"2"'
             seen = await harness.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE + 9}"))
@@ -640,7 +640,7 @@ class TestChanges:
         film = Film(bytes_of(SIZE)).on(origin)
         old = film.body
         cookies = Select("none" if if_range else "all")
-        async with house_of(origin, small, forward_cookies=cookies, key_cookies=cookies) as harness:
+        async with edge_for(origin, small, forward_cookies=cookies, key_cookies=cookies) as harness:
             await harness.get("/film", headers=ranged(f"0-{3 * SLICE}"))
             film.body, film.etag = bytes_of(SIZE, 2), '"2"'
             async with await harness.viewer() as viewer:
@@ -661,7 +661,7 @@ class TestChanges:
         clock = Clock()
         film = Film(bytes_of(SIZE), control="max-age=10").on(origin)
         film.clock = clock
-        async with house_of(origin, small, clock) as harness:
+        async with edge_for(origin, small, clock) as harness:
             await harness.get("/film", headers=ranged(f"{30 * SLICE}-{31 * SLICE}"))
             clock.forward(10_000_000)
             if version == "another":
@@ -688,7 +688,7 @@ class TestChanges:
         clock = Clock()
         film = Film(bytes_of(SIZE), control="max-age=10").on(origin)
         film.clock = clock
-        async with house_of(origin, small, clock) as harness:
+        async with edge_for(origin, small, clock) as harness:
             await harness.get("/film", headers=ranged("0-0"))
             clock.forward(1000)
             film.fail = 503
@@ -705,7 +705,7 @@ class TestChanges:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             await harness.get("/film", headers=ranged("0-0"))
             film.fail = 500
             seen = await harness.get("/film", headers=ranged(f"{9 * SLICE}-"))
@@ -718,7 +718,7 @@ class TestChanges:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             await harness.get("/film", headers=ranged("0-0"))
             await origin.stop()
             seen = await harness.get("/film", headers=ranged(f"{9 * SLICE}-"))
@@ -731,7 +731,7 @@ class TestChanges:
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         film.break_at = 12 * SLICE + 100
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             seen = await harness.get("/film")
             assert (seen.status, seen.body) == (200, film.body)
             assert film.statuses[:2] == [200, 206]
@@ -743,7 +743,7 @@ class TestChanges:
     ) -> None:
         film = Film(bytes_of(SIZE), etag="").on(origin)
         film.break_at = 12 * SLICE + 100
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await viewer.reader.readuntil(b"\r\n\r\n")
@@ -758,7 +758,7 @@ class TestChanges:
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         methods = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
-        async with house_of(origin, small, allowed_methods=methods) as harness:
+        async with edge_for(origin, small, allowed_methods=methods) as harness:
             await harness.get("/film")
             origin.on("/film", answer(204), [film])
             assert (await harness.get("/film", method="PUT", body=b"x")).status == 204
@@ -786,11 +786,11 @@ class TestSlow:
     ) -> None:
         monkeypatch.setattr("keyfront.edge.cache.fill.MAX_FILL_LEAD", 8 * SLICE)
         film = Film(bytes_of(3000 * SLICE)).on(origin)
-        async with house_of(origin, small) as harness:
+        async with edge_for(origin, small) as harness:
             async with await harness.viewer() as viewer:
                 viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
                 await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
-                await origin.asked(1)
+                await origin.received(1)
                 await origin.wires[0].blocked.wait()
                 assert film.sent < len(film.body) // 2
                 viewer.writer.transport.resume_reading()  # type: ignore[attr-defined]
@@ -808,7 +808,7 @@ class TestSlow:
         disk = EdgeSettings(
             memory=8 << 20, max_object=size, slice=size, cache_dir=str(cache), cache_disk=256 << 20
         )
-        async with house_of(origin, disk) as harness, await harness.viewer() as viewer:
+        async with edge_for(origin, disk) as harness, await harness.viewer() as viewer:
             viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
             while harness.edge.filler.slice_fills._flights or film.sent < len(film.body):
@@ -821,7 +821,7 @@ class TestSlow:
             assert (await viewer.answer()).body == film.body
 
     @pytest.mark.parametrize("when", ["before somebody joins", "after somebody joined"])
-    async def test_what_is_evicted_while_it_comes(
+    async def test_a_response_evicted_while_it_is_received(
         self, origin: ScriptedOrigin, tmp_path: Path, when: str
     ) -> None:
         """Its length is unknown, so a viewer reads it from its fill: from the beginning, or from a separate fill."""
@@ -851,7 +851,7 @@ class TestSlow:
                 if path.is_file() and len(path.name) == 64:
                     path.unlink()
 
-        async with house_of(origin, disk) as harness:
+        async with edge_for(origin, disk) as harness:
             async with await harness.viewer() as early, await harness.viewer() as late:
                 await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await early.reader.readuntil(b"\r\n\r\n")
@@ -875,7 +875,7 @@ class TestSlow:
                 assert (await waiting).body == body
             assert fetched == (2 if when.startswith("before") else 1)
 
-    async def test_what_could_be_kept_nowhere_is_fetched_anew_by_who_comes_late(
+    async def test_what_could_not_be_stored_is_fetched_again_for_late_viewers(
         self, origin: ScriptedOrigin
     ) -> None:
         """Slices too large for memory, and no disk: only viewers that were there from the beginning can share the
@@ -895,7 +895,7 @@ class TestSlow:
 
         origin.on("/film", [send, CLOSE])
         tiny = EdgeSettings(memory=3 * SLICE, max_object=SLICE, slice=SLICE)
-        async with house_of(origin, tiny) as harness, await harness.viewer() as early:
+        async with edge_for(origin, tiny) as harness, await harness.viewer() as early:
             await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
             await early.reader.readuntil(b"\r\n\r\n")
             await early.reader.readexactly(15 * SLICE)
@@ -939,7 +939,7 @@ def test_a_body_that_is_read_once_is_cut_as_any_other(
     assert asyncio.run(run()) == expected
 
 
-async def test_whatever_is_asked_for_in_whatever_order_is_what_a_naive_server_would_send(
+async def test_any_ranges_in_any_order_equal_those_of_a_naive_server(
     origin: ScriptedOrigin, small: EdgeSettings
 ) -> None:
     """Arbitrary ranges, concurrent and sequential, over a store from which slices vanish, of an object that changes
@@ -948,7 +948,7 @@ async def test_whatever_is_asked_for_in_whatever_order_is_what_a_naive_server_wo
     film = Film(bytes_of(SIZE)).on(origin)
     versions = {film.etag: film.body}
     tight = msgspec.structs.replace(small, memory=40 * SLICE) if not small.cache_disk else small
-    async with house_of(origin, tight) as harness:
+    async with edge_for(origin, tight) as harness:
 
         async def ask(viewer: Viewer) -> None:
             kind = dice.randrange(5)

@@ -52,7 +52,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.said: list[str] = []
+        self.warnings: list[str] = []
 
     def put(
         self, name: str, *hosts: str, style: str = "crt", mode: int = 0o600, days: int = 90, **wrong: Any
@@ -77,7 +77,7 @@ class Folder:
         return x509.load_pem_x509_certificate(chain)
 
     def read(self) -> Certificates:
-        return Certificates(self.path, NOW, self.said.append)
+        return Certificates(self.path, NOW, self.warnings.append)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ class TestFolder:
         certificates = folder.read()
         assert certificates.names == {"a.test", "*.b.test"}
         assert serial(certificates, "a.test") == made.serial_number
-        assert not folder.said
+        assert not folder.warnings
 
     @pytest.mark.parametrize(
         ("name", "expected"),
@@ -174,7 +174,7 @@ class TestFolder:
         (folder.path / "folder.pem").mkdir()
         certificates = folder.read()
         assert certificates.names == {"a.test"}
-        said = {line.split()[2]: line for line in folder.said}
+        said = {line.split()[2]: line for line in folder.warnings}
         assert said.keys() == {
             "garbage.crt", "mixed.crt", "alone.crt", "nameless.crt", "locked.crt", "folder.pem",
         }  # fmt: skip
@@ -186,32 +186,32 @@ class TestFolder:
         # A message is not repeated until the file changes.
         for _ in range(3):
             assert not certificates.poll(NOW)
-        assert len(folder.said) == len(said)
+        assert len(folder.warnings) == len(said)
 
-    def test_a_key_that_anybody_can_read_is_used_and_told_of(self, folder: Folder) -> None:
+    def test_a_key_readable_by_others_is_used_and_logged(self, folder: Folder) -> None:
         folder.put("a", "a.test", mode=0o644)
         folder.put("b", "b.test", mode=0o640)
         folder.read()
-        assert folder.said == ["anybody on this machine can read the private key a.key"]
+        assert folder.warnings == ["anybody on this machine can read the private key a.key"]
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
     def test_a_key_that_cannot_be_read(self, folder: Folder) -> None:
         folder.put("a", "a.test")
         folder.put("b", "b.test", mode=0o000)
         assert folder.read().names == {"a.test"}
-        assert "Permission denied" in folder.said[0]
+        assert "Permission denied" in folder.warnings[0]
 
     def test_an_expired_one_is_used_only_where_there_was_none(self, folder: Folder) -> None:
         folder.put("a", "a.test", days=-1)
         certificates = folder.read()
-        assert "viewers will not accept it: it expired on" in folder.said[0]
+        assert "viewers will not accept it: it expired on" in folder.warnings[0]
         good = folder.put("a", "a.test")
         certificates.poll(NOW)
         assert certificates.poll(NOW)
         folder.put("a", "a.test", days=-1)
         certificates.poll(NOW)
         assert not certificates.poll(NOW)
-        assert "refused and the one before it stays: it expired on" in folder.said[-1]
+        assert "refused and the one before it stays: it expired on" in folder.warnings[-1]
         assert serial(certificates, "a.test") == good.serial_number
 
 
@@ -225,7 +225,7 @@ class TestChanges:
         assert certificates.poll(NOW)
         assert serial(certificates, "www.a.test") == renewed.serial_number
         assert not certificates.poll(NOW)
-        assert not folder.said
+        assert not folder.warnings
 
     def test_chain_and_key_written_one_after_the_other(self, folder: Folder) -> None:
         before = folder.put("a", "a.test")
@@ -236,7 +236,7 @@ class TestChanges:
         write(folder.path / "a.key", key)
         for _ in range(3):  # the key is very late: this is reported, and the old one stays
             assert not certificates.poll(NOW)
-        assert folder.said == ["the certificate a.crt is refused and the one before it stays: "
+        assert folder.warnings == ["the certificate a.crt is refused and the one before it stays: "
                                "a.key is not the key of a.crt"]  # fmt: skip
         assert serial(certificates, "a.test") == before.serial_number
         write(folder.path / "a.key", new_key)
@@ -255,7 +255,7 @@ class TestChanges:
         certificates.poll(NOW)
         assert certificates.poll(NOW)
         assert certificates.names == {"b.test"}
-        assert folder.said == ["the certificate a.crt is no longer used: its files are gone"]
+        assert folder.warnings == ["the certificate a.crt is no longer used: its files are gone"]
         (folder.path / "b" / "fullchain.pem").unlink()
         for _ in range(3):
             assert not certificates.poll(NOW)
@@ -440,7 +440,7 @@ class TestEnds:
     @pytest.mark.parametrize(
         ("scheme", "connection"), [("https", "keep-alive"), ("https", "close"), ("http", "keep-alive")]
     )
-    async def test_who_reads_late_and_slowly_gets_it_all(
+    async def test_a_late_and_slow_reader_gets_the_whole_body(
         self, origin: ScriptedOrigin, folder: Folder, scheme: str, connection: str
     ) -> None:
         """More slowly than the limits overall, but never without progress for that long."""
@@ -465,7 +465,7 @@ class TestEnds:
             assert await viewer.at_end() == b""
 
     @pytest.mark.parametrize("said", [b"", b"GET /a/1 HTTP/1.1\r\n"], ids=["idle", "half a head"])
-    async def test_who_says_no_more_is_let_go(
+    async def test_a_silent_viewer_is_disconnected(
         self, origin: ScriptedOrigin, folder: Folder, said: bytes
     ) -> None:
         folder.put("d", "d.test")
@@ -476,7 +476,9 @@ class TestEnds:
                 with contextlib.suppress(ConnectionError):
                     assert await asyncio.wait_for(viewer.at_end(), 5) == b""
 
-    async def test_who_does_not_read_is_let_go(self, origin: ScriptedOrigin, folder: Folder) -> None:
+    async def test_a_viewer_that_does_not_read_is_disconnected(
+        self, origin: ScriptedOrigin, folder: Folder
+    ) -> None:
         folder.put("d", "d.test")
         size = 64_000_000  # more than the kernel buffers on the way
         origin.on("/big", answer(200, bytes(size), {"Cache-Control": "no-store"}))
@@ -496,7 +498,7 @@ class TestEnds:
         origin.on("/slow", [gate, *answer(200, b"late", {"Cache-Control": "no-store"})])
         async with await visit(harness) as viewer:
             await viewer.send(b"GET /slow HTTP/1.1\r\nHost: d.test\r\n\r\n")
-            await origin.asked(1)
+            await origin.received(1)
             linger = struct.pack("ii", 1, 0)
             viewer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             viewer.writer.transport.abort()
@@ -505,7 +507,7 @@ class TestEnds:
         gate.set()
 
     @pytest.mark.parametrize("talks_on", [False, True])
-    async def test_who_has_said_goodbye_is_answered_and_not_listened_to(
+    async def test_after_close_notify_a_viewer_is_answered_and_its_bytes_are_ignored(
         self, harness: EdgeHarness, origin: ScriptedOrigin, talks_on: bool
     ) -> None:
         gate = asyncio.Event()
@@ -524,7 +526,7 @@ class TestEnds:
             with pytest.raises(ssl.SSLWantReadError):
                 tls.unwrap()
             await plain.send(outgoing.read())
-            await origin.asked(1)
+            await origin.received(1)
             if talks_on:
                 for _ in range(100):
                     await plain.send(os.urandom(100_000))
@@ -543,7 +545,7 @@ class TestEnds:
         origin.on("/slow", [gate, *answer(200, b"finished")])
         async with await visit(harness) as idle, await visit(harness) as busy:
             await busy.send(b"GET /slow HTTP/1.1\r\nHost: d.test\r\n\r\n")
-            await origin.asked(1)
+            await origin.received(1)
             draining = asyncio.create_task(harness.listener.drain())
             assert await idle.at_end() == b""
             gate.set()

@@ -42,7 +42,17 @@ from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup, Select, Snapshot
 from keyfront.monitoring.edge_metrics import families
 from tests.edge.harness import ALICE, signed, signed_site
-from tests.origin import CLOSE, RESET, Asked, Authority, ScriptedOrigin, Step, Wire, answer, closed_port
+from tests.origin import (
+    CLOSE,
+    RESET,
+    Authority,
+    ReceivedRequest,
+    ScriptedOrigin,
+    Step,
+    Wire,
+    answer,
+    closed_port,
+)
 from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, Viewer, site
 
@@ -426,7 +436,7 @@ class TestGate:
             ]
             assert not any("Signature" in str(record) for record in harness.records)
 
-    async def test_the_origin_is_not_asked_by_who_is_refused(self, origin: ScriptedOrigin) -> None:
+    async def test_a_refused_request_does_not_reach_the_origin(self, origin: ScriptedOrigin) -> None:
         async with EdgeHarness(signed_site(origin, "KALICE1")) as harness, await harness.viewer() as viewer:
             await viewer.send(offer("/a/1"))
             assert (await viewer.answer()).status == 403
@@ -460,7 +470,7 @@ class TestGate:
                     assert (await viewer.answer()).status == status, proto
             assert [record["scheme"] for record in harness.records].count("http") == 1
 
-    async def test_it_is_neither_found_in_the_cache_nor_kept_there(
+    async def test_it_is_neither_looked_up_nor_stored(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         origin.on("/ws", answer(200, b"first", {"Cache-Control": "max-age=60"}))
@@ -520,7 +530,7 @@ class TestForwarding:
         ],
         ids=["nothing", "the key alone", "the version alone", "all but the key"],
     )
-    async def test_others_are_told_why_it_does_not_work(self, behavior: Behavior) -> None:
+    async def test_other_behaviors_refuse_it_with_the_reason(self, behavior: Behavior) -> None:
         async with server() as (_, ws), EdgeHarness(site(ws, behavior)) as harness:
             with pytest.raises(websockets.InvalidStatus) as refused:
                 await client(harness)
@@ -617,7 +627,7 @@ class TestOrigins:
         assert record["explanation"]
         assert harness.edge.websockets.taken == 0
 
-    async def test_a_101_that_nobody_asked_for(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
+    async def test_an_unsolicited_101_is_refused(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         origin.on("/ws", [SWITCHED + b"\x81\x05hello"])
         for headers in ((), OFFER[:1], OFFER[1:], OFFER[:2]):
             assert (await harness.get("/ws", headers=headers)).status == 502
@@ -654,7 +664,7 @@ class TestOrigins:
         # A handshake has its own connection, on which no other request is sent.
         assert sorted(asked.connection for asked in origin.requests) == [0, 1, 2]
 
-    async def test_a_handshake_never_takes_a_kept_connection(
+    async def test_a_handshake_never_uses_an_idle_connection(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         origin.on("/b", answer(200, b"b", {"Cache-Control": "no-store"}))
@@ -688,7 +698,7 @@ class TestOrigins:
     async def test_the_handshake_has_the_origins_read_timeout(
         self, origin: ScriptedOrigin, slowly: bool
     ) -> None:
-        async def drip(_: Asked, wire: Wire) -> None:
+        async def drip(_: ReceivedRequest, wire: Wire) -> None:
             for byte in SWITCHED:
                 await wire.send(bytes([byte]))
                 await asyncio.sleep(0.1)
@@ -717,7 +727,7 @@ class TestOrigins:
         assert len(origin.requests) == 4
         assert harness.edge.websockets.taken == 0
 
-    async def test_what_comes_with_the_101_is_not_lost(
+    async def test_bytes_behind_the_101_are_not_lost(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         body = random.Random(3).randbytes(400_000)
@@ -732,7 +742,7 @@ class TestOrigins:
 # -- what viewers may send -------------------------------------------------------------------------------------
 
 
-async def tell(_: Asked, wire: Wire) -> None:
+async def echo_bytes(_: ReceivedRequest, wire: Wire) -> None:
     """Echo what arrives, as it arrives, until the end."""
     while data := await wire.reader.read(65536):
         await wire.send(data)
@@ -740,7 +750,7 @@ async def tell(_: Asked, wire: Wire) -> None:
 
 class TestViewers:
     async def test_a_handshake_in_single_bytes(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
-        origin.on("/ws", [SWITCHED, tell, CLOSE])
+        origin.on("/ws", [SWITCHED, echo_bytes, CLOSE])
         async with await harness.viewer() as viewer:
             for byte in offer() + b"\x81\x05hello":
                 await viewer.send(bytes([byte]))
@@ -748,16 +758,16 @@ class TestViewers:
             assert (await viewer.answer()).status == 101
             assert await viewer.reader.readexactly(7) == b"\x81\x05hello"
 
-    async def test_what_comes_before_the_101_is_the_websockets(
+    async def test_bytes_before_the_101_belong_to_the_websocket(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         """Whatever it looks like: it is not parsed as a request, and none of it is lost."""
         gate = asyncio.Event()
-        origin.on("/ws", [gate, SWITCHED, tell, CLOSE])
+        origin.on("/ws", [gate, SWITCHED, echo_bytes, CLOSE])
         hidden = b"GET /hidden HTTP/1.1\r\nHost: d.test\r\n\r\n"
         async with await harness.viewer() as viewer:
             await viewer.send(offer() + hidden)
-            await origin.asked(1)
+            await origin.received(1)
             much = os.urandom(MAX_EARLY * 8)
             sending = asyncio.ensure_future(viewer.send(much))
             await asyncio.sleep(0.05)
@@ -773,7 +783,7 @@ class TestViewers:
         origin.on("/ws", [])
         async with await harness.viewer() as viewer:
             await viewer.send(offer())
-            await origin.asked(1)
+            await origin.received(1)
             for _ in range(400):
                 viewer.writer.write(b"x" * 65536)
                 await asyncio.sleep(0)
@@ -784,7 +794,7 @@ class TestViewers:
             viewer.writer.transport.abort()
 
     @pytest.mark.parametrize("status", [200, 400, 403, 404])
-    async def test_without_a_101_it_is_nobodys(
+    async def test_without_a_101_the_bytes_behind_a_handshake_are_discarded(
         self, harness: EdgeHarness, origin: ScriptedOrigin, status: int
     ) -> None:
         """A request behind a handshake is not answered: it may have been meant as the WebSocket's bytes, and a proxy
@@ -795,7 +805,7 @@ class TestViewers:
         hidden = b"GET /hidden HTTP/1.1\r\nHost: d.test\r\n\r\n"
         async with await harness.viewer() as viewer:
             await viewer.send(offer() + hidden)
-            await origin.asked(1)
+            await origin.received(1)
             await viewer.send(hidden)
             gate.set()
             seen = await viewer.answer()
@@ -804,7 +814,9 @@ class TestViewers:
             assert await viewer.at_end() == b""
         assert [asked.target for asked in origin.requests] == ["/ws"]
 
-    async def test_refused_at_the_gate_it_is_nobodys_either(self, origin: ScriptedOrigin) -> None:
+    async def test_bytes_behind_a_handshake_without_signature_are_not_a_request(
+        self, origin: ScriptedOrigin
+    ) -> None:
         hidden = b"GET /open HTTP/1.1\r\nHost: d.test\r\n\r\n"
         async with EdgeHarness(signed_site(origin, "KALICE1")) as harness, await harness.viewer() as viewer:
             await viewer.send(offer("/a/1") + hidden)
@@ -818,17 +830,17 @@ class TestViewers:
     ) -> None:
         gate = asyncio.Event()
         origin.on("/slow", [gate, *answer(200, b"slow")])
-        origin.on("/ws", [SWITCHED, tell, CLOSE])
+        origin.on("/ws", [SWITCHED, echo_bytes, CLOSE])
         async with await harness.viewer() as viewer:
             await viewer.send(b"GET /slow HTTP/1.1\r\nHost: d.test\r\n\r\n" + offer() + b"\x81\x00")
-            await origin.asked(1)
+            await origin.received(1)
             gate.set()
             assert (await viewer.answer()).body == b"slow"
             assert (await viewer.answer()).status == 101
             assert await viewer.reader.readexactly(2) == b"\x81\x00"
 
     @pytest.mark.parametrize("method", [m for m in ALL if m != "GET"])
-    async def test_on_other_methods_it_is_passed_over_and_the_log_says_so(
+    async def test_on_other_methods_it_is_ignored_and_logged(
         self, harness: EdgeHarness, origin: ScriptedOrigin, method: str
     ) -> None:
         origin.on("/ws", answer(200, b"plain"))
@@ -907,11 +919,11 @@ class TestViewers:
         origin.on("/ws", [])
         async with await harness.viewer() as viewer:
             await viewer.send(offer())
-            await origin.asked(1)
+            await origin.received(1)
             reset(viewer)
             record = await harness.recorded(1)
         assert (record["status"], record["detail"]) == (0, "ClientHungUpRequest")
-        await origin.hung_up(1)
+        await origin.disconnected(1)
         assert harness.edge.websockets.taken == 0
 
     async def test_a_viewer_that_has_half_closed_before_its_answer(
@@ -920,7 +932,7 @@ class TestViewers:
         gate = asyncio.Event()
         got = []
 
-        async def finish(_: Asked, wire: Wire) -> None:
+        async def finish(_: ReceivedRequest, wire: Wire) -> None:
             got.append(await wire.reader.read())
             await wire.send(b"\x81\x03end")
 
@@ -928,7 +940,7 @@ class TestViewers:
         async with await harness.viewer() as viewer:
             await viewer.send(offer() + b"\x81\x03bye")
             viewer.writer.write_eof()
-            await origin.asked(1)
+            await origin.received(1)
             gate.set()
             assert (await viewer.answer()).status == 101
             assert await viewer.at_end() == b"\x81\x03end"
@@ -940,7 +952,7 @@ class TestViewers:
 
 class TestEnds:
     async def test_open_ones_do_not_keep_requests_from_their_origin(self, origin: ScriptedOrigin) -> None:
-        origin.on("/ws", [SWITCHED, tell, CLOSE])
+        origin.on("/ws", [SWITCHED, echo_bytes, CLOSE])
         origin.on("/b", answer(200, b"b"))
         snapshot = site(origin.origin(), Behavior("*", "scripted", forward_headers=ALL_VIEWER))
         settings = EdgeSettings(memory=1 << 22, origins=OriginLimits(connections=1))
@@ -985,7 +997,7 @@ class TestEnds:
         assert codes == [1001]
 
     async def test_traffic_one_way_keeps_it_open(self, origin: ScriptedOrigin) -> None:
-        async def pulse(_: Asked, wire: Wire) -> None:
+        async def pulse(_: ReceivedRequest, wire: Wire) -> None:
             for _turn in range(20):
                 await wire.send(b"\x89\x00")
                 await asyncio.sleep(0.05)
@@ -1005,12 +1017,12 @@ class TestEnds:
             assert (await viewer.answer()).status == 101
             assert await viewer.at_end() == b"\x82\x7e\x10\x00half"
 
-    async def test_a_viewer_that_does_not_read_stops_the_origin_and_is_let_go(
+    async def test_a_viewer_that_does_not_read_stops_the_origin_and_is_disconnected(
         self, origin: ScriptedOrigin
     ) -> None:
         wires: list[Wire] = []
 
-        async def pump(_: Asked, wire: Wire) -> None:
+        async def pump(_: ReceivedRequest, wire: Wire) -> None:
             wires.append(wire)
             while True:
                 await wire.send(b"x" * 65536)
@@ -1022,7 +1034,7 @@ class TestEnds:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect(("127.0.0.1", harness.port))
             sock.sendall(offer())
-            await origin.asked(1)
+            await origin.received(1)
             await until(lambda: bool(wires))
             await wires[0].blocked.wait()
             (connection,) = harness.listener.connections
@@ -1032,12 +1044,12 @@ class TestEnds:
             assert record["reason"] == "websocket_viewer_stuck"
             assert record["bytes"] < 64 << 20
             sock.close()
-            await origin.hung_up(1)
+            await origin.disconnected(1)
 
-    async def test_an_origin_that_does_not_read_stops_the_viewer_and_is_let_go(
+    async def test_an_origin_that_does_not_read_stops_the_viewer_and_is_disconnected(
         self, origin: ScriptedOrigin
     ) -> None:
-        async def deaf(_: Asked, wire: Wire) -> None:
+        async def deaf(_: ReceivedRequest, wire: Wire) -> None:
             wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await asyncio.sleep(3600)
 
@@ -1061,7 +1073,7 @@ class TestEnds:
     async def test_the_other_half_goes_on_when_one_is_closed(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
-        async def last_words(_: Asked, wire: Wire) -> None:
+        async def last_words(_: ReceivedRequest, wire: Wire) -> None:
             assert await wire.reader.read() == b"\x81\x03bye"
             await wire.send(b"\x81\x05after")
 
@@ -1080,7 +1092,7 @@ class TestEnds:
     ) -> None:
         got = []
 
-        async def half(_: Asked, wire: Wire) -> None:
+        async def half(_: ReceivedRequest, wire: Wire) -> None:
             await wire.send(b"\x81\x03bye")
             wire.writer.write_eof()
             got.append(await wire.reader.read())
@@ -1108,7 +1120,7 @@ class TestEnds:
     async def test_a_reset_of_one_side_ends_the_other_after_all_that_was_sent(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
-        async def break_off(_: Asked, wire: Wire) -> None:
+        async def break_off(_: ReceivedRequest, wire: Wire) -> None:
             await wire.reader.readexactly(2)
             wire.reset()
 
@@ -1124,7 +1136,7 @@ class TestEnds:
     async def test_a_viewer_that_resets(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         got = []
 
-        async def collect(_: Asked, wire: Wire) -> None:
+        async def collect(_: ReceivedRequest, wire: Wire) -> None:
             got.append(await wire.reader.read())
 
         origin.on("/ws", [SWITCHED, collect, CLOSE])
@@ -1139,10 +1151,10 @@ class TestEnds:
             record = await harness.recorded(1)
         assert record["status"] == 101
         assert record["reason"] == "websocket_viewer_lost"
-        await origin.hung_up(1)
+        await origin.disconnected(1)
         assert got == [b"\x81\x05hello"]
 
-    async def test_a_worker_that_stops_gives_them_time_and_then_says_goodbye(self) -> None:
+    async def test_a_stopping_worker_waits_and_then_sends_close_frames(self) -> None:
         codes = []
 
         async def handler(connection: ServerConnection) -> None:
@@ -1179,7 +1191,7 @@ class TestEnds:
             assert (await viewer.reader.read()).startswith(b"\x88")
 
     async def test_nothing_is_left_behind(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
-        origin.on("/ws", [SWITCHED, tell, CLOSE])
+        origin.on("/ws", [SWITCHED, echo_bytes, CLOSE])
         for _ in range(20):
             async with await harness.viewer() as viewer:
                 await viewer.send(offer() + b"\x81\x05hello")
@@ -1267,6 +1279,6 @@ class TestCounts:
 
 def test_the_fuzzer_finds_nothing() -> None:
     """A short run; `python -m fuzz.websocket` takes longer ones."""
-    conversations, switched = run(160, None, 3, tell=lambda _: None)
+    conversations, switched = run(160, None, 3, echo_bytes=lambda _: None)
     assert conversations == 160
     assert switched > 3

@@ -42,7 +42,7 @@ def test_what_is_published_is_polled(tmp_path: Path) -> None:
     assert edge.poll(two) is None
 
 
-def test_the_folder_is_made_and_nobody_else_may_read(tmp_path: Path) -> None:
+def test_the_folder_is_created_readable_by_its_owner_only(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "data"
     feed = FileFeed(folder)
     os.umask(before := os.umask(0))
@@ -99,7 +99,7 @@ def test_the_number_to_go_on_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"garbage", snapshot(3).to_bytes()[:-1], snapshot(1).to_bytes()])
-def test_what_is_refused_is_told_once_and_the_old_one_stays(tmp_path: Path, spoilt: bytes) -> None:
+def test_a_refused_snapshot_is_reported_once_and_the_old_one_stays(tmp_path: Path, spoilt: bytes) -> None:
     feed = FileFeed(tmp_path)
     feed.publish(snapshot(2))
     two = feed.poll(None)
@@ -114,7 +114,7 @@ def test_what_is_refused_is_told_once_and_the_old_one_stays(tmp_path: Path, spoi
     assert feed.poll(two) == snapshot(3)
 
 
-def test_a_file_that_is_bad_in_two_ways_is_told_twice(tmp_path: Path) -> None:
+def test_a_file_with_two_faults_is_reported_twice(tmp_path: Path) -> None:
     feed = FileFeed(tmp_path)
     feed.publish(snapshot(2))
     two = feed.poll(None)
@@ -308,7 +308,7 @@ def test_stale_torn_and_foreign_reports_do_not_count(tmp_path: Path) -> None:
     assert [report.name for report in feed.reports(NOW)] == ["a", "live"]
 
 
-def test_the_clock_is_asked_if_nobody_says_what_time_it_is(tmp_path: Path) -> None:
+def test_the_clock_is_read_without_a_given_time(tmp_path: Path) -> None:
     feed = FileFeed(tmp_path)
     feed.report("edge", 1, at=time.time())
     feed.report("old", 1, at=time.time() - 6)
@@ -337,7 +337,7 @@ def test_what_an_edge_has_counted_outlives_it(tmp_path: Path) -> None:
     assert [report.counters["run"] for _, report in feed.ended()] == ["b"]
 
 
-def test_what_nobody_adds_up_is_swept_after_a_month(tmp_path: Path) -> None:
+def test_counts_that_are_not_collected_are_deleted_after_a_month(tmp_path: Path) -> None:
     feed = FileFeed(tmp_path)
     feed.report("edge", 1, at=NOW)
     feed.remove_report("edge")

@@ -34,7 +34,7 @@ def test_a_slot_is_its_own() -> None:
     board.close()
 
 
-def test_the_end_is_told_to_all() -> None:
+def test_the_end_reaches_every_viewer() -> None:
     board = Board.create(1)
     before = board.stopping
     board.stop()

@@ -216,7 +216,7 @@ def test_reports_of_all_regions(tmp_path: Path) -> None:
     assert feeds.ended() == []
 
 
-def test_a_number_that_nobody_gives(tmp_path: Path) -> None:
+def test_the_largest_snapshot_number_is_not_another_regions(tmp_path: Path) -> None:
     feeds = regions(tmp_path)
     feeds.publish(snapshot(1))
     FileFeed(tmp_path / "us", "us").publish(for_region(snapshot(HIGHEST), "us"))

@@ -73,7 +73,7 @@ async def test_no_more_connections_than_turns(origin: ScriptedOrigin) -> None:
     origins = Origins(limits=OriginLimits(connections=2, queue=10, queue_timeout=30))
     try:
         asked = [asyncio.create_task(fetched(origins, origin.origin())) for _ in range(6)]
-        await origin.asked(2)
+        await origin.received(2)
         await until(lambda: origins.load == (2, 4, 0))
         assert origin.connections == 2
         gate.set()
@@ -141,7 +141,7 @@ async def test_who_gives_up_gives_the_turn_back(origin: ScriptedOrigin) -> None:
         await reply.aclose()
         await until(lambda: origins.load == (0, 0, 0))
         asked = asyncio.create_task(fetched(origins, origin.origin(), "/never"))
-        await origin.asked(2)
+        await origin.received(2)
         asked.cancel()
         await until(lambda: origins.load == (0, 0, 0))
     finally:
@@ -168,7 +168,7 @@ async def test_the_queue_has_an_end_in_length_and_in_time(origin: ScriptedOrigin
     snapshot = open_site(origin.origin(), error_responses=(ErrorResponse(503, 10, "/page.html", 200),))
     async with EdgeHarness(snapshot, settings=settings) as harness:
         first = asyncio.create_task(harness.get("/wait1"))
-        await origin.asked(1)
+        await origin.received(1)
         queued = asyncio.create_task(harness.get("/wait2"))
         await until(lambda: harness.edge.fetcher.origins.load == (1, 1, 0))
         crowded = await harness.get("/wait3")
@@ -191,7 +191,7 @@ async def test_origins_do_not_wait_for_each_other(origin: ScriptedOrigin) -> Non
         origins = Origins(limits=OriginLimits(connections=1, queue=0))
         try:
             stuck = asyncio.create_task(fetched(origins, origin.origin()))
-            await origin.asked(1)
+            await origin.received(1)
             assert await fetched(origins, other.origin()) == b"done"
             stuck.cancel()
         finally:
@@ -208,7 +208,7 @@ def held_port() -> tuple[socket.socket, int]:
     return sock, sock.getsockname()[1]
 
 
-async def test_an_origin_that_is_down_is_left_alone_and_comes_back() -> None:
+async def test_an_origin_that_is_down_gets_no_requests_and_recovers() -> None:
     sock, port = held_port()
     down = Origin("o", "127.0.0.1", http_port=port, connection_attempts=1)
     origins = Origins(limits=OriginLimits(failures=3, pause=1.0))
@@ -261,7 +261,7 @@ async def test_connection_attempts_are_failures_each() -> None:
 
 
 @pytest.mark.parametrize("websocket", [False, True])
-async def test_a_request_whose_own_attempts_open_the_breaker_tells_their_failure(websocket: bool) -> None:
+async def test_a_request_that_opens_the_circuit_breaker_reports_its_own_failure(websocket: bool) -> None:
     """It counts as a failure like any other, and so is remembered for its key."""
     down = Origin("o", "127.0.0.1", http_port=closed_port(), connection_attempts=3)
     origins = Origins(limits=OriginLimits(failures=2, pause=60.0))
@@ -355,7 +355,7 @@ async def test_a_shortage_of_this_machine_opens_nothing(origin: ScriptedOrigin) 
         await origins.aclose()
 
 
-async def test_names_that_nobody_answers_for_hold_up_no_others(
+async def test_unresolvable_names_do_not_block_others(
     origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.on("/", answer(200, b"done"))
@@ -455,7 +455,7 @@ async def test_a_small_upload_holds_no_connection(origin: ScriptedOrigin, chunke
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_a_large_upload_goes_as_it_comes(origin: ScriptedOrigin, chunked: bool) -> None:
+async def test_a_large_upload_is_streamed(origin: ScriptedOrigin, chunked: bool) -> None:
     origin.on("/up", answer(200, b"taken"))
     body = bytes(range(256)) * 1200
     framing = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: %d\r\n\r\n" % len(body)
@@ -508,7 +508,7 @@ async def test_no_buffer(origin: ScriptedOrigin) -> None:
         assert (await viewer.answer()).body == b"taken"
 
 
-async def test_a_viewer_that_waits_to_continue_is_told_so(origin: ScriptedOrigin) -> None:
+async def test_a_viewer_that_expects_100_continue_gets_it(origin: ScriptedOrigin) -> None:
     origin.on("/up", answer(200, b"taken"))
     async with EdgeHarness(open_site(origin.origin())) as harness, await harness.viewer() as viewer:
         await viewer.send(
@@ -521,7 +521,7 @@ async def test_a_viewer_that_waits_to_continue_is_told_so(origin: ScriptedOrigin
         assert origin.requests[0].body == b"hello"
 
 
-async def test_a_refusal_still_comes_in_the_place_of_100_continue(origin: ScriptedOrigin) -> None:
+async def test_a_refusal_replaces_100_continue(origin: ScriptedOrigin) -> None:
     async with EdgeHarness(site(origin.origin())) as harness, await harness.viewer() as viewer:
         await viewer.send(
             b"POST /up HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"

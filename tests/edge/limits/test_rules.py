@@ -114,7 +114,7 @@ def test_the_networks_of_one_site_are_bounded_together() -> None:
     assert (gauge.total, gauge.addresses, gauge._by_site) == (0, 0, {})
 
 
-def test_a_gauge_forgets_who_is_gone() -> None:
+def test_a_gauge_drops_workers_that_are_gone() -> None:
     gauge = Gauge("things", 0, 0)
     for number in range(1000):
         assert gauge.enter(str(number)) == ""

@@ -22,7 +22,7 @@ from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.worker import within_open_files
 from keyfront.edge.worker_settings import WorkerSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, Snapshot
-from tests.origin import Asked, Authority, ScriptedOrigin, Wire, answer
+from tests.origin import Authority, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHarness, Viewer, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -44,7 +44,7 @@ def open_site(origin: ScriptedOrigin, **members: object) -> Snapshot:
     return site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL), **members)
 
 
-def house_of(origin: ScriptedOrigin, limits: Limits = PATIENT, **viewers: int) -> EdgeHarness:
+def edge_for(origin: ScriptedOrigin, limits: Limits = PATIENT, **viewers: int) -> EdgeHarness:
     settings = EdgeSettings(memory=1 << 22, max_object=1 << 20, viewers=ViewerLimits(**viewers))
     return EdgeHarness(open_site(origin), settings=settings, limits=limits)
 
@@ -95,8 +95,8 @@ async def let_go(edge: EdgeHarness, began: bytes, drip: bytes, limit: str) -> No
         (b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n", b"\r\nGET /a HTTP/1.1\r\nX:"),
     ],
 )
-async def test_a_head_that_drips_is_let_go(origin: ScriptedOrigin, began: bytes, drip: bytes) -> None:
-    async with house_of(origin, BRIEF) as edge, await edge.viewer() as viewer:
+async def test_a_slow_head_is_disconnected(origin: ScriptedOrigin, began: bytes, drip: bytes) -> None:
+    async with edge_for(origin, BRIEF) as edge, await edge.viewer() as viewer:
         await viewer.send(began)
         dripping = asyncio.create_task(dripped(viewer, drip))
         try:
@@ -107,12 +107,12 @@ async def test_a_head_that_drips_is_let_go(origin: ScriptedOrigin, began: bytes,
 
 @pytest.mark.parametrize("drip", [b"\r\n", b"\r", b"\n"])
 async def test_blank_lines_count_as_a_slow_head(origin: ScriptedOrigin, drip: bytes) -> None:
-    async with house_of(origin, BRIEF) as edge:
+    async with edge_for(origin, BRIEF) as edge:
         await let_go(edge, b"", drip, "slow_head")
 
 
 async def test_blank_lines_without_end_are_too_large(origin: ScriptedOrigin) -> None:
-    async with house_of(origin) as edge, await edge.viewer() as viewer:
+    async with edge_for(origin) as edge, await edge.viewer() as viewer:
         await viewer.send(b"\r\n" * 15_000)
         assert (await viewer.answer()).status == 413
 
@@ -120,7 +120,7 @@ async def test_blank_lines_without_end_are_too_large(origin: ScriptedOrigin) -> 
 @pytest.mark.parametrize("blank", [b"\r\n", b"\r\n\r\n", b"\n"])
 async def test_some_blank_lines_before_a_request_are_taken(origin: ScriptedOrigin, blank: bytes) -> None:
     """RFC 9112 §2.2: the connection continues as if they had not been sent."""
-    async with house_of(origin) as edge, await edge.viewer() as viewer:
+    async with edge_for(origin) as edge, await edge.viewer() as viewer:
         for _ in range(3):
             await viewer.send(blank)
             await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -132,7 +132,7 @@ async def test_some_blank_lines_before_a_request_are_taken(origin: ScriptedOrigi
 async def test_a_request_after_a_blank_line_is_not_cut_later(origin: ScriptedOrigin) -> None:
     """The blank line's timer stops once the request has arrived."""
     limits = Limits(head=0.4, idle=30)
-    async with house_of(origin, limits) as edge, await edge.viewer() as viewer:
+    async with edge_for(origin, limits) as edge, await edge.viewer() as viewer:
         await viewer.send(b"\r\n")
         for _ in range(6):
             await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -158,15 +158,15 @@ CHUNKED = b"POST /upload HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n
         (CHUNKED + b"0\r\n", b"X: y\r\n"),  # nor is a trailer
     ],
 )
-async def test_an_upload_that_drips_is_let_go(origin: ScriptedOrigin, began: bytes, drip: bytes) -> None:
-    async with house_of(origin, BRIEF) as edge:
+async def test_a_slow_upload_is_disconnected(origin: ScriptedOrigin, began: bytes, drip: bytes) -> None:
+    async with edge_for(origin, BRIEF) as edge:
         await let_go(edge, began, drip, "slow_upload")
         record = await edge.recorded(1)
         assert (record["status"], record["reason"]) == (0, "slow_upload")
 
 
-async def test_an_upload_that_stops_is_let_go(origin: ScriptedOrigin) -> None:
-    async with house_of(origin, BRIEF) as edge, await edge.viewer() as viewer:
+async def test_a_stopped_upload_is_disconnected(origin: ScriptedOrigin) -> None:
+    async with edge_for(origin, BRIEF) as edge, await edge.viewer() as viewer:
         await viewer.send(LONG + b"x" * 70_000)
         await gone(viewer)
         assert (await edge.recorded(1))["reason"] == "stuck_upload"
@@ -175,7 +175,7 @@ async def test_an_upload_that_stops_is_let_go(origin: ScriptedOrigin) -> None:
 async def test_an_upload_in_time_is_taken(origin: ScriptedOrigin) -> None:
     """20,000 bytes a second, where 1,000 are required in each window of 1.5 seconds."""
     limits = Limits(body=1.5, rate=1_000)
-    async with house_of(origin, limits) as edge, await edge.viewer() as viewer:
+    async with edge_for(origin, limits) as edge, await edge.viewer() as viewer:
         await viewer.send(b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: 40000\r\n\r\n")
         for _ in range(20):
             await viewer.send(b"x" * 2000)
@@ -190,7 +190,7 @@ async def test_time_that_the_origin_takes_is_not_the_viewer_s(origin: ScriptedOr
     gate = asyncio.Event()
     origin.on("/slow", [LEAVE_BODY, gate, READ_BODY, *answer(200, b"taken at last")])
     size = 30_000_000
-    async with house_of(origin, Limits(body=2.0)) as edge, await edge.viewer() as viewer:
+    async with edge_for(origin, Limits(body=2.0)) as edge, await edge.viewer() as viewer:
         asyncio.get_running_loop().call_later(4.0, gate.set)
         sending = asyncio.create_task(
             viewer.send(
@@ -245,7 +245,7 @@ async def reads(sock: socket.socket, size: int, pause: float) -> int:
 BIG = 40_000_000
 
 
-async def flood(_: Asked, wire: Wire) -> None:
+async def flood(_: ReceivedRequest, wire: Wire) -> None:
     for _step in range(BIG // 65536):
         await wire.send(b"x" * 65536)
 
@@ -255,7 +255,7 @@ async def flood(_: Asked, wire: Wire) -> None:
     [(1, 0.05, False), (0, 0.0, False), (0, 0.0, True)],
     ids=["drip", "never", "never-https"],
 )
-async def test_who_does_not_read_is_let_go(
+async def test_a_viewer_that_does_not_read_is_disconnected(
     origin: ScriptedOrigin, tmp_path: Path, size: int, pause: float, tls: bool
 ) -> None:
     origin.on("/big", [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG, flood])
@@ -289,10 +289,10 @@ async def test_who_does_not_read_is_let_go(
                     raise OSError(error, os.strerror(error))
             sock.close()
         assert record["reason"] in ("slow_reader", "stuck_reader")
-        await asyncio.wait_for(origin.hung_up(1), WITHIN)
+        await asyncio.wait_for(origin.disconnected(1), WITHIN)
 
 
-async def test_a_slow_reader_that_always_moves_is_let_go_too(origin: ScriptedOrigin) -> None:
+async def test_a_slow_reader_that_always_progresses_is_disconnected_too(origin: ScriptedOrigin) -> None:
     """It is never idle for as long as `write`, and still too slow: only the floor can detect it."""
     origin.on("/big", [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG, flood])
     limits = Limits(write=2.0, rate=200_000)
@@ -324,12 +324,12 @@ async def test_a_slow_reader_above_the_floor_gets_everything(origin: ScriptedOri
 async def test_a_viewer_is_idle_only_after_its_answer(origin: ScriptedOrigin) -> None:
     """Long polling, or a large response to a slow phone: it may take longer than a connection may be idle."""
 
-    async def late(_: Asked, wire: Wire) -> None:
+    async def late(_: ReceivedRequest, wire: Wire) -> None:
         await asyncio.sleep(3.0)
         await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
 
     origin.on("/poll", [late])
-    async with house_of(origin, Limits(idle=2.0)) as edge, await edge.viewer() as viewer:
+    async with edge_for(origin, Limits(idle=2.0)) as edge, await edge.viewer() as viewer:
         for _ in range(2):
             await viewer.send(b"GET /poll HTTP/1.1\r\n" + HOST + b"Cache-Control: no-cache\r\n\r\n")
             assert (await asyncio.wait_for(viewer.answer(), WITHIN)).body == b"late"
@@ -353,7 +353,7 @@ async def refused_at_once(edge: EdgeHarness) -> bool:
     [({"connections_per_address": 3}, "connections_per_address"), ({"connections": 3}, "connections")],
 )
 async def test_connections(origin: ScriptedOrigin, viewers: dict[str, Any], limit: str) -> None:
-    async with house_of(origin, **viewers) as edge, contextlib.AsyncExitStack() as stack:
+    async with edge_for(origin, **viewers) as edge, contextlib.AsyncExitStack() as stack:
         held = [await stack.enter_async_context(await edge.viewer()) for _ in range(3)]
         for viewer in held:
             assert (await viewer.ask("/a", "d.test")).body == b"hello"
@@ -415,7 +415,7 @@ async def test_a_trusted_proxy_brings_many_viewers(origin: ScriptedOrigin) -> No
             await viewer.send(
                 b"GET /wait%d HTTP/1.1\r\n" % number + HOST + b"X-Forwarded-For: 192.0.2.%d\r\n\r\n" % number
             )
-        await origin.asked(3)
+        await origin.received(3)
         seen = await held[3].ask("/wait3", "d.test", [("X-Forwarded-For", "192.0.2.1")])
         assert (seen.status, seen.x_cache) == (503, "LimitExceeded")
         gate.set()
@@ -438,7 +438,7 @@ async def test_a_trusted_proxy_that_names_no_viewer_is_not_one(origin: ScriptedO
         held = [await stack.enter_async_context(await edge.viewer()) for _ in range(3)]
         for number, viewer in enumerate(held[:2]):
             await viewer.send(b"GET /wait%d HTTP/1.1\r\n" % number + HOST + chain + b"\r\n")
-        await origin.asked(2)
+        await origin.received(2)
         assert (await held[2].ask("/wait2", "d.test")).status == 503  # in total
         gate.set()
         assert [(await viewer.answer()).status for viewer in held[:2]] == [200, 200]
@@ -453,10 +453,10 @@ async def test_requests(origin: ScriptedOrigin, viewers: dict[str, Any], limit: 
     gate = asyncio.Event()
     for number in range(5):
         origin.on(f"/wait{number}", [gate, *answer(200, b"done", {"Cache-Control": "no-store"})])
-    async with house_of(origin, **viewers) as edge:
+    async with edge_for(origin, **viewers) as edge:
         assert (await edge.get("/a")).body == b"hello"
         waiting = [asyncio.create_task(edge.get(f"/wait{number}")) for number in range(2)]
-        await origin.asked(3)
+        await origin.received(3)
         seen = await edge.get("/wait2")
         assert (seen.status, seen.x_cache) == (503, "LimitExceeded")
         assert b"too many requests" in seen.body
@@ -483,7 +483,7 @@ async def test_no_custom_page_stands_in_for_a_limit(origin: ScriptedOrigin) -> N
     snapshot = open_site(origin, error_responses=(ErrorResponse(503, 10, "/503.html", 503),))
     async with EdgeHarness(snapshot, settings=settings) as edge:
         waiting = asyncio.create_task(edge.get("/wait"))
-        await origin.asked(1)
+        await origin.received(1)
         assert b"too many requests" in (await edge.get("/other")).body
         gate.set()
         await waiting
@@ -493,11 +493,11 @@ async def test_who_leaves_is_not_counted_any_more(origin: ScriptedOrigin) -> Non
     gate = asyncio.Event()
     for number in range(3):
         origin.on(f"/wait{number}", [gate, *answer(200, b"done")])
-    async with house_of(origin) as edge:
+    async with edge_for(origin) as edge:
         for number in range(3):
             async with await edge.viewer() as viewer:
                 await viewer.send(b"GET /wait%d HTTP/1.1\r\n" % number + HOST + b"\r\n")
-                await origin.asked(number + 1)
+                await origin.received(number + 1)
                 linger = struct.pack("ii", 1, 0)
                 sock = viewer.writer.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -511,7 +511,7 @@ async def test_where_connections_run_out_idle_ones_make_room(
     origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("keyfront.edge.http.timeouts.PRESSED_IDLE", 1.0)
-    async with house_of(origin, Limits(idle=300, head=4), connections=10) as edge:
+    async with edge_for(origin, Limits(idle=300, head=4), connections=10) as edge:
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(8):
                 viewer = await stack.enter_async_context(await edge.viewer())
@@ -527,7 +527,7 @@ async def test_slow_viewers_do_not_keep_others_out(origin: ScriptedOrigin) -> No
     """Heads, blank lines, uploads and responses that all trickle at once, while another viewer is served."""
     origin.on("/big", [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG, flood])
     limits = Limits(head=1.0, body=1.0, write=1.0, rate=1_000)
-    async with house_of(origin, limits) as edge, contextlib.AsyncExitStack() as stack:
+    async with edge_for(origin, limits) as edge, contextlib.AsyncExitStack() as stack:
         drips: list[Awaitable[None]] = []
         for _ in range(10):
             for began, drip in ((b"", b"\r\n"), (b"GET /", b"a"), (LONG, b"x"), (CHUNKED, b"1\r\nx\r\n")):
