@@ -1279,6 +1279,6 @@ class TestCounts:
 
 def test_the_fuzzer_finds_nothing() -> None:
     """A short run; `python -m fuzz.websocket` takes longer ones."""
-    conversations, switched = run(160, None, 3, echo_bytes=lambda _: None)
+    conversations, switched = run(160, None, 3, tell=lambda _: None)
     assert conversations == 160
     assert switched > 3
