@@ -5,52 +5,40 @@ from __future__ import annotations
 import gzip
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import brotli
 import pytest
 
+from tests.application import Request, Response, served
 from tests.origin import closed_port
 from tests.up import Up, distribution_config
 
 PAGE = b"<p>" + b"a page of some length, " * 400
 
 
-class Shop(BaseHTTPRequestHandler):
-    """The origin. `asked` counts requests by method and path."""
+class Shop:
+    """The origin. `requests` counts requests by method and path."""
 
-    protocol_version = "HTTP/1.1"
-    asked: ClassVar[Counter[str]] = Counter()
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.port = 0
 
-    def do_GET(self) -> None:
-        self.asked[f"{self.command} {self.path}"] += 1
-        status, headers = 200, {"Content-Type": "text/html", "ETag": '"v1"', "Cache-Control": "max-age=60"}
-        if self.path == "/missing":
-            status, headers = 404, {"Content-Type": "text/plain"}
-        elif self.path == "/for-cdns":
+    def respond(self, request: Request) -> Response:
+        self.requests[f"{request.method} {request.target}"] += 1
+        headers = {"Content-Type": "text/html", "ETag": '"v1"', "Cache-Control": "max-age=60"}
+        if request.target == "/missing":
+            return Response(PAGE, {"Content-Type": "text/plain"}, 404)
+        if request.target == "/for-cdns":
             headers |= {"Cache-Control": "no-store", "CDN-Cache-Control": "max-age=30"}
-        body = b"sorry, " * 300 if self.path == "/sorry" else PAGE
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        return Response(b"sorry, " * 300 if request.target == "/sorry" else PAGE, headers)
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Shop)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
+def shop() -> Iterator[Shop]:
+    made = Shop()
+    with served(made.respond) as made.port:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +50,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 @pytest.fixture(scope="module")
-def host(up: Up, shop: int) -> str:
+def host(up: Up, shop: Shop) -> str:
     """A distribution with compression, an error page for 404, and an origin group for /spare whose first origin is
     dead."""
-    config = distribution_config("caching", shop, [])
+    config = distribution_config("caching", shop.port, [])
     (app,) = config["Origins"]["Items"]
     dead = {
         **app,
@@ -105,41 +93,41 @@ def host(up: Up, shop: int) -> str:
     ("accepts", "coding", "undo"),
     [("gzip, br", "br", brotli.decompress), ("gzip", "gzip", gzip.decompress), ("identity", None, bytes)],
 )
-def test_a_page_is_compressed_for_who_takes_it(
+def test_a_page_is_compressed_for_viewers_that_accept_it(
     up: Up, host: str, accepts: str, coding: str | None, undo: Any
 ) -> None:
-    for said in ("fwd=uri-miss; fwd-status=200; ttl=60; stored", "hit; ttl="):
+    for status in ("fwd=uri-miss; fwd-status=200; ttl=60; stored", "hit; ttl="):
         seen = up.get(host, "/page", {"Accept-Encoding": accepts})
         assert undo(seen.body) == PAGE
         assert seen.headers.get("content-encoding") == coding
         assert seen.headers["etag"] == ('W/"v1"' if coding else '"v1"')
-        assert seen.headers["cache-status"].startswith(f"TXL50-C1; {said}")
+        assert seen.headers["cache-status"].startswith(f"TXL50-C1; {status}")
 
 
-def test_an_error_has_its_page_and_both_are_kept(up: Up, host: str) -> None:
+def test_an_error_and_its_error_page_are_cached(up: Up, host: str, shop: Shop) -> None:
     for _ in range(3):
         seen = up.get(host, "/missing")
         assert (seen.status, seen.body, seen.x_cache) == (200, b"sorry, " * 300, "Error")
-    assert Shop.asked["GET /missing"] == Shop.asked["GET /sorry"] == 1
+    assert shop.requests["GET /missing"] == shop.requests["GET /sorry"] == 1
 
 
-def test_the_second_origin_stands_in_for_a_dead_one(up: Up, host: str) -> None:
+def test_failover_to_the_second_origin(up: Up, host: str) -> None:
     assert [up.get(host, "/spare").x_cache for _ in range(2)] == ["Miss", "Hit"]
 
 
-def test_a_dead_origin_without_a_second_is_remembered(up: Up, host: str) -> None:
+def test_an_unreachable_origin_without_failover_is_cached(up: Up, host: str) -> None:
     first, second = up.get(host, "/dead"), up.get(host, "/dead")
     assert first.status == second.status == 502
     assert first.headers["cache-status"] == "TXL50-C1; fwd=uri-miss; detail=OriginConnectError"
     assert second.headers["cache-status"] == "TXL50-C1; hit; detail=OriginConnectError"
 
 
-def test_what_is_said_to_cdns_counts_here(up: Up, host: str) -> None:
+def test_cdn_cache_control_applies(up: Up, host: str) -> None:
     assert [up.get(host, "/for-cdns").x_cache for _ in range(2)] == ["Miss", "Hit"]
     assert up.get(host, "/for-cdns").headers["cache-control"] == "no-store"
 
 
-def test_head_before_get(up: Up, host: str) -> None:
+def test_head_before_get(up: Up, host: str, shop: Shop) -> None:
     seen = up.get(host, "/headed", {"Accept-Encoding": "br"}, method="HEAD")
     assert (seen.status, seen.headers["content-encoding"], seen.body) == (200, "br", b"")
-    assert Shop.asked["HEAD /headed"] == 1
+    assert shop.requests["HEAD /headed"] == 1

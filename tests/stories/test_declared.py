@@ -14,9 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -30,6 +28,7 @@ from keyfront.cli.main import keyfront
 from keyfront.errors import AccountError
 from keyfront.signing.keys import PrivateKey
 from keyfront.signing.sign import LocalSigner
+from tests.application import Request, Response, served
 from tests.up import Up
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "declared" / "site.toml"
@@ -177,24 +176,17 @@ def test_three_environments(kit: Kit) -> None:
     kit.run("plan", "-e", "prod", "--detailed-exitcode")
 
 
-class App(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+@pytest.fixture
+def app() -> Iterator[int]:
+    def respond(request: Request) -> Response:
+        return Response(b"for the edge" if request.headers["X-Origin-Secret"] == SECRET else b"for anybody")
 
-    def do_GET(self) -> None:
-        body = b"for the edge" if self.headers["X-Origin-Secret"] == SECRET else b"for anybody"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+    with served(respond) as port:
+        yield port
 
 
-def test_a_key_is_exchanged_by_changing_its_file(kit: Kit) -> None:
-    app = ThreadingHTTPServer(("127.0.0.1", 0), App)
-    Thread(target=app.serve_forever, daemon=True).start()
-    options = ("-e", "dev", "--set", f"origin_port={app.server_address[1]}")
+def test_a_key_is_exchanged_by_changing_its_file(kit: Kit, app: int) -> None:
+    options = ("-e", "dev", "--set", f"origin_port={app}")
     report = kit.report("apply", *options, "--wait")
     host = next(each["domain_name"] for each in report["resources"] if "domain_name" in each)
     base = f"http://{host}:{kit.up.edge_port}"
@@ -229,8 +221,6 @@ def test_a_key_is_exchanged_by_changing_its_file(kit: Kit) -> None:
     gone = f"public key media-dev-primary-{new.public_key.fingerprint[:8]} ({new_id})"
     assert f"? left over: {gone}; --delete deletes it" in said
     assert f"✓ {gone}: deleted" in kit.run("apply", *options, "--delete")[0]
-    app.shutdown()
-    app.server_close()
 
 
 def test_drift_is_shown_and_put_right(kit: Kit) -> None:

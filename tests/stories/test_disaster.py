@@ -7,10 +7,8 @@ import re
 import shlex
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,32 +18,17 @@ from keyfront.cli.main import keyfront
 from keyfront.custody import open_place, open_records
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, save
 from keyfront.signing.sign import LocalSigner, sign_url
+from tests.application import Response, served
 from tests.up import Up, distribution_config
 
 PLAYBOOK = Path(__file__).resolve().parents[2] / "docs" / "guide" / "disaster.md"
 BEFORE, GONE, MISTAKE = "## Before", "## The machine is gone", "## Somebody has deleted the wrong thing"
 
 
-class App(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "5")
-        self.end_headers()
-        self.wfile.write(b"photo")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def app() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), App)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with served(lambda _request: Response(b"photo")) as port:
+        yield port
 
 
 class Operator:

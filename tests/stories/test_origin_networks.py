@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,28 +13,16 @@ from click.testing import CliRunner
 import keyfront.cli.up as up_module
 from keyfront.edge.origin.egress import Egress, EgressSettings
 from keyfront.edge.worker_settings import WorkerSettings
+from tests.application import Response, served
 from tests.up import Up, distribution_config
-
-
-class Page(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "6")
-        self.end_headers()
-        self.wfile.write(b"inside")
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, int]]:
-    origin = ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    Thread(target=origin.serve_forever, daemon=True).start()
     options = ("--refuse-origins", "127.0.0.2,10.0.0.0/8", "--allow-origins", "127.0.0.1")
-    with Up(tmp_path_factory.mktemp("networks") / "data", workers=1, options=options) as up:
-        yield up, origin.server_address[1]
-    origin.shutdown()
+    folder = tmp_path_factory.mktemp("networks") / "data"
+    with served(lambda _request: Response(b"inside")) as port, Up(folder, workers=1, options=options) as up:
+        yield up, port
 
 
 def answer_of(up: Up, name: str, domain_name: str, port: int) -> tuple[int, bytes, dict[str, Any]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from keyfront import load_signer, sign_url
+from tests.application import Response, served
 from tests.up import Up, distribution_config
 
 KEYS = Path(__file__).resolve().parent.parent / "vectors" / "keys"
@@ -19,26 +18,11 @@ PATIENCE = 30.0
 """Seconds: a second is promised, on a machine that has nothing else to do."""
 
 
-class App(BaseHTTPRequestHandler):
-    """An origin that knows neither keys nor regions."""
-
-    def do_GET(self) -> None:
-        body = self.path.encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def app() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), App)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
+    """An origin that knows neither keys nor regions."""
+    with served(lambda request: Response(request.target.encode())) as port:
+        yield port
 
 
 def files(*folders: Path) -> bytes:

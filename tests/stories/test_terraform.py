@@ -19,9 +19,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -29,6 +27,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyfront import load_signer, sign_url
+from tests.application import Response, served
 from tests.control.plane import Plane
 from tests.up import Answer, Up
 
@@ -163,26 +162,10 @@ class Keys:
         return sign_url(url, signer, expires=datetime.fromtimestamp(int(time.time()) + 600, UTC))
 
 
-class App(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        body = b"private: " + self.path.encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def app() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), App)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
+    with served(lambda request: Response(b"private: " + request.target.encode())) as port:
+        yield port
 
 
 ENVIRONMENTS = ("dev", "staging", "prod")
