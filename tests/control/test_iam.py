@@ -209,6 +209,12 @@ def test_conditions(condition: dict[str, Any], holds: bool) -> None:
     assert decided(statement(), statement(Effect="Deny", Condition=condition)) is not holds
 
 
+def test_what_is_no_address_is_in_no_network() -> None:
+    found = policy(statement(Condition={"IpAddress": {"aws:SourceIp": "0.0.0.0/0"}}))
+    request = AccessRequest("cloudfront:GetDistribution", E1, {"aws:sourceip": ("unknown",)})
+    assert not iam.evaluate([found], request).allowed
+
+
 @rows(
     ("operator", "keys", "holds"),
     [
@@ -286,6 +292,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "no JSON": ("{", "it is not JSON"),
     "nothing": ("", "it is not JSON"),
     "a list": ("[]", "a policy is a JSON object"),
+    "a statement that is no list": (json.dumps({"Statement": ALLOW | {"Effect": "a"}}), "Effect must be"),
     "no statement": ('{"Version": "2012-10-17"}', "needs a Statement"),
     "an empty one": ('{"Statement": []}', "needs a Statement"),
     "a text for one": ('{"Statement": ["Allow"]}', "Statement[0] must be an object"),
@@ -310,6 +317,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "an action without a service": (bad(Action="GetDistribution"), "is not an action"),
     "a wildcard for a service": (bad(Action="cloud*:Get*"), "is not an action"),
     "an action that does not exist": (bad(Action="cloudfront:UpdatKeyGroup"), "has no action"),
+    "an action that Keyfront does not have": (bad(Action="keyfront:GetKeyGroup"), "Keyfront has no action"),
     "a pattern of none": (bad(Action="cloudfront:Udpate*"), "has no action"),
     "a variable in an action": (bad(Action="cloudfront:${aws:username}"), "is not an action"),
     "a resource that is no ARN": (bad(Resource="E1"), "six parts"),
@@ -330,6 +338,10 @@ REFUSED: dict[str, tuple[str, str]] = {
         'need "Version"',
     ),
     "two Sids": (json.dumps({"Statement": [ALLOW | {"Sid": "a"}] * 2}), "must be unique"),
+    "a variable in a condition of an old document": (
+        json.dumps({"Statement": [ALLOW | {"Condition": {"StringLike": {"aws:username": "${aws:userid}"}}}]}),
+        'need "Version"',
+    ),
     "a condition that is a list": (bad(Condition=[]), "an object of operators"),
     "an unknown operator": (bad(Condition={"StringEqual": {"aws:username": "a"}}), "this condition operator"),
     "an operator's case": (bad(Condition={"stringEquals": {"aws:username": "a"}}), "this condition operator"),

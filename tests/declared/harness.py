@@ -15,6 +15,7 @@ from keyfront.declared.resources import ROWS
 KEYS = Path(__file__).parents[1] / "vectors" / "keys"
 FILES = {f"{name}.pem": (KEYS / f"{name}.pub").read_bytes() for name in ("rsa", "ec", "other")}
 FILES |= {"private.pem": (KEYS / "rsa.pem").read_bytes(), "secret.txt": b"hush-hush\r\n", "bytes": b"\xff"}
+FILES["large"] = b"x" * (2**20 + 1)
 
 NAME = 'name = "media"\n'
 

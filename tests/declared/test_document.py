@@ -14,6 +14,7 @@ VARIABLES = """
 [variables]
 ttl = 60
 share = 0.5
+whole = { type = "number", default = 2 }
 on = false
 where = "here"
 countries = []
@@ -44,6 +45,7 @@ def filled(value: str, environment: str = "dev", given: tuple[str, ...] = (), **
         ('"${where}"', "here"),
         ('"${on}"', False),
         ('"${share}"', 0.5),
+        ('"${whole}"', 2.0),
         ('"${countries}"', []),
         ('"a ${ttl} ${where} ${on}"', "a 5 here false"),
         ('"${name}-${environment}"', "media-dev"),
@@ -80,7 +82,7 @@ def test_secrets_are_known() -> None:
 @pytest.mark.parametrize(
     ("value", "given", "says"),
     [
-        ('"${tll}"', (), "site.toml:22: KeyGroup.y.value: there is no variable tll: did you mean ttl?"),
+        ('"${tll}"', (), "site.toml:23: KeyGroup.y.value: there is no variable tll: did you mean ttl?"),
         ('"${secret}"', (), "has no value: give it by KEYFRONT_VAR_secret or a default"),
         ('"x${countries}"', (), "is a list, which cannot stand within a text"),
         ("1", ("tll=1",), "--set tll: there is no such variable: did you mean ttl?"),
@@ -125,6 +127,7 @@ def test_what_a_variable_cannot_become(value: str, given: tuple[str, ...], says:
         (NAME + 'variables.a = { type = "integer", default = "1" }', "", "must be a whole number"),
         (NAME + "[variables]\na = 1\n[environments.x]\na = true", "x", "site.toml:5: environments.x.a: must be"),
         (NAME + "endpoint_url = [1]", "", "endpoint_url: must be a text"),
+        (NAME + 'endpoint_url = "${n}"\nvariables.n = 1', "", "endpoint_url: must be a text"),
     ],
 )  # fmt: skip
 def test_what_a_file_cannot_say(text: str, environment: str, says: str) -> None:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyfront.declared.desired import setup
-from keyfront.declared.plan import MANAGED, Facts, Found, Named, managed_policies, plan
+from keyfront.declared.plan import MANAGED, Facts, Found, Named, managed_policies, needed, plan
 from keyfront.errors import DeclarationError
-from tests.declared.harness import NAME, SITE, load, planned, read, said, taken
+from tests.declared.harness import NAME, SITE, load, planned, read, said, taken, wish
 
 BUILT = taken(planned(SITE))
 
@@ -27,6 +27,7 @@ def changed(facts: Facts, kind: str, at: int = 0, **fields: object) -> Facts:
 
 def test_from_nothing() -> None:
     found = planned(SITE)
+    assert found.changes
     assert [line for line in said(found) if not line.startswith(" ")] == [
         "+ PublicKey films",
         "+ KeyGroup viewers",
@@ -38,8 +39,42 @@ def test_from_nothing() -> None:
     assert behavior["CachePolicyId"] == "658327ea-f89d-4fab-a63d-7e88639e58f6"
 
 
+def test_only_the_configs_that_matter_are_needed() -> None:
+    """Names stand in the list; caller references only in the config."""
+    theirs = changed(BUILT, "KeyGroup", comment="", name="theirs")
+    chosen = SITE.replace("[Distribution.site]", '[Distribution.site]\nCallerReference = "c"')
+
+    def kinds(text: str, facts: Facts, *, adopt: bool = False) -> list[str]:
+        return [found.kind for found in needed(wish(text), facts, adopt=adopt)]
+
+    assert kinds(SITE, BUILT) == ["PublicKey", "KeyGroup", "Distribution"]
+    assert kinds(SITE, theirs) == ["PublicKey", "Distribution"]
+    assert kinds(SITE, changed(BUILT, "KeyGroup", comment="")) == ["PublicKey", "KeyGroup", "Distribution"]
+    others = changed(BUILT, "Distribution", comment="")
+    assert kinds(SITE, others) == ["PublicKey", "KeyGroup"]
+    assert (
+        kinds(SITE, others, adopt=True) == kinds(chosen, others) == ["PublicKey", "KeyGroup", "Distribution"]
+    )
+
+
+def test_a_policy_cannot_have_the_name_of_a_managed_one() -> None:
+    text = f'{NAME}[CachePolicy.c]\nName = "Managed-CachingOptimized"\nMinTTL = 1'
+    with pytest.raises(DeclarationError, match="is a policy of CloudFront's own: choose another Name"):
+        planned(text)
+
+
+def test_a_key_that_cannot_be_read_is_compared_as_text() -> None:
+    config = {**(BUILT["PublicKey"][0].config or {}), "EncodedKey": "not a key"}
+    with pytest.raises(DeclarationError, match="never changes its EncodedKey"):
+        planned(
+            SITE.replace("[PublicKey.films]", '[PublicKey.films]\nName = "n"'),
+            changed(BUILT, "PublicKey", name="n", config=config),
+        )
+
+
 def test_nothing_to_do_the_second_time() -> None:
     assert said(planned(SITE, BUILT)) == []
+    assert not planned(SITE, BUILT).changes
     assert planned(SITE, BUILT).left_over == ()
 
 

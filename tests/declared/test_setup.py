@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keyfront.declared import document
-from keyfront.declared.desired import Said, owner_of, setup
+from keyfront.declared.desired import Said, owner_of, secret_values, setup
 from keyfront.declared.resources import ROWS
 from keyfront.errors import DeclarationError
 from keyfront.signing.keys import load_public_key
@@ -185,12 +185,14 @@ KEY_OF = "[PublicKey.k]\nEncodedKey = "
         ('[KeyGroup."a b"]\nItems = []', "a label is up to 64"),
         ("[KeyGroup.g]\nItems = []\nrotation_days = 3", "rotation_days: there is no such word for a key group"),
         ("[KeyGroup.g]\nItems = []\nComment = 'x (keyfront y)'", "Keyfront itself writes the mark"),
+        ("[KeyGroup.g]\nItems = []\nComment = 1", "Comment: must be a text"),
         ("[KeyGroup.g]\nItems = []\nComment = '" + "x" * 112 + "'", "may have 111 characters here"),
         ("[KeyGroup.g]\nItems = []\nName = 'n'\n[KeyGroup.h]\nItems = []\nName = 'n'", "KeyGroup.h: has the same Name"),
         (KEY_OF + "'x'", "not a single PEM block"),
         (KEY_OF + "{ file = 'private.pem' }", "a private key, where a public key is needed"),
         (KEY_OF + "{ file = 'none.pem' }", "site.toml:3: PublicKey.k.EncodedKey: none.pem: No such file"),
         (KEY_OF + "{ file = 'bytes' }", "bytes is not UTF-8 text"),
+        (KEY_OF + "{ file = 'large' }", "large: larger than 1 MiB"),
         (KEY_OF + "{ path = 'x' }", 'must be a text, or { file = "…" }'),
         (KEY_OF + "{ file = 'rsa.pem' }\nrotation_days = -1", "must be a whole number of days"),
         (KEY_OF + "{ file = 'rsa.pem' }\nrotation_days = true", "must be a whole number of days"),
@@ -211,6 +213,14 @@ def test_what_is_refused(text: str, says: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         wish(NAME + text)
     assert says in str(caught.value), caught.value
+
+
+def test_the_headers_by_which_an_origin_knows_its_edges_are_secret() -> None:
+    pairs = [("x-edge", "hush"), ("x", "")]
+    headers = ", ".join(f'{{ HeaderName = "{name}", HeaderValue = "{value}" }}' for name, value in pairs)
+    origins = f'Origins = [{{ Id = "o", DomainName = "example.com", CustomHeaders = [{headers}] }}]'
+    declared = wish(f"{SITE}\n[Distribution.more]\n{origins}\n{BEHAVIOR}")
+    assert secret_values(declared) == {"hush"}
 
 
 def test_no_key_is_shown() -> None:

@@ -179,6 +179,16 @@ TABLE: dict[str, tuple[Facts, str]] = {
         facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), out="K1"),
         "release K1",
     ),
+    "has drained, and the key that signs has no place": (
+        facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), out="K2", foreign=5),
+        "has drained, and stays because no other key of the group signs",
+    ),
+    "released, the only one": (
+        facts(
+            entry(1, DRAINING, drain_until=NOW - 300, leaving=NOW - 300), entry(2, CREATED), out="K2", held={}
+        ),
+        f"! custody has no {PLACE}p-2 here",
+    ),
     "released a moment ago": (
         facts(entry(1, DRAINING, drain_until=NOW - 300, leaving=NOW - 299), entry(2, SIGNING)),
         "will be removed",
@@ -228,6 +238,10 @@ TABLE: dict[str, tuple[Facts, str]] = {
     "retired, put back": (
         facts(entry(1, RETIRED), entry(2, SIGNING), group=Group("group", "photos", ("K1", "K2"), "E1")),
         "remove K1 F: K2",
+    ),
+    "retired, put back, the only one": (
+        facts(entry(1, RETIRED), terms=PAUSED, group=Group("group", "photos", ("K1",), "E1")),
+        "! p-1 (K1) cannot be removed: a key group needs one key",
     ),
     "retired, forgotten": (facts(entry(1, RETIRED), entry(2, SIGNING), unknown="K1"), "destroy K1"),
     "retired, and nobody knows whether it was registered": (
@@ -286,6 +300,10 @@ TABLE: dict[str, tuple[Facts, str]] = {
             entry(1, SIGNING, compromised=True, leaving=NOW), entry(2, CREATED), out="K1", status="InProgress"
         ),
         "switch K2",
+    ),
+    "compromised, its successor was deleted": (
+        facts(entry(1, SIGNING, compromised=True), entry(2, PUBLISHED), out="K2", unknown="K2"),
+        "release K2",
     ),
     "compromised, serves": (
         facts(entry(1, SIGNING, compromised=True), entry(2, CREATED), status="InProgress"),
@@ -367,6 +385,10 @@ TABLE: dict[str, tuple[Facts, str]] = {
         ),
         "! CloudFront has another public key named p-1, KX",
     ),
+    "a key that cannot be read has its name": (
+        facts(replace(entry(1, CREATED), key_pair_id=""), public_keys=(KnownKey("KX", "p-1", "no PEM"),)),
+        "! CloudFront has another public key named p-1, KX",
+    ),
 }
 
 
@@ -419,6 +441,11 @@ def test_by_one_write_one_key_takes_over_and_the_other_drains() -> None:
     assert written.asked == 0
     with pytest.raises(RotationError):
         after(record, Step(Action.RETIRE, f"{PLACE}p-1", ""), NOW)
+
+
+def test_a_step_of_a_key_that_the_record_lacks_is_refused() -> None:
+    with pytest.raises(RotationError, match="the record has no key file:none"):
+        after(facts(entry(1, SIGNING)).record, Step(Action.SWITCH, "file:none", "", "K1", "none"), NOW)
 
 
 def test_the_record_stays_small() -> None:

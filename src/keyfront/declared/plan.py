@@ -213,8 +213,7 @@ class _Names:
         for each in setup.desired:
             for reference in ROWS[each.kind].refers_to:
                 for at, holder, key in references(each.config, reference):
-                    if not isinstance(said := holder[key], Said):
-                        continue
+                    said: Said = holder[key]
                     found = self._candidates(said)
                     if not found:
                         self._refuse(said, (*each.path, *at), faults)
@@ -239,14 +238,13 @@ class _Names:
         config = copy.deepcopy(desired.config)
         for reference in ROWS[desired.kind].refers_to:
             for _, holder, key in references(config, reference):
-                said = holder[key]
-                if isinstance(said, Said):
-                    found = self._candidates(said)[0]
-                    holder[key] = (
-                        Named(found.kind, found.label, said.prefix)
-                        if isinstance(found, Named)
-                        else said.prefix + found
-                    )
+                said: Said = holder[key]
+                found = self._candidates(said)[0]
+                holder[key] = (
+                    Named(found.kind, found.label, said.prefix)
+                    if isinstance(found, Named)
+                    else said.prefix + found
+                )
         return config
 
     def call(self, value: Any) -> Any:

@@ -319,5 +319,5 @@ def _parts(text: str) -> list[str]:
     return wildcards.VARIABLE.sub("$", text).split(":", 5)[1:]
 
 
-def _nothing(_: str) -> None:
-    return None
+_nothing: wildcards.Lookup = dict[str, str]().get
+"""Without any variable."""
