@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
+# The demo needs far less. An environment that has everything serves it, too.
+DEMO := $(or $(wildcard $(SETUP)),$(VENV)/.ready-demo)
 NODE := tests/node/node_modules/.ready
 
 help: ## this list
@@ -11,17 +13,25 @@ help: ## this list
 
 setup: $(SETUP) ## a virtual environment with everything pinned, and Keyfront in it
 
+PIP := $(BIN)/python -m pip install --quiet
+# Bytecode is written when a module is first imported, and not for the many that never are.
+INSTALL = test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(PIP) --no-compile --require-hashes -r requirements/$(1).txt && \
+	$(PIP) --no-deps --no-build-isolation -e .
+
 $(SETUP): requirements/dev.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(call INSTALL,dev)
+	touch $@
+
+$(VENV)/.ready-demo: requirements/demo.txt pyproject.toml
+	$(call INSTALL,demo)
 	touch $@
 
 $(NODE): tests/node/package-lock.json
 	cd tests/node && (command -v npm >/dev/null && npm ci --silent --no-audit --no-fund || echo "npm is missing: the tests of the npm clients will be skipped")
 	mkdir -p tests/node/node_modules && touch $@
 
-demo: $(SETUP) ## private pictures behind a real edge; open the printed address
+demo: $(DEMO) ## private pictures behind a real edge; open the printed address
 	$(BIN)/python -m examples.gallery
 
 PYTEST := $(BIN)/python -m pytest
@@ -46,7 +56,7 @@ coverage: $(SETUP) $(NODE) ## the branches that the unit and integration tiers r
 
 # The same seed draws the same changes. MUTATION="--sample 20 --seed 7" takes fewer, or others.
 mutation: $(SETUP) ## changes a hundred places of the hearts, one at a time; the unit tests must notice nine of ten
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/mutation.txt
+	$(PIP) --require-hashes -r requirements/mutation.txt
 	$(BIN)/python -m tests.mutation $(MUTATION)
 
 check: $(SETUP) ## format, lint, types
@@ -79,12 +89,18 @@ fuzz: $(SETUP) ## bytes at random for every part that reads them, and what they 
 	$(BIN)/python -m fuzz.cost $(FUZZ)
 
 lock: $(SETUP) ## pin the requirements anew, with hashes
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/runtime.in -o requirements/runtime.txt
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/dev.in -o requirements/dev.txt
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/mutation.in -o requirements/mutation.txt
+	$(PIP) uv
+	for each in runtime dev demo mutation; do \
+	  $(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    requirements/$$each.in -o requirements/$$each.txt || exit 1; \
+	done
+
+dist: $(SETUP) ## wheel and sdist, the same bytes from the same commit
+	mkdir -p dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -c \
+	  "from flit_core import buildapi as build; print(build.build_wheel('dist'), build.build_sdist('dist'))"
 
 clean: ## remove what set-up and tests made
 	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache build dist
 
-.PHONY: help setup demo test test-unit test-integration test-stories coverage mutation check format docs bench soak fuzz lock clean
+.PHONY: help setup demo test test-unit test-integration test-stories coverage mutation check format docs bench soak fuzz lock dist clean

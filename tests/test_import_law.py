@@ -18,9 +18,19 @@ from tests.rows import rows
 MODULES = {name: path for name, path in source.MODULES.items() if inside(name, "keyfront")}
 
 _RULES = {"errors", "signing", "model"}
-_KEYS = {"errors", "signing", "custody", "cloudfront", "lifecycle", "private_files", "botocore_session"}
+_KEYS = {
+    "errors",
+    "extras",
+    "signing",
+    "custody",
+    "cloudfront",
+    "lifecycle",
+    "private_files",
+    "botocore_session",
+}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "extras": {"errors"},
     "private_files": {"errors"},
     "botocore_session": set(),
     "uvicorn_server": set(),
@@ -29,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "fleet": _RULES | {"private_files"},
     "monitoring": _RULES | {"fleet"},
     "cloudfront": {"errors", "botocore_session"},
-    "custody": {"errors", "signing", "private_files", "botocore_session", "uvicorn_server"},
+    "custody": {"errors", "extras", "signing", "private_files", "botocore_session", "uvicorn_server"},
     "lifecycle": _KEYS,
     "edge": _RULES | {"fleet", "private_files"},
     "control": _RULES | _KEYS | {"fleet", "monitoring", "uvicorn_server"},

@@ -202,14 +202,10 @@ def _served(application: Starlette, door: socket.socket) -> Iterator[None]:
         thread.join(10)
 
 
-def _aws() -> str:
-    """The command for the AWS CLI installed with this Python, relative to the current folder if possible; otherwise
-    `aws`."""
-    beside = Path(sys.executable).with_name("aws")
-    if not beside.exists():
-        return "aws"
-    here = Path.cwd()
-    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
+def _python() -> str:
+    """The command for this Python, relative to the current folder if possible."""
+    python, here = Path(sys.executable), Path.cwd()
+    return shlex.quote(str(python.relative_to(here) if python.is_relative_to(here) else python))
 
 
 def _greet(setting: app.Harness, control: tuple[str, int], credentials: Path, data: Path | None) -> None:
@@ -231,9 +227,10 @@ def _greet(setting: app.Harness, control: tuple[str, int], credentials: Path, da
     · {setting.public_url}/refused: what is refused, and why
     · {setting.origin_url}/: the application itself, which answers only the edge
 
-  The keys, by the AWS CLI
+  The keys, by boto3
     AWS_SHARED_CREDENTIALS_FILE={shlex.quote(str(credentials))} \\
-      {_aws()} --endpoint-url http://{control[0]}:{control[1]} cloudfront list-public-keys
+      {_python()} -c "import boto3, pprint; pprint.pp(boto3.client('cloudfront', \\
+      endpoint_url='http://{control[0]}:{control[1]}').list_public_keys()['PublicKeyList'])"
 
   A browser that does not find *.localhost names needs this line in its hosts file:
     127.0.0.1 {setting.domain_name}

@@ -103,6 +103,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         yield demo
 
 
+def test_the_greetings_command_lists_the_keys_as_printed(demo: Demo) -> None:
+    command = demo.greeting.partition("by boto3\n")[2].partition("\n\n")[0]
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "gallery" in done.stdout
+
+
 class ToLoopback(httpx.HTTPTransport):
     """Resolves every name to this machine, as a browser resolves *.localhost."""
 

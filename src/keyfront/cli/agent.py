@@ -17,8 +17,10 @@ import msgspec
 
 from keyfront.cli.logging_options import logging_options
 from keyfront.cli.options import FILE, option_group
+from keyfront.cli.param_type import ParamType
 from keyfront.cli.values import address
 from keyfront.errors import SettingsError
+from keyfront.extras import require_server
 from keyfront.runtime.installation import url_host
 from keyfront.runtime.logs import LogSettings, process_logging
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from keyfront.custody.agent.authorization import Rule, Tokens
 
 
-class _Mode(click.ParamType[int]):
+class _Mode(ParamType[int]):
     """The mode of a file, in octal digits."""
 
     name = "OCTAL"
@@ -153,6 +155,7 @@ def agent(listen: ListenOptions, access: AccessOptions, audit_file: str | None, 
     \b
         keyfront agent --socket /run/keyfront/agent.sock --allow user:www-data=films,photos
     """
+    require_server()
     with process_logging(logs, "agent"):
         _serve(listen, access, audit_file)
 

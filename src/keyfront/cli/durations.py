@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from keyfront.cli.param_type import ParamType
 from keyfront.signing.policy import Moment
 
 _DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
@@ -24,7 +25,7 @@ def _seconds(text: str) -> int | None:
     return sum(int(number or 0) * each for number, each in zip(match.groups(), _SECONDS, strict=True))
 
 
-class DurationType(click.ParamType[float]):
+class DurationType(ParamType[float]):
     """A duration, in seconds."""
 
     name = "30d|12h|0"
@@ -39,7 +40,7 @@ class DurationType(click.ParamType[float]):
         return float(seconds)
 
 
-class MomentType(click.ParamType[Moment]):
+class MomentType(ParamType[Moment]):
     """A duration, an ISO 8601 time with its time zone, or epoch seconds."""
 
     name = "1h|ISO|EPOCH"

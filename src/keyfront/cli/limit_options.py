@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from keyfront.cli.options import option_group
+from keyfront.cli.param_type import ParamType
 from keyfront.cli.sizes import SizeType, size_text
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.limits.origins import OriginLimits
@@ -25,7 +26,7 @@ class EdgeLimits(msgspec.Struct, frozen=True):
     origins: OriginLimits = OriginLimits()
 
 
-class SecondsType(click.ParamType[float]):
+class SecondsType(ParamType[float]):
     """A time in seconds, greater than 0."""
 
     name = "seconds"

@@ -2,6 +2,8 @@
 
 Every failure is one line on standard error that begins with `keyfront:`, and exit status 2, unless the command
 documents another. No traceback reaches a user, unless KEYFRONT_TRACEBACK is set.
+
+The modules import what belongs to an extra only inside functions, so that the plain install has every command's help.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 import click
 
 from keyfront.errors import KeyfrontError
+from keyfront.extras import missing_extra
 
 COMMANDS = {
     "access": "access:access",
@@ -42,6 +45,9 @@ COMMANDS = {
 
 TRACEBACK_VARIABLE = "KEYFRONT_TRACEBACK"
 FAILED = 2
+
+_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""Before 8.2, click printed the help and raised nothing."""
 
 PROCESSES = {
     "control-process": "control_process:control_process",
@@ -96,7 +102,7 @@ class LazyGroup(click.Group):
         except click.Abort:
             click.echo("keyfront: aborted", err=True)
             sys.exit(1)
-        except click.exceptions.NoArgsIsHelpError as error:
+        except _NO_ARGUMENTS as error:
             error.show()
             sys.exit(FAILED)
         except BrokenPipeError:
@@ -124,6 +130,8 @@ def failure_text(error: Exception) -> str:
         text = error.format_message()
     elif isinstance(error, KeyfrontError):
         text = str(error)
+    elif isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
+        text = str(missing)
     elif isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         text = f"{error.filename}: {reason}" if error.filename is not None else reason

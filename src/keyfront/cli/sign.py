@@ -16,12 +16,10 @@ from typing import Any, Literal, cast
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from keyfront.cli.durations import MomentType
 from keyfront.cli.options import FILE_OR_STDIN, json_option, option_group
+from keyfront.cli.param_type import ParamType
 from keyfront.errors import ExpiredWarning, KeyLoadError
 from keyfront.signing import sign as signing
 from keyfront.signing.explain import Report, explain_url
@@ -31,7 +29,7 @@ from keyfront.signing.sign import LocalSigner, Signer
 from keyfront.signing.verify import KeyRing
 
 
-class _KeyFile(click.ParamType[tuple[str, PublicKey]]):
+class _KeyFile(ParamType[tuple[str, PublicKey]]):
     """`ID=FILE`: a public key and its ID."""
 
     name = "ID=FILE"
@@ -364,30 +362,27 @@ def explain(
     if as_json:
         click.echo(report.to_json())
     else:
-        print_report(report, Console())
+        print_report(report)
     ctx.exit(0 if report.granted else 1)
 
 
-_MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("·", "dim")}
+_MARKS = {True: click.style("✓", "green"), False: click.style("✗", "red", bold=True), None: "·"}
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Print the verdict, the checks as a table, and the hints."""
+def print_report(report: Report) -> None:
+    """Print the verdict, the checks, and the hints. Expected and seen texts stand below each other and are never
+    wrapped, so that they can be compared, and copied."""
     if report.granted:
-        console.print(Text("granted", "bold green"), Text(f"by the signed {report.mode}"))
+        click.echo(f"{click.style('granted', 'green', bold=True)} by the signed {report.mode}")
     else:
-        console.print(
-            Text("refused", "bold red"),
-            Text(f"{report.denial} (the viewer sees {report.code}: {report.message})"),
+        click.echo(
+            f"{click.style('refused', 'red', bold=True)} {report.denial} "
+            f"(the viewer sees {report.code}: {report.message})\n{click.style(report.cause, bold=True)}"
         )
-        console.print(Text(report.cause, "bold"))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "check", "expected", "seen"):
-        table.add_column(heading, overflow="fold")
     for check in report.checks:
-        mark, style = _MARKS[check.passed]
-        table.add_row(Text(mark, style), Text(check.name), Text(check.expected), Text(check.seen))
-    console.print(table)
-    for check in report.checks:
+        click.echo(f"{_MARKS[check.passed]} {click.style(check.name, bold=check.passed is False)}")
+        for label, text in (("expected", check.expected), ("seen", check.seen)):
+            if text:
+                click.echo(f"    {click.style(f'{label:<8}', dim=True)}  {text}")
         if check.hint and check.hint != report.cause:
-            console.print(Text(f"{check.name}: ", "dim"), Text(check.hint), sep="")
+            click.echo(f"    {check.hint}")

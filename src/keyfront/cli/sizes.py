@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from keyfront.cli.param_type import ParamType
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-class SizeType(click.ParamType[int]):
+class SizeType(ParamType[int]):
     """A number of bytes, or of multiples of 1024 with K, M, G or T after it.
 
     :param least: the smallest size besides 0.

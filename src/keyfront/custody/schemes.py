@@ -15,10 +15,11 @@ from typing import Any
 from keyfront.custody.contract import Custody, Handle, Records
 from keyfront.custody.key_uri import SCHEMES, KeyUri, split
 from keyfront.errors import CustodyError
+from keyfront.extras import remedy
 
 log = logging.getLogger("keyfront.custody")
 
-_EXTRAS = {"vault": "vault", "pkcs11": "pkcs11"}
+_EXTRAS = {**dict.fromkeys(("awskms", "awssm", "awsssm"), "aws"), "vault": "vault", "pkcs11": "pkcs11"}
 """Schemes whose package is installed by one of Keyfront's extras."""
 
 _REFERRING = {"file"}
@@ -69,7 +70,7 @@ def _opened(uri: KeyUri, environment: Mapping[str, str]) -> Any:
         extra = _EXTRAS.get(uri.scheme)
         if extra is None:
             raise
-        raise CustodyError(f"{uri.scheme}: needs a package: pip install 'keyfront[{extra}]'") from error
+        raise CustodyError(f"{uri.scheme}: needs a package: {remedy(extra)}") from error
     if uri.scheme in _REFERRING:
         adapter = functools.partial(adapter, open_place=open_place)
     log.debug("opening custody", extra={"scheme": uri.scheme})

@@ -6,9 +6,9 @@ SHA-256. RSA signatures are RSASSA-PKCS1-v1_5; ECDSA signatures are ASN.1 DER.
 
 Some systems (RHEL 9, Fedora 41 and later) forbid OpenSSL to use SHA-1 in a signature, yet most clients still sign links
 with SHA-1. So the hash is always computed here, by hashlib, and signatures are verified by AWS-LC (awscrt), which has
-no such policy and is the fastest at it. A key that AWS-LC does not accept, an RSA key with an uncommon exponent, is
-handled by OpenSSL with the bare public-key operation, to which the policy does not apply; its result is compared with
-the complete expected DigestInfo.
+no such policy and is the fastest at it. Where awscrt is not installed (the SDK does not require it), and for keys that
+AWS-LC does not accept, which are RSA keys with an uncommon exponent, OpenSSL does the bare public-key operation, to
+which the policy does not apply; for RSA, the result is compared with the complete expected DigestInfo.
 """
 
 from __future__ import annotations
@@ -90,7 +90,12 @@ _Verifier = Callable[[bytes, bytes, HashName], bool]
 
 def _verifier(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> _Verifier:
     """Return a function that tells whether a signature over a digest is by this key."""
-    from awscrt.crypto import EC, RSA, RSASignatureAlgorithm
+    try:
+        from awscrt.crypto import EC, RSA, RSASignatureAlgorithm
+    except ImportError:  # not installed, or older than its ECDSA
+        if isinstance(key, rsa.RSAPublicKey):
+            return functools.partial(_compared, key)
+        return functools.partial(_fits_curve, key)
 
     if isinstance(key, ec.EllipticCurvePublicKey):
         curve = EC.new_key_from_der_data(
@@ -113,6 +118,16 @@ def _compared(key: rsa.RSAPublicKey, hashed: bytes, signature: bytes, hash_name:
     except InvalidSignature:
         return False
     return len(signature) == 256 and encoded == _DIGEST_INFO[hash_name] + hashed
+
+
+def _fits_curve(key: ec.EllipticCurvePublicKey, hashed: bytes, signature: bytes, hash_name: HashName) -> bool:
+    """Verify ECDSA over a digest of any hash. P-256 signs the number in the digest's first 256 bits (SEC 1 §4.1.4): a
+    shorter digest verifies as the 32 bytes of the same number."""
+    try:
+        key.verify(signature, hashed[:32].rjust(32, b"\0"), _ECDSA["SHA256"])
+    except InvalidSignature:
+        return False
+    return True
 
 
 class PublicKey:

@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from keyfront.errors import SettingsError
+from keyfront.extras import remedy
 
 SCHEMES = ("postgresql://", "postgres://")
 """Prefixes of PostgreSQL connection URIs."""
@@ -318,7 +319,7 @@ def _parse(url: str) -> dict[str, Any]:
         from psycopg.conninfo import conninfo_to_dict
     except ImportError:
         raise SettingsError(
-            "a store on PostgreSQL needs the extra `postgres`: pip install 'keyfront[postgres]'"
+            f"a store on PostgreSQL needs the extra `postgres`: {remedy('postgres')}"
         ) from None
     try:
         if not url.startswith(SCHEMES):
