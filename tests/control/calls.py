@@ -24,13 +24,16 @@ MANAGED_RESPONSE_HEADERS_POLICY = "67f7725c-6f97-4210-82d7-5512b31e9d03"
 
 class World:
     """Creates what calls need, through `call(operation, **params)`; `obey()` makes an edge obey the published
-    snapshot."""
+    snapshot. With `reuse`, calls that only read name the first resource of their kind, in place of a new one each."""
 
-    def __init__(self, call: Callable[..., Output], obey: Callable[[], Any], prefix: str = "w") -> None:
+    def __init__(
+        self, call: Callable[..., Output], obey: Callable[[], Any], prefix: str = "w", *, reuse: bool = False
+    ) -> None:
         self.call = call
         self.obey = obey
         self._prefix = prefix
         self._count = 0
+        self._readable: dict[str, str] | None = {} if reuse else None
 
     def name(self) -> str:
         """A name that has not been used yet."""
@@ -44,6 +47,14 @@ class World:
 
     def id(self, kind: str, **changes: Any) -> str:
         return str(self.make(kind, **changes)[kind]["Id"])
+
+    def readable(self, kind: str) -> str:
+        """The id of a resource that no call changes."""
+        if self._readable is None:
+            return self.id(kind)
+        if kind not in self._readable:
+            self._readable[kind] = self.id(kind)
+        return self._readable[kind]
 
     def distribution(self, **changes: Any) -> Output:
         found: Output = self.make("Distribution", **changes)["Distribution"]
@@ -255,7 +266,7 @@ def _create(world: World, kind: Kind) -> Params:
 
 
 def _named(world: World, kind: Kind) -> Params:
-    return {"Id": world.id(kind.name)}
+    return {"Id": world.readable(kind.name)}
 
 
 def _update(world: World, kind: Kind) -> Params:
@@ -272,7 +283,7 @@ def _delete(world: World, kind: Kind) -> Params:
 
 
 def _list(world: World, kind: Kind) -> Params:
-    world.make(kind.name)
+    world.readable(kind.name)
     return {"MaxItems": "1"}
 
 
@@ -383,9 +394,11 @@ CALLS: dict[str, Callable[[World], Params]] = {
     "ListDistributionsByOriginRequestPolicyId": _by_policy("OriginRequestPolicyId"),
     "ListDistributionsByResponseHeadersPolicyId": _by_policy("ResponseHeadersPolicyId"),
     "ListDistributionsByConnectionMode": lambda world: (
-        {"ConnectionMode": "direct"} if world.distribution() else {}
+        {"ConnectionMode": "direct"} if world.readable("Distribution") else {}
     ),
-    "ListDistributionsByWebACLId": lambda world: {"WebACLId": "null"} if world.distribution() else {},
+    "ListDistributionsByWebACLId": lambda world: (
+        {"WebACLId": "null"} if world.readable("Distribution") else {}
+    ),
     "CreateInvalidation": _invalidation,
     "GetInvalidation": _invalidated,
     "ListInvalidations": lambda world: {"DistributionId": _invalidated(world)["DistributionId"]},

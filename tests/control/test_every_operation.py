@@ -7,7 +7,6 @@ its type; every required member is present.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,12 +70,9 @@ def wire(plane: Plane) -> Wire:
     return Wire(plane)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def world(plane: Plane, wire: Wire) -> World:
-    return World(wire.call, plane.obey, f"w{next(_numbers)}")
-
-
-_numbers = itertools.count()
+    return World(wire.call, plane.obey, reuse=True)
 
 
 def test_all_that_is_built_has_a_call() -> None:
@@ -95,7 +91,7 @@ def test_all_that_is_built_has_a_call() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
-def test_an_answer_is_the_models(name: str, wire: Wire, world: World) -> None:
+def test_an_answer_has_the_form_that_the_model_gives_it(name: str, wire: Wire, world: World) -> None:
     operation = service().operations[name]
     answer = wire.call(name, **call_of(name, world))
     assert wire.status == operation.status
