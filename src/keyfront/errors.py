@@ -183,3 +183,9 @@ class ApiError(KeyfrontError):
         self.code = code
         self.message = message
         self.status = status
+
+
+def os_error_text(error: OSError) -> str:
+    """What the system says about the error, with the name of the file, if there is one."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason

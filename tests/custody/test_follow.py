@@ -240,6 +240,16 @@ def test_time_counts_from_before_the_record_was_asked_for(group: Group, clock: C
         signed(signer)
 
 
+def test_a_record_that_takes_longer_to_read_than_it_may_be_old(group: Group, clock: Clock) -> None:
+    def slow() -> None:
+        clock.now += MAX_STALENESS + 1
+
+    group.place.on_ask = slow
+    with pytest.raises(CustodyUnavailable, match="reading it takes longer than signers may") as refused:
+        signed(group.signer(clock=clock))
+    assert "None" not in str(refused.value)
+
+
 def test_a_group_without_a_record(place: MemoryPlace) -> None:
     with pytest.raises(CustodyError, match="there is no record of key group 'films'"):
         signed(Group(place).signer())

@@ -58,6 +58,13 @@ def test_a_url_is_signed_and_explained() -> None:
     assert "signed for https:// and requested by http://" in json.loads(out)["cause"]
 
 
+def test_without_keys_nothing_is_said_about_the_signer() -> None:
+    url = keyfront("sign", "https://cdn.test/a", *RSA_KEY, "--expires", THEN)[0].strip()
+    out, _ = keyfront("explain", url, "--now", "2029-12-31T23:00:00Z", code=1)
+    assert out.startswith("not checked: no public key was given")
+    assert "refused" not in out
+
+
 def test_signing_what_has_expired_warns(tmp_path: Path) -> None:
     """It is still generated: tests of refusals need it."""
     out, err = keyfront("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "0s")

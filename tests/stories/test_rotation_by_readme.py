@@ -72,6 +72,10 @@ def test_the_readme_s_command(up: Up) -> None:
     assert done.returncode == 0, done.stderr
     assert "keyfront up performs the steps" in done.stdout
     assert "using the Keyfront in" in done.stderr
+    (command,) = printed("README.md", "keyfront status")
+    shown = run(command, up.data.parent)
+    assert shown.returncode in (0, 1), shown.stderr
+    assert "films" in shown.stdout
     up.until(lambda: signs(own_custody(up.data), "films"))  # without any `rotation run`
 
 

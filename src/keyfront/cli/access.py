@@ -45,12 +45,19 @@ def _user_admin(installation: InstallationOptions) -> Iterator[UserAdmin]:
         )
 
 
-def _command(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A command of `group` whose first argument is the installation's user administration."""
+def _command(
+    group: click.Group, name: str, *, located: bool = False
+) -> Callable[[Callable[..., None]], click.Command]:
+    """A command of `group` whose first argument is the installation's user administration.
+
+    :param located: whether it gets the `installation` as well.
+    """
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
         def run(installation: InstallationOptions, **arguments: Any) -> None:
+            if located:
+                arguments["installation"] = installation
             with _user_admin(installation) as admin:
                 function(admin, **arguments)
 
@@ -167,17 +174,18 @@ def key_list(admin: UserAdmin, user: str, as_json: bool) -> None:
     )
 
 
-@_command(key, "rotate")
+@_command(key, "rotate", located=True)
 @click.argument("user")
 @json_option
-def key_rotate(admin: UserAdmin, user: str, as_json: bool) -> None:
+def key_rotate(admin: UserAdmin, user: str, as_json: bool, installation: InstallationOptions) -> None:
     """Create a second access key for a user that has one. Both work until the old one is revoked."""
     new, secret, old = admin.rotate_key(user)
     _print_key(new, secret, as_json=as_json)
+    words = installation.words()
     used = f"last used {minute_text(old.used, 'never')}" if old.used else "never used"
     print_note(
-        f"{old.id} ({used}) still works. When it is no longer used (keyfront access key list {user}): "
-        f"keyfront access key revoke {old.id}"
+        f"{old.id} ({used}) still works. When it is no longer used (`keyfront access key list {user}{words}`): "
+        f"`keyfront access key revoke {old.id}{words}`"
     )
 
 
@@ -373,7 +381,9 @@ def _print_key(made: Key, secret: str, *, as_json: bool) -> None:
     if as_json:
         print_json(_key_json(made) | {"SecretAccessKey": secret})
         return
-    click.echo(f"[{made.owner}]\naws_access_key_id = {made.id}\naws_secret_access_key = {secret}")
+    click.echo(
+        f"[{made.owner}]\naws_access_key_id = {made.id}\naws_secret_access_key = {secret}\nregion = us-east-1"
+    )
 
 
 def _user_json(one: User, keys: list[Key]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from keyfront.cli.logging_options import logging_options
 from keyfront.cli.options import FILE, option_group
 from keyfront.cli.param_type import ParamType
 from keyfront.cli.values import address
-from keyfront.errors import SettingsError
+from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.extras import require_server
 from keyfront.runtime.installation import url_host
 from keyfront.runtime.logs import LogSettings, process_logging
@@ -104,7 +104,7 @@ class AccessOptions(msgspec.Struct, frozen=True):
         names = Names(lambda name: _id(pwd.getpwnam, name), lambda name: _id(grp.getgrnam, name))
         rules = [read_rule(text, names) for text in self.allow]
         if self.access_file is not None:
-            rules += read_rules(self.access_file.read_text("utf-8"), names)
+            rules += read_rules(_text(self.access_file), names)
         return rules
 
 
@@ -156,7 +156,7 @@ def agent(listen: ListenOptions, access: AccessOptions, audit_file: str | None, 
         keyfront agent --socket /run/keyfront/agent.sock --allow user:www-data=films,photos
     """
     require_server()
-    with process_logging(logs, "agent"):
+    with process_logging(logs, "agent", (KeyfrontError, OSError)):
         _serve(listen, access, audit_file)
 
 
@@ -255,6 +255,10 @@ def _private_text(path: Path) -> str:
     """:raises SettingsError: if others may read it."""
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise SettingsError(f"{path} contains tokens, and others can read it; run: chmod 600 {path}")
+    return _text(path)
+
+
+def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:

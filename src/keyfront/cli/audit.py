@@ -112,7 +112,7 @@ def list_(
     with installation.opened() as found:
         newest = list(itertools.islice(search(found, filters.query(time.time()), newest_first=True), limit))
     for one in reversed(newest):
-        click.echo(one.row.record.decode() if as_json else _line(one))
+        click.echo(one.row.record.decode() if as_json else _line(one, installation.words()))
 
 
 _NAMED = (
@@ -127,11 +127,11 @@ _NAMED = (
 )
 
 
-def _line(found: AuditMatch) -> str:
+def _line(found: AuditMatch, words: str) -> str:
     record = found.record
     try:
         who, error = record["userIdentity"], record.get("errorCode")
-        words: tuple[str, ...] = (
+        parts: tuple[str, ...] = (
             record["eventTime"],
             who.get("userName") or who["type"].lower(),
             record["sourceIPAddress"] or "-",
@@ -140,8 +140,8 @@ def _line(found: AuditMatch) -> str:
             f"{error}: {record['errorMessage']}" if error else "ok",
         )
     except (KeyError, AttributeError):  # not as it was written
-        words = ("cannot be read: run keyfront audit verify",)
-    text = " ".join((str(found.row.number), *words))
+        parts = (f"cannot be read: run `keyfront audit verify{words}`",)
+    text = " ".join((str(found.row.number), *parts))
     # Callers choose some of these texts, so none may contain control characters for the reader's terminal.
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
@@ -180,7 +180,7 @@ def verify(installation: InstallationOptions, expect: str, file: Path | None) ->
     from keyfront.control.audit import search as trail
 
     if expect:
-        _check_anchor(expect)
+        _check_anchor(expect, installation.words())
     if file is not None:
         if not expect:
             raise SettingsError(
@@ -193,12 +193,12 @@ def verify(installation: InstallationOptions, expect: str, file: Path | None) ->
         _judge(trail.verify(found, expect), expect)
 
 
-def _check_anchor(text: str) -> None:
+def _check_anchor(text: str, words: str) -> None:
     number, colon, digest = text.rpartition(":")
     is_digest = len(digest) == 64 and set(digest.lower()) <= set("0123456789abcdef")
     if not is_digest or (colon and not (number.isascii() and number.isdigit())):
         raise SettingsError(
-            f"{text!r} is not an anchor: give NUMBER:DIGEST as `keyfront audit verify` prints it, or DIGEST"
+            f"{text!r} is not an anchor: give NUMBER:DIGEST as `keyfront audit verify{words}` prints it, or DIGEST"
         )
 
 

@@ -305,9 +305,12 @@ def create(  # noqa: PLR0913 - one parameter for each group of options
 @json_option
 def list_(place: str, endpoint_url: str, as_json: bool) -> None:
     """List the archives in PLACE, a folder or s3://BUCKET/PREFIX, oldest first. It requires no identity."""
-    from keyfront.backup.targets import open_place
+    from keyfront.backup.targets import Folder, open_place
 
-    found = open_place(place, endpoint_url).names()
+    opened = open_place(place, endpoint_url)
+    if isinstance(opened, Folder) and not opened.path.exists():
+        raise BackupError(f"there is no folder {opened.path}")
+    found = opened.names()
     if as_json:
         print_json(archives_json(found))
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import socket
 import sys
 import time
@@ -201,8 +202,9 @@ def join(data: Path, controls: tuple[str, ...], token: str, name: str, proxy: st
         found = asyncio.run(enroll(files, urls, given, name or _machine(), proxy))
     except OSError as error:
         raise SettingsError(f"the enrollment cannot be stored in {data}: {error}") from error
+    start = f"keyfront up --data {shlex.quote(str(data))}"
     where = f"in region {found.region}" if found.region else "in no region"
-    print_note(f"this machine is enrolled as edge {found.name} {where}; start it: keyfront up --data {data}")
+    print_note(f"this machine is enrolled as edge {found.name} {where}; start it with `{start}`")
 
 
 def _machine() -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from keyfront.cli.options import FILE, data_option, option_group
+from keyfront.cli.options import FILE, data_option, data_words, option_group
 from keyfront.custody.default_paths import installation
 from keyfront.errors import SettingsError
 from keyfront.runtime.settings import PASSWORD_FILE_VARIABLE, STORE_VARIABLE, store_url
@@ -52,6 +52,14 @@ class InstallationOptions(msgspec.Struct, frozen=True):
             yield found
         finally:
             found.close()
+
+    def words(self) -> str:
+        """The options with which a printed command finds the same installation; empty, or they begin with a space."""
+        given = [
+            *(["--store", self.store] if self.store else []),
+            *(["--store-password-file", str(self.store_password_file)] if self.store_password_file else []),
+        ]
+        return data_words(self.data) + "".join(f" {shlex.quote(word)}" for word in given)
 
     def named_store(self) -> tuple[str, Path | None]:
         """The store's URL, empty for the file in the data folder, and the file with its password: from the options, the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from datetime import datetime
@@ -18,7 +19,7 @@ from keyfront.cli.options import FILE_OR_STDIN, json_option, with_options
 from keyfront.cli.output import iso_text, print_columns, print_json, print_warning
 from keyfront.cli.sign import read_file, read_passphrase
 from keyfront.errors import KeyLoadError
-from keyfront.signing.keys import load_public_key, parse_private_key
+from keyfront.signing.keys import Algorithm, load_public_key, parse_private_key
 
 if TYPE_CHECKING:
     from keyfront.custody.key_record import Entry, KeyGroupRecord
@@ -47,7 +48,9 @@ def check_key(file: Path, passphrase_file: Path | None) -> None:
         private = parse_private_key(data, read_passphrase(passphrase_file))
         public = private.public_key
         click.echo(f"{file}: a private key, {public.algorithm}: it can sign for CloudFront", err=True)
-        for note in _notes(data):
+        for note in _notes(
+            data, shlex.quote("/dev/stdin" if str(file) == "-" else str(file)), public.algorithm
+        ):
             click.echo(f"  {note}", err=True)
     else:
         click.echo(f"{file}: a public key, {public.algorithm}: CloudFront accepts it as it is", err=True)
@@ -55,22 +58,28 @@ def check_key(file: Path, passphrase_file: Path | None) -> None:
     click.echo(public.pem, nl=False)
 
 
-def _notes(data: bytes) -> list[str]:
-    """What other tools may refuse in a key that Keyfront can read."""
+def _notes(data: bytes, file: str, algorithm: Algorithm) -> list[str]:
+    """What other tools may refuse in a private key that Keyfront can read.
+
+    :param file: the file's path, quoted for a shell.
+    """
     notes = []
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:3] == b"\xef\xbb\xbf":
         notes.append("It begins with a byte order mark, which other tools refuse: save it as plain UTF-8.")
     if b"-----BEGIN" not in data.replace(b"\0", b""):
-        notes.append(
-            "It is not PEM text, which most other tools require: openssl pkey -in FILE -out private_key.pem"
-        )
+        der = data[:1] == b"\x30"  # a SEQUENCE
+        convert = f"openssl pkey -in {file}" if der else f"base64 -d {file} | openssl pkey -inform DER"
+        notes.append(f"It is not PEM text, which most other tools require: `{convert} -out private_key.pem`")
     elif b"\\n" in data:
         notes.append("Its line breaks are written as \\n; other tools need real ones.")
     elif b"\n" not in data.strip().replace(b"\0", b""):
         notes.append("Its line breaks are lost; other tools need them.")
-    if b"BEGIN PRIVATE KEY" in data or b"BEGIN EC PRIVATE KEY" in data:
+    if algorithm != "RSA-2048":
+        notes.append("The AWS CLI version 1 signs with RSA keys only.")
+    elif b"BEGIN PRIVATE KEY" in data:
         notes.append(
-            "The AWS CLI version 1 signs with PKCS#1 only (BEGIN RSA PRIVATE KEY): openssl pkey -traditional -in FILE"
+            "The AWS CLI version 1 signs with PKCS#1 only (BEGIN RSA PRIVATE KEY): "
+            f"`openssl pkey -traditional -in {file} -out rsa_key.pem`"
         )
     if b"ENCRYPTED" in data:
         notes.append("It is encrypted: signers need its passphrase.")

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from keyfront.errors import KeyfrontError
+from keyfront.errors import KeyfrontError, os_error_text
 from keyfront.extras import missing_extra
 
 COMMANDS = {
@@ -133,8 +133,7 @@ def failure_text(error: Exception) -> str:
     elif isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
         text = str(missing)
     elif isinstance(error, OSError):
-        reason = error.strerror or str(error) or type(error).__name__
-        text = f"{error.filename}: {reason}" if error.filename is not None else reason
+        text = os_error_text(error)
     else:
         text = (
             f"this is a fault in Keyfront ({type(error).__name__}: {error}): set {TRACEBACK_VARIABLE}=1, run the "

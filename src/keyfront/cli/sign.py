@@ -374,6 +374,9 @@ def print_report(report: Report) -> None:
     wrapped, so that they can be compared, and copied."""
     if report.granted:
         click.echo(f"{click.style('granted', 'green', bold=True)} by the signed {report.mode}")
+    elif any(cause.code == "no_keys" for cause in report.causes):
+        click.echo(f"{click.style('not checked', 'yellow', bold=True)}: no public key was given")
+        click.echo(click.style(report.cause, bold=True))
     else:
         click.echo(
             f"{click.style('refused', 'red', bold=True)} {report.denial} "

@@ -20,6 +20,7 @@ from keyfront.cli.logging_options import logging_options
 from keyfront.cli.origin_options import OriginOptions, origin_options
 from keyfront.cli.values import address, audience, location, networks, quotas, suffix
 from keyfront.cli.websocket_options import WebSocketOptions, websocket_options
+from keyfront.errors import KeyfrontError
 from keyfront.extras import require_server
 from keyfront.runtime.logs import LogSettings, process_logging
 from keyfront.runtime.settings import ControlSettings, Supervision, without_password
@@ -55,7 +56,7 @@ def up(  # noqa: PLR0913 - one parameter for each group of options
         # `run_up` replaces these handlers. Until then, there is nothing to shut down.
         signal.signal(number, lambda *_: sys.exit(0))
     require_server()
-    with process_logging(logs, "up"):
+    with process_logging(logs, "up", (KeyfrontError, OSError)):
         tiers = fleet.settings(installation.data)
         worker = worker_settings(installation.data, edge, origins, tiers, websocket, limits)
         api = control_settings(installation, control, tiers, worker.trusted_proxies)

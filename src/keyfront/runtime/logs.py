@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from keyfront.errors import KeyfrontError
+from keyfront.errors import KeyfrontError, os_error_text
 
 Format = Literal["text", "json"]
 
@@ -61,16 +61,20 @@ def logging_to_stderr(settings: LogSettings, process: str) -> Iterator[None]:
 
 
 @contextmanager
-def process_logging(settings: LogSettings, process: str) -> Iterator[None]:
+def process_logging(
+    settings: LogSettings, process: str, expected: tuple[type[Exception], ...] = (KeyfrontError,)
+) -> Iterator[None]:
     """Log to standard error while a process runs, and also the exception that ends it.
 
-    :raises SystemExit: with status 2 in place of a KeyfrontError, with status 1 in place of any other exception.
+    :param expected: exceptions that the operator can do something about, which are logged without a traceback.
+    :raises SystemExit: with status 2 in place of an expected exception, with status 1 in place of any other.
     """
     with logging_to_stderr(settings, process):
         try:
             yield
-        except KeyfrontError as error:
-            logging.getLogger("keyfront").error("%s", error)
+        except expected as error:
+            text = os_error_text(error) if isinstance(error, OSError) else str(error)
+            logging.getLogger("keyfront").error("%s", text)
             raise SystemExit(2) from None
         except Exception:
             logging.getLogger("keyfront").critical("unhandled exception", exc_info=True)

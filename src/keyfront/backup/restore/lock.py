@@ -66,6 +66,4 @@ def _refuse_another(folder: Path) -> None:
 def refuse_half_restored(folder: Path) -> None:
     """:raises SettingsError: if a restore into `folder` was started and not completed."""
     if os.path.lexists(folder / RUNNING):
-        raise SettingsError(
-            f"a restore into {folder} did not end: run `keyfront backup restore` again with the same archive"
-        )
+        raise SettingsError(f"a restore into {folder} did not end: restore the same archive again")

@@ -102,7 +102,7 @@ class Replica:
                 if one.distributions:
                     raise SettingsError(
                         f"the store is new, but snapshot {one.number} with {len(one.distributions)} distributions is "
-                        "published: restore the lost store, copy it into this one (`keyfront store copy`), or "
+                        "published: restore the lost store, copy it into this one (docs/guide/postgresql.md), or "
                         "remove the published snapshot to start over"
                     )
         self._progress.highest = transaction.highest_deployed()

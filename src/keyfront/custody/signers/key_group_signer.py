@@ -347,6 +347,11 @@ class KeyGroupSigner(ChangingKeySigner):
             failure = self._failure
         if isinstance(failure, CustodyError) and not isinstance(failure, CustodyUnavailable):
             raise type(failure)(str(failure)) from failure
+        if failure is None:
+            raise CustodyUnavailable(
+                f"the record of key group {self.group!r} was out of date when it had been read: reading it takes "
+                "longer than signers may continue without it (max-staleness)"
+            )
         seen = "cannot be read" if self._serial < 0 else "could not be read for too long to sign by it"
         raise CustodyUnavailable(f"the record of key group {self.group!r} {seen}: {failure}") from failure
 
