@@ -128,8 +128,18 @@ def test_the_model_holds_nothing_that_the_codec_lacks() -> None:
 
     for operation in service().operations.values():
         for shape in (operation.input, operation.output):
-            if shape is not None:
-                walk(shape)
+            if shape is None:
+                assert shape is operation.output
+                continue
+            walk(shape)
+            payload = shape.serialization.get("payload")
+            body = {name for name, kind in shape.members.items() if "location" not in kind.serialization}
+            assert payload is None or body == {payload}
+            if payload is not None and shape is operation.input:
+                assert shape.members[payload].type_name == "structure"
+            assert {kind.serialization.get("location") for kind in shape.members.values()} <= {
+                None, "uri", "querystring", "header"
+            }  # fmt: skip
     assert types == {
         "structure", "list", "string", "boolean", "integer", "long", "float", "double", "blob", "timestamp"
     }  # fmt: skip
@@ -558,6 +568,25 @@ def test_flattened_lists() -> None:
     parsed = PARSER.parse({"status_code": 200, "headers": {}, "body": "".join(out).encode()}, shape)
     del parsed["ResponseMetadata"]
     assert parsed == value
+
+
+def test_values_that_are_no_blob_or_timestamp_or_too_short() -> None:
+    shapes = {
+        "Blob": {"type": "blob", "min": 2},
+        "When": {"type": "timestamp"},
+    }
+    model = ServiceModel({"metadata": {}, "operations": {}, "shapes": shapes}, "x")
+    for shape, text, says in (
+        ("Blob", "YWI", "Member must be base64"),
+        ("Blob", "YQ==", "Member must have length greater than or equal to 2"),
+        ("When", "yesterday", "Member must be an ISO 8601 timestamp"),
+    ):
+        faults = scalars.Faults()
+        scalars.parse_scalar(model.shape_for(shape), text, "at", faults)
+        assert says in str(faults)
+    faults = scalars.Faults()
+    assert scalars.parse_scalar(model.shape_for("Blob"), " Y W\nI= ", "at", faults) == b"ab"
+    assert not faults
 
 
 # ---- arbitrary input

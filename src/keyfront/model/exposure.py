@@ -20,10 +20,10 @@ def guarding_pattern(path: str, behaviors: Iterable[tuple[str, bool]]) -> str:
     :param behaviors: path pattern, and whether a signature is required, in the distribution's order, the default last.
     """
     normal = normalise_path(path.partition("?")[0])
-    for pattern, restricted in behaviors:
-        if compile_pattern(pattern)(normal):
-            return pattern if restricted else ""
-    return ""
+    matching = (
+        pattern if restricted else "" for pattern, restricted in behaviors if compile_pattern(pattern)(normal)
+    )
+    return next(matching, "")
 
 
 def page_warning(error_code: int, path: str, pattern: str) -> str:

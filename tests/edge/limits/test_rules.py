@@ -194,6 +194,7 @@ def test_a_breaker(steps: str, why: str) -> None:
 
 def test_no_breaker() -> None:
     breaker = Breaker(0, 2.0)
+    assert breaker.closed
     for _ in range(100):
         assert breaker.failed(0.0) is False
         assert breaker.permits(0.0)
@@ -239,6 +240,22 @@ async def test_what_is_gathered_is_as_few_objects_as_bytes(size: int) -> None:
     chunks = [chunk async for chunk in gathered]
     assert b"".join(chunks) == b"".join([chunk async for chunk in source()])
     assert len(chunks) <= 60_000 // 2048 + 1
+
+
+async def test_a_body_is_gathered_as_far_as_it_may_be() -> None:
+    async def source() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield bytes(4000)
+
+    memory = Memory(10_000)
+    long = Gathered(source(), memory)
+    assert await long.gather(5000)
+    assert (long.whole, memory.used) == (False, 8000)
+    assert [len(chunk) async for chunk in long] == [4000] * 3
+    assert not await Gathered(source(), memory).gather(5000)  # no memory for another
+    for _ in range(2):
+        long.release()
+        assert memory.used == 0
 
 
 def test_the_log_names_a_limit_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:

@@ -142,8 +142,6 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
         shape).
     """
     shape = matched.operation.input
-    if shape is None:
-        return {}
     queried: dict[str, list[str]] = {}
     for name, value in matched.query:
         queried.setdefault(name, []).append(value)
@@ -157,15 +155,14 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
     for member, kind in shape.members.items():
         location, name = kind.serialization.get("location"), kind.serialization.get("name", member)
         if location is None:
-            if payload in {None, member}:
-                in_body[member] = kind
+            in_body[member] = kind
             continue
         values: list[str] = []
         if location == "uri":
             values = [matched.labels[name]]
         elif location == "querystring":
             values = queried.get(name, [])
-        elif location == "header":
+        else:
             values = [", ".join(fields[name.lower()])] if name.lower() in fields else []
         path = camel(member)
         if not values:
@@ -177,9 +174,7 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
             params[member] = parse_scalar(kind, values[0], path, line)
     if line:
         raise ApiError("InvalidArgument", str(line))
-    if payload is not None and in_body[payload].type_name != "structure":
-        params[payload] = body
-    elif in_body:
+    if in_body:
         params |= _body(matched.operation, in_body, payload, body, content)
         if content:
             raise ApiError(content.code, f"{content}{_also_refused(params)}")
@@ -253,10 +248,8 @@ def write(operation: Operation, output: Mapping[str, Any]) -> Answer:
             continue
         if kind.serialization.get("location") == "header":
             headers.append((kind.serialization.get("name", member), _header_text(scalar_text(kind, value))))
-        elif payload in {None, member}:
-            content[member] = value
         else:
-            raise KeyError(f"{operation.name} has no place for {member}")
+            content[member] = value
     if not content:
         return Answer(operation.status, tuple(headers), b"")
     if payload is not None and members[payload].type_name == "blob":
