@@ -183,6 +183,7 @@ CONDITIONS: list[tuple[dict[str, Any], bool]] = [
     ({"ArnEquals": {"aws:PrincipalArn": "arn:aws:iam::*:user/ada"}}, True),
     ({"ArnLike": {"aws:PrincipalArn": f"arn:aws:iam::{ACCOUNT}:user/a*"}}, True),
     ({"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:user/bob"}}, False),
+    ({"ArnLike": {"aws:PrincipalArn": "*"}}, True),
     ({"ArnNotLike": {"aws:PrincipalArn": "arn:aws:iam::*:user/bob"}}, True),
     ({"ArnNotEquals": {"aws:PrincipalArn": "arn:aws:iam::*:user/*"}}, False),
     ({"Null": {"aws:RequestTag/Env": "true"}}, True),
@@ -207,6 +208,26 @@ def test_conditions(condition: dict[str, Any], holds: bool) -> None:
     assert decided(statement(Condition=condition)) is holds
     # A deny under the same condition denies where the allow allowed.
     assert decided(statement(), statement(Effect="Deny", Condition=condition)) is not holds
+
+
+@rows(
+    ("comparison", "before", "same", "after"),
+    [
+        ("Equals", False, True, False),
+        ("NotEquals", True, False, True),
+        ("LessThan", True, False, False),
+        ("LessThanEquals", True, True, False),
+        ("GreaterThan", False, False, True),
+        ("GreaterThanEquals", False, True, True),
+    ],
+)
+def test_comparisons(comparison: str, before: bool, same: bool, after: bool) -> None:
+    """A value before the condition's, the same, and after it."""
+    for family, key in (("Numeric", "aws:EpochTime"), ("Date", "aws:CurrentTime"), ("Date", "aws:EpochTime")):
+        found = policy(statement(Condition={family + comparison: {key: "1795348800"}}))
+        for seconds, holds in ((1795348799, before), (1795348800, same), (1795348801, after)):
+            request = AccessRequest("cloudfront:GetDistribution", E1, {key.lower(): (str(seconds),)})
+            assert iam.evaluate([found], request).allowed is holds
 
 
 def test_what_is_no_address_is_in_no_network() -> None:

@@ -3,14 +3,17 @@ effect."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import botocore
+import pytest
 from botocore.loaders import Loader
 from botocore.model import ListShape, ServiceModel, Shape, StructureShape
 
+from keyfront.model import service as service_module
 from keyfront.model.service import service
 from keyfront.model.supported_members import HARMLESS, OBEYED, REFUSED, WITHOUT_EFFECT, canonical, unobeyed
 from tests.model.configs import behavior, config, legacy, many, origin, problems
@@ -55,6 +58,20 @@ def covering(path: str) -> list[str]:
 @rows("path", MEMBERS)
 def test_each_member_stands_in_exactly_one_table(path: str) -> None:
     assert len(covering(path)) == 1 or (LATER and not covering(path)), covering(path)
+
+
+def test_members_of_a_later_model_are_added_once() -> None:
+    shapes = {structure: {"members": {}} for structure in service_module.LATER}
+    service_module.add_later_members(shapes)
+    added = copy.deepcopy(shapes)
+    service_module.add_later_members(shapes)
+    assert shapes == added
+
+
+def test_a_botocore_without_the_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "API_VERSION", "1999-01-01")
+    with pytest.raises(LookupError, match="this botocore has no model of CloudFront 1999-01-01"):
+        service.__wrapped__()
 
 
 def test_the_tables_name_nothing_else() -> None:
