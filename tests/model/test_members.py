@@ -61,7 +61,7 @@ def test_each_member_stands_in_exactly_one_table(path: str) -> None:
 
 
 def test_members_of_a_later_model_are_added_once() -> None:
-    shapes = {structure: {"members": {}} for structure in service_module.LATER}
+    shapes: dict[str, Any] = {structure: {"members": {}} for structure in service_module.LATER}
     service_module.add_later_members(shapes)
     added = copy.deepcopy(shapes)
     service_module.add_later_members(shapes)
