@@ -32,7 +32,7 @@ def entry(key: str, size: int) -> Stored:
     made = Stored(
         key, Meta(200, headers, stored_at=1.0, fresh_until=1e12, date=1.0, snapshot=1), os.urandom(size)
     )
-    made.asked = made.written = monotonic_ns()
+    made.requested_ns = made.stored_ns = monotonic_ns()
     return made
 
 

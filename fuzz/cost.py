@@ -332,7 +332,7 @@ def _sent(behavior: Behavior) -> Rule:
 
 def _sliced(headers: Headers) -> None:
     try:
-        slicing.wanted(request(headers), 1 << 22)
+        slicing.first_range(request(headers), 1 << 22)
     except slicing.UnusableError:
         pass
 
@@ -348,7 +348,7 @@ RULES: dict[str, Rule] = {
     "ranges and conditions": lambda headers: respond.answer(request(headers), _META, b"x" * 100, NOW),
     "slices wanted": _sliced,
     "response headers policy": lambda headers: _POLICY.applied(request(headers), 200, [(b"vary", b"a")]),
-    "server timing": lambda headers: _POLICY.tells_timing(request(headers), 99.0),
+    "server timing": lambda headers: _POLICY.sends_server_timing(request(headers), 99.0),
     "the viewer behind a proxy": lambda headers: _PEERS.viewer("10.0.0.1", headers, "http"),
     "too many lines": too_many_lines,
     "what varies": lambda headers: vary.variant_values((b"accept", b"x1", b"x2", b"cookie"), headers),

@@ -1,7 +1,7 @@
 """Write the generated parts of the architecture pages: `make docs`.
 
 What the code already says in a table or a docstring is not written twice: the order of the packages
-(tests/test_import_law.py), the life of a key (lifecycle/rotation.py), and what each module is for (the first sentence
+(tests/test_import_law.py), the life of a key (lifecycle/moves.py), and what each module is for (the first sentence
 of its docstring). tests/test_architecture.py fails while a page is out of date.
 """
 
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from keyfront.lifecycle.rotation import MOVES
+from keyfront.lifecycle.moves import MOVES
 from tests.test_import_law import INNER, MODULES, ROOMS
 
 ROOT = Path(__file__).parent.parent

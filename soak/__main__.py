@@ -88,8 +88,8 @@ async def _load(
     ledger = Ledger(up.data / "logs" / "access.jsonl", truth, judge)
 
     stop, stop_watching = asyncio.Event(), asyncio.Event()
-    http = Listener(up.edge_port, operator.offices["http"])
-    https = Listener(up.tls_port, operator.offices["https"], operator.certificates.context)
+    http = Listener(up.edge_port, operator.issuers["http"])
+    https = Listener(up.tls_port, operator.issuers["https"], operator.certificates.context)
     crowd = [
         Viewer(n, seed, https if n % 3 == 2 else http, operator.hosts, judge, ledger.answered)
         for n in range(viewers)
@@ -100,7 +100,7 @@ async def _load(
             seed,
             up.edge_port,
             operator.hosts.own,
-            operator.offices["http"],
+            operator.issuers["http"],
             judge,
             ledger.answered,
         )
@@ -118,7 +118,7 @@ async def _load(
         asyncio.create_task(work)
         for work in (
             churn.publish(truth, stop, seed),
-            churn.weather(origin, stop, seed, min(45.0, seconds / 2.5)),
+            churn.origin_faults(origin, stop, seed, min(45.0, seconds / 2.5)),
             churn.kill(up, truth, judge, stop, "edge-1", min(30.0, seconds / 3)),
             churn.kill(up, truth, judge, stop, "control", min(60.0, seconds / 2)),
             # A short run has no time for this: a stuck process is replaced only after some seconds.

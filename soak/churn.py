@@ -20,8 +20,8 @@ from keyfront.signing.keys import PublicKey
 from soak.judge import Judge
 from soak.objects import AREAS
 from soak.origin import HARMLESS, SPOILING, SoakOrigin
-from soak.tickets import Key, Office, new_private
-from soak.truth import EFFECT, Standing, Truth, Window
+from soak.tickets import Key, TicketIssuer, new_private
+from soak.truth import EFFECT, Switch, Truth, Window
 from soak.viewer import Hosts
 from tests.up import Up
 
@@ -135,10 +135,10 @@ class Operator:
         self.groups: dict[str, str] = {}
         self.distribution = ""
         self.domain = ""
-        self.members = {name: Standing(True) for name in ("turning rsa", "turning ec")}
-        self.alias = Standing()
+        self.members = {name: Switch(True) for name in ("turning rsa", "turning ec")}
+        self.alias = Switch()
         self.invalidates = True
-        self.offices: dict[str, Office] = {}
+        self.issuers: dict[str, TicketIssuer] = {}
         """By scheme."""
         self.certificates = Certificates(up.data.parent / "certificates")
         self.hosts: Hosts
@@ -214,9 +214,17 @@ class Operator:
 
     async def settle(self) -> None:
         """Create keys, groups, and the distribution, and wait until it is deployed."""
-        for name in ("url rsa", "url ec", "cookie rsa", "cookie ec", "turning rsa", "turning ec", "stranger"):
-            standings = (self.members[name],) if name in self.members else ()
-            self._keys[name] = await self._new_key(name, *standings)
+        for name in (
+            "url rsa",
+            "url ec",
+            "cookie rsa",
+            "cookie ec",
+            "turning rsa",
+            "turning ec",
+            "untrusted",
+        ):
+            switches = (self.members[name],) if name in self.members else ()
+            self._keys[name] = await self._new_key(name, *switches)
         for group, names in (
             ("url", ("url rsa", "url ec")),
             ("cookie", ("cookie rsa", "cookie ec")),
@@ -236,13 +244,13 @@ class Operator:
         key = self._keys
         turn = [key["url rsa"], key["url ec"], key["turning rsa"], key["turning ec"]]
         for scheme in ("http", "https"):
-            self.offices[scheme] = Office(
+            self.issuers[scheme] = TicketIssuer(
                 scheme,
                 self.domain,
                 [key["url rsa"], key["url ec"]],
                 [key["cookie rsa"], key["cookie ec"]],
                 turn,
-                key["stranger"],
+                key["untrusted"],
             )
         self.hosts = Hosts(self.domain)
         self.hosts.add(ALIAS, self.alias)
@@ -252,8 +260,8 @@ class Operator:
             self.invalidates = False
             print(f"no invalidations: the API says {error}", flush=True)
 
-    async def _new_key(self, name: str, *standings: Standing) -> Key:
-        key = Key(name, await asyncio.to_thread(new_private, "rsa" if "rsa" in name else "ec"), *standings)
+    async def _new_key(self, name: str, *switches: Switch) -> Key:
+        key = Key(name, await asyncio.to_thread(new_private, "rsa" if "rsa" in name else "ec"), *switches)
         public: PublicKey = key.private.public_key
         made = await self.create("create_public_key", PublicKeyConfig={"EncodedKey": public.pem})
         key.known_as(made["PublicKey"]["Id"])
@@ -280,7 +288,7 @@ class Operator:
         """Make one change after another, `pace` seconds apart, until `stop` is set."""
         changes = [
             self._turn_key, self._turn_key, self._turn_key, self._comment, self._group_comment, self._alias_or_not,
-            self._burn_key, self._side, self._renew, *[self._invalidate_some] * 4,
+            self._compromise_key, self._side, self._renew, *[self._invalidate_some] * 4,
         ]  # fmt: skip
         while not stop.is_set():
             change = self.rng.choice(changes)
@@ -294,12 +302,12 @@ class Operator:
 
     async def _members(self, key: Key, wanted: bool) -> None:
         """Add a key to the changing group, or remove it."""
-        standing = key.standings[-1]
+        switch = key.switches[-1]
 
         def alter(config: dict[str, Any]) -> bool:
             if (key.id in config["Items"]) == wanted:
                 return False
-            standing.begin()
+            switch.begin()
             config["Items"] = (
                 [*config["Items"], key.id] if wanted else [k for k in config["Items"] if k != key.id]
             )
@@ -309,7 +317,7 @@ class Operator:
         await self.change(
             ("get_key_group_config", group), "update_key_group", "KeyGroupConfig", alter, "KeyGroupConfig"
         )
-        standing.settle(wanted)
+        switch.settle(wanted)
         self.truth.note(f"{key.name} {key.id} {'joined' if wanted else 'left'} its group")
         self.judge.counts["keys put in or taken out"] += 1
 
@@ -317,12 +325,12 @@ class Operator:
         name = self.rng.choice(list(self.members))
         await self._members(self._keys[name], not self.members[name].on)
 
-    async def _burn_key(self) -> None:
+    async def _compromise_key(self) -> None:
         """Create a key, use it, and delete it permanently; viewers keep using its signatures."""
-        standing = Standing()
-        key = await self._new_key(f"burnt {self.judge.counts['keys burnt']}", standing)
+        switch = Switch()
+        key = await self._new_key(f"burnt {self.judge.counts['keys burnt']}", switch)
         await self._members(key, True)
-        turn = self.offices["http"].turn  # the same list for both
+        turn = self.issuers["http"].turn  # the same list for both
         turn.append(key)
         if len(turn) > 12:
             del turn[4]
@@ -392,26 +400,26 @@ class Operator:
 
     async def _side(self) -> None:
         """Create a second distribution, disable it, and delete it permanently."""
-        standing = Standing()
+        switch = Switch()
         config = distribution(
             "-", self._origin_port, self.groups["url"], self.groups["cookie"], self.groups["turn"]
         )
         made = await self.create("create_distribution", DistributionConfig=config)
         own, domain = made["Distribution"]["Id"], made["Distribution"]["DomainName"]
-        standing.settle(True)
-        self.hosts.add(domain, standing)
+        switch.settle(True)
+        self.hosts.add(domain, switch)
         self.truth.note(f"distribution {own} is there")
         await asyncio.sleep(EFFECT + 2 + self.rng.random() * 3)
 
         def disable(config: dict[str, Any]) -> bool:
             if not config["Enabled"]:
                 return False
-            standing.begin()
+            switch.begin()
             config["Enabled"] = False
             return True
 
         await self._change_distribution(disable, own)
-        standing.settle(False)
+        switch.settle(False)
         self.truth.note(f"distribution {own} is disabled")
         await self._deployed(own)
         while True:
@@ -515,7 +523,7 @@ async def publish(truth: Truth, stop: asyncio.Event, seed: int) -> None:
         await _pause(stop, 0.1)
 
 
-async def weather(origin: SoakOrigin, stop: asyncio.Event, seed: int, dead_every: float) -> None:
+async def origin_faults(origin: SoakOrigin, stop: asyncio.Event, seed: int, dead_every: float) -> None:
     """Inject faults at a few objects at a time for one to four seconds, and occasionally at all of them."""
     truth = origin.truth
     rng = random.Random(f"weather {seed}")

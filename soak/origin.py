@@ -226,7 +226,7 @@ class SoakOrigin:
         return await self._send(writer, item, fault, status, headers, part, method == "HEAD")
 
     async def _before_head(self, writer: asyncio.StreamWriter, item: Item, fault: str) -> bool:
-        self.truth.felt(item.path)
+        self.truth.note_fault(item.path)
         if fault.startswith("status-"):
             status = int(fault[7:])
             text = error_body(item.path, status)
@@ -243,7 +243,7 @@ class SoakOrigin:
             await writer.drain()
         elif fault == "stuck-head":
             await asyncio.sleep(STUCK)
-            self.truth.felt(item.path)
+            self.truth.note_fault(item.path)
         _reset(writer)
         return False
 
@@ -266,11 +266,11 @@ class SoakOrigin:
         elif not bodiless:
             headers.append(("Connection", "close"))
         if fault == "lying-length" and framing == "length" and status == 200 and not bodiless:
-            self.truth.felt(item.path)
+            self.truth.note_fault(item.path)
             headers[-1] = ("Content-Length", str(self._rng.choice(LIES)))
             writer.write(_head(status, headers) + data[: len(data) // 2])
             await writer.drain()
-            self.truth.felt(item.path)
+            self.truth.note_fault(item.path)
             return False
         head = _head(status, headers)
         if fault == "chatter" and framing == "length" and len(data) < 4096:
@@ -286,7 +286,7 @@ class SoakOrigin:
         spoilt = fault in ("reset-body", "short-body", "stuck-body", "bad-chunk") and len(data) > 1
         if spoilt and not (framing == "close" and fault in ("short-body", "bad-chunk")):
             # Without a length, an early end looks like the end, so only a reset is a fault there.
-            self.truth.felt(item.path)
+            self.truth.note_fault(item.path)
             half = data[: max(1, len(data) // 2)]
             writer.write(b"%x\r\n%b\r\n" % (len(half), half) if framing == "chunked" else half)
             await writer.drain()
@@ -295,7 +295,7 @@ class SoakOrigin:
             elif fault == "bad-chunk" and framing == "chunked":
                 writer.write(b"this is no size\r\n")
                 await writer.drain()
-            self.truth.felt(item.path)
+            self.truth.note_fault(item.path)
             if fault == "short-body":
                 return False
             _reset(writer)

@@ -18,7 +18,7 @@ from keyfront.edge.semantics.websocket import accept_value
 from soak.frames import BINARY, CLOSE, PATH, frame, read_frame
 from soak.judge import Ask, Judge, Seen
 from soak.objects import AREAS, Item
-from soak.tickets import FREE, Office, Ticket
+from soak.tickets import FREE, Ticket, TicketIssuer
 from soak.viewer import Answered
 
 PATIENCE: Final = 20.0
@@ -37,7 +37,7 @@ class Talker:
         seed: int,
         port: int,
         host: str,
-        office: Office,
+        issuer: TicketIssuer,
         judge: Judge,
         answered: Answered,
     ) -> None:
@@ -45,7 +45,7 @@ class Talker:
         self._rng = random.Random(f"talker {seed} {number}")
         self._port = port
         self._host = host
-        self._office = office
+        self._issuer = issuer
         self._truth = judge.truth
         self._judge = judge
         self._answered = answered
@@ -93,7 +93,7 @@ class Talker:
         signed = self._rng.random() < 0.5
         area = "url" if signed else "pass"
         path = f"/{area}/{PATH}{self.number}-{turn % 8}"
-        ticket = self._office.ticket(self._rng, path) if signed else Ticket(path, (), "pass", FREE)
+        ticket = self._issuer.ticket(self._rng, path) if signed else Ticket(path, (), "pass", FREE)
         key = base64.b64encode(self._rng.randbytes(16)).decode()
         headers = [
             ("Upgrade", "websocket"),

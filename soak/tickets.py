@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from keyfront import LocalSigner, load_private_key, sign_cookies, sign_url
 from keyfront.signing.keys import HashName, PrivateKey
-from soak.truth import Standing
+from soak.truth import Switch
 
 HASHES: Final[tuple[HashName, ...]] = ("SHA1", "SHA256")
 NOT_OURS: Final = "192.0.2.0/24"
@@ -28,20 +28,20 @@ class Right:
         code: str = "",
         *,
         until: float | None = None,
-        standings: tuple[Standing, ...] = (),
+        switches: tuple[Switch, ...] = (),
         unless: str = "",
     ) -> None:
         self.granted = granted
         self.code = code
         self._until = until
-        self._standings = standings
+        self._switches = switches
         self._unless = unless
 
     def verdict(self, sent: float, answered: float) -> tuple[bool | None, str]:
         """Whether the request must have been allowed (None: either), and the error code if not."""
         unsure = False
-        for standing in self._standings:
-            holds = standing.verdict(sent, answered)
+        for switch in self._switches:
+            holds = switch.verdict(sent, answered)
             if holds is False:
                 return False, self._unless
             unsure = unsure or holds is None
@@ -67,12 +67,12 @@ class Ticket(NamedTuple):
 
 
 class Key:
-    """A key pair and its membership in the groups. Its signatures are valid only while all `standings` hold."""
+    """A key pair and its membership in the groups. Its signatures are valid only while all `switches` hold."""
 
-    def __init__(self, name: str, private: PrivateKey, *standings: Standing) -> None:
+    def __init__(self, name: str, private: PrivateKey, *switches: Switch) -> None:
         self.name = name
         self.private = private
-        self.standings = standings
+        self.switches = switches
         self.signer: LocalSigner | None = None
 
     def known_as(self, key_pair_id: str) -> None:
@@ -98,19 +98,19 @@ def new_private(kind: str) -> PrivateKey:
     )
 
 
-class Office:
+class TicketIssuer:
     """Issues tickets for one host over HTTP or HTTPS. Tickets with a long lifetime are issued repeatedly, so that edges
     see remembered signatures as well as new ones."""
 
     def __init__(
-        self, scheme: str, host: str, url: list[Key], cookie: list[Key], turn: list[Key], stranger: Key
+        self, scheme: str, host: str, url: list[Key], cookie: list[Key], turn: list[Key], untrusted: Key
     ) -> None:
         self.scheme = scheme
         self.host = host
         self.url = url
         self.cookie = cookie
         self.turn = turn
-        self.stranger = stranger
+        self.untrusted = untrusted
         """A key that Keyfront knows, but that is in no group trusted where it signs."""
         self._kept: dict[str, list[Ticket]] = {}
 
@@ -196,14 +196,14 @@ class Office:
                 resource, key.signer, expires=expires, ip=OURS, secure=False, hash_name=hash_name
             )
             shape = "custom"
-        right = Right(standings=key.standings, unless="InvalidKey")
+        right = Right(switches=key.switches, unless="InvalidKey")
         cookie = f"theme=dark; {made.header}; lang=en" if rng.random() < 0.5 else made.header
         target = f"{path}?{query}" if query else path
         kind = f"cookies {shape} {key.private.public_key.algorithm[:3]} {hash_name}"
         return Ticket(target, (("Cookie", cookie),), kind, right)
 
     def _seal(self, signed: str, kind: str, key: Key, until: float | None = None) -> Ticket:
-        right = Right(until=until, standings=key.standings, unless="InvalidKey")
+        right = Right(until=until, switches=key.switches, unless="InvalidKey")
         return Ticket(signed.removeprefix(f"{self.scheme}://{self.host}"), (), kind, right)
 
     # -- invalid tickets ---------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Office:
         key = rng.choice(keys)
         assert key.signer is not None
         kind = rng.choice(
-            ("unsigned", "unsigned", "expired", "early", "ip", "spoilt", "moved", "unknown", "stranger")
+            ("unsigned", "unsigned", "expired", "early", "ip", "spoilt", "moved", "unknown", "untrusted")
         )
         target = f"{path}?{query}" if query else path
         if kind == "unsigned":
@@ -239,9 +239,9 @@ class Office:
             made = "K" + "".join(rng.choices(string.ascii_uppercase + string.digits, k=13))
             signer = LocalSigner(made, key.private)
             code = "InvalidKey"
-        elif kind == "stranger":
-            assert self.stranger.signer is not None
-            signer = self.stranger.signer
+        elif kind == "untrusted":
+            assert self.untrusted.signer is not None
+            signer = self.untrusted.signer
             code = "InvalidKey"
         right = Right(False, code)
         if area == "cookie":

@@ -22,7 +22,7 @@ AFTER_KILL: Final = 1.0
 """Seconds after a kill within which viewers may still be connected to the killed process."""
 
 
-class Standing:
+class Switch:
     """A fact that the operator switches on and off: a key's membership in its group, an alias, a distribution."""
 
     def __init__(self, on: bool = False) -> None:
@@ -60,7 +60,7 @@ class Truth:
         self._versions: dict[str, list[float]] = {path: [self.began - 1000.0] for path in items}
         self.faults: dict[str, tuple[str, float]] = {}
         """By path: the fault there, and when it ends."""
-        self._felt: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=256))
+        self._faults_at: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=256))
         self.dead: list[Window] = []
         self.hangups: deque[float] = deque(maxlen=256)
         """Times at which the origin closed a connection without notice."""
@@ -124,14 +124,14 @@ class Truth:
         kind, until = self.faults.get(path, ("", 0.0))
         return kind if time.time() < until else ""
 
-    def felt(self, path: str) -> None:
+    def note_fault(self, path: str) -> None:
         """Record that a response of the origin was just corrupted."""
-        self._felt[path].append(time.time())
+        self._faults_at[path].append(time.time())
 
     def troubled(self, path: str, sent: float, answered: float, before: float = AFTER_FAULT) -> bool:
         """True if the origin failed for this path in a way that may affect a response of that time."""
         begin = sent - before
-        if any(begin <= moment <= answered for moment in self._felt[path]):
+        if any(begin <= moment <= answered for moment in self._faults_at[path]):
             return True
         return any(window.begin <= answered and begin <= window.end for window in self.dead)
 

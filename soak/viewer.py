@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 from keyfront.edge.net.tls import TlsTransport
 from soak.judge import Ask, Judge, Seen
 from soak.objects import AREAS, Item
-from soak.tickets import FREE, Office, Right, Ticket
-from soak.truth import Standing
+from soak.tickets import FREE, Right, Ticket, TicketIssuer
+from soak.truth import Switch
 
 PATIENCE: Final = 20.0
 """Seconds without a byte of a response that count as a violation."""
@@ -36,8 +36,8 @@ class Hosts:
         self.own = own
         self.rights: dict[str, Right] = {}
 
-    def add(self, name: str, standing: Standing) -> None:
-        self.rights[name] = Right(standings=(standing,))
+    def add(self, name: str, switch: Switch) -> None:
+        self.rights[name] = Right(switches=(switch,))
         while len(self.rights) > 8:
             del self.rights[next(iter(self.rights))]
 
@@ -46,7 +46,7 @@ class Listener(NamedTuple):
     """A port of the edge: the signer of tickets for its scheme, and the TLS context for HTTPS."""
 
     port: int
-    office: Office
+    issuer: TicketIssuer
     tls: ssl.SSLContext | None = None
 
 
@@ -67,7 +67,7 @@ class Viewer:
         self._rng = random.Random(f"viewer {seed} {number}")
         self._port = listener.port
         self._hosts = hosts
-        self._office = listener.office
+        self._issuer = listener.issuer
         self._truth = truth
         self._judge = judge
         self._answered = answered
@@ -288,10 +288,10 @@ class Viewer:
         query = f"page={rng.randrange(3)}" if item.area.query and rng.random() < 0.4 else ""
         name = f"{item.path}?{query}" if query else item.path
         if item.area.signed:
-            ticket = self._office.ticket(rng, item.path, query)
+            ticket = self._issuer.ticket(rng, item.path, query)
         elif area == "free" and rng.random() < 0.2:
             # Parameters that are not in the key, including those of signatures.
-            ticket = ticket._replace(target=item.path + rng.choice(("?", "?x=1", self._office.stray(rng))))
+            ticket = ticket._replace(target=item.path + rng.choice(("?", "?x=1", self._issuer.stray(rng))))
         else:
             ticket = ticket._replace(target=name)
         headers = [("User-Agent", "soak"), *ticket.headers]

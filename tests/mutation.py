@@ -39,6 +39,8 @@ from tests.imports import ROOT
 CORE = (
     "keyfront/control/iam",
     "keyfront/edge/rules",
+    "keyfront/lifecycle/moves",
+    "keyfront/lifecycle/record_changes",
     "keyfront/lifecycle/rotation",
     "keyfront/model/compile",
     "keyfront/signing/policy",

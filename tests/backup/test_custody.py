@@ -77,10 +77,10 @@ def test_onto_another_machine(tmp_path: Path) -> None:
     place = f"file:{tmp_path}/new/custody/{KEK}"
     found = load(open_records(place, NEW), "photos")
     assert found is not None
-    signing = found.succession.signing
+    signing = found.record.signing
     assert signing is not None
     assert signing.uri == f"file:{tmp_path}/new/custody/photos-1{KEK}"
-    assert found.succession.terms.place == place
+    assert found.record.terms.place == place
     assert open_key(signing.uri, NEW).public_key == one.key.public_key
     assert dict(open_place(place, NEW).describe("photos-1").labels) == {"team": "web"}
     assert b"PRIVATE KEY" not in b"".join(
@@ -117,7 +117,7 @@ def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
         one.place.replace("?", "photos-2?"), Stage.SIGNING, NOW + 5, "K2", published=NOW + 5, signing=NOW + 5
     )
     later = save(
-        records, msgspec.structs.replace(kept.succession, entries=(gone, made)), kept.version, now=NOW + 5
+        records, msgspec.structs.replace(kept.record, entries=(gone, made)), kept.version, now=NOW + 5
     )
     one.harness.close()
     with held(one.folder), Restore(archive, Target(one.folder), OLD) as work:
@@ -126,9 +126,9 @@ def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
         assert work.run(plan, TELLER, "it", NOW + 60) == []
     back = load(records, "photos")
     assert back is not None
-    assert back.succession.signing is not None
-    assert back.succession.signing.key_pair_id == one.key_id
-    assert back.succession.serial > later.succession.serial
+    assert back.record.signing is not None
+    assert back.record.signing.key_pair_id == one.key_id
+    assert back.record.serial > later.record.serial
     with held(one.folder), Restore(archive, Target(one.folder), OLD) as work:
         assert work.plan().changes == ()
 
@@ -157,7 +157,7 @@ def rotated_away(one: Rotated, *, compromised: bool) -> Entry:
     records = open_records(one.place, OLD)
     kept = load(records, "photos")
     assert kept is not None
-    save(records, msgspec.structs.replace(kept.succession, entries=(gone, made)), kept.version, now=NOW + 5)
+    save(records, msgspec.structs.replace(kept.record, entries=(gone, made)), kept.version, now=NOW + 5)
     open_place(one.place, OLD).delete("photos-1", grace=0, now=NOW + 6)
     return made
 
@@ -165,7 +165,7 @@ def rotated_away(one: Rotated, *, compromised: bool) -> Entry:
 def stages(one: Rotated) -> list[tuple[str, Stage, bool]]:
     kept = load(open_records(one.place, OLD), "photos")
     assert kept is not None
-    return [(split(each.uri).name, each.stage, each.compromised) for each in kept.succession.entries]
+    return [(split(each.uri).name, each.stage, each.compromised) for each in kept.record.entries]
 
 
 @pytest.mark.parametrize("wanted", [False, True])
@@ -199,22 +199,22 @@ def test_the_mark_comes_along_where_another_key_signs(tmp_path: Path) -> None:
     records = open_records(one.place, OLD)
     kept = load(records, "photos")
     assert kept is not None
-    first, second = kept.succession.entries
+    first, second = kept.record.entries
     marked = (msgspec.structs.replace(first, compromised=True), second)
-    save(records, msgspec.structs.replace(kept.succession, entries=marked, made=9), kept.version, now=NOW + 9)
+    save(records, msgspec.structs.replace(kept.record, entries=marked, made=9), kept.version, now=NOW + 9)
     one.harness.close()
     assert restored(archive, one.folder, OLD) == []
     assert stages(one) == [("photos-1", Stage.RETIRED, True), ("photos-2", Stage.SIGNING, False)]
     back = load(records, "photos")
     assert back is not None
-    assert back.succession.made == 0
+    assert back.record.made == 0
 
 
 @pytest.mark.parametrize("onto", ["data", "new"])
 def test_a_key_that_is_nowhere_cannot_sign(tmp_path: Path, onto: str) -> None:
     one = Rotated(tmp_path / "data")
     outcome = one.take(private_keys=False)
-    assert [text for text in outcome.missing if "photos-1: not asked for (--private-keys)" in text]
+    assert [text for text in outcome.missing if "photos-1: not requested (--private-keys)" in text]
     archive = one.archive(outcome)
     rotated_away(one, compromised=False)
     one.harness.close()
@@ -251,7 +251,7 @@ def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
     outcome = create(source, job, TELLER, now=NOW)
     archive = one.archive(outcome)
     one.harness.close()
-    later = save(there, msgspec.structs.replace(kept.succession, made=7), kept.version, now=NOW + 1)
+    later = save(there, msgspec.structs.replace(kept.record, made=7), kept.version, now=NOW + 1)
     for elsewhere in (False, True):
         target = Target(tmp_path / "look", elsewhere=elsewhere)
         with held(target.folder), Restore(archive, target, OLD) as work:
@@ -260,8 +260,8 @@ def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
             assert work.run(plan, TELLER, "it", NOW + 60) == []
         now = load(there, "photos")
         assert now is not None
-        assert (now.succession == later.succession) is not elsewhere
-        assert now.succession.made == (0 if elsewhere else 7)
+        assert (now.record == later.record) is not elsewhere
+        assert now.record.made == (0 if elsewhere else 7)
 
 
 @pytest.mark.parametrize("climbing", ["{old}/../vault/", "{new}/../vault/", "{old}/custody/../../vault/"])

@@ -111,7 +111,7 @@ def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
     url = store if isinstance(store, str) else ""
     with held(tmp_path), Restore(archive, Target(tmp_path, url), {}) as work:
         plan = work.plan()
-    said = {(change.deed, change.what, change.name) for change in plan.changes}
+    said = {(change.kind, change.what, change.name) for change in plan.changes}
     assert ("add", "Distribution", f"{one.id} (cdn)") in said
     assert ("remove", "PublicKey", f"{later} (later)") in said
     assert ("change", "file", "credentials") in said

@@ -116,8 +116,8 @@ def test_the_newest_that_is_whole(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--to", "PLACE"], "say whom the archive is for"),
-        (["--to", "PLACE", "-r", "age1nobody"], "is no recipient"),
+        (["--to", "PLACE"], "give the recipient of the archive"),
+        (["--to", "PLACE", "-r", "age1nobody"], "is not a recipient"),
         (["--to", "ftp://x", "-r", "RECIPIENT"], "neither a folder nor s3"),
         (["--to", "PLACE", "-r", "RECIPIENT", "--keep", "last=0"], "keeps nothing at all"),
         (["--to", "PLACE", "-r", "RECIPIENT", "--custody", "file:/k/"], "requires --private-keys"),

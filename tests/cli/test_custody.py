@@ -80,7 +80,7 @@ def test_a_key_is_imported_and_given_away(place: str, tmp_path: Path) -> None:
     assert load_public_key(said("import", f"{place}one", str(tmp_path / "in.pem"))) == key.public_key
     assert said("import", f"{place}one", "-", given=key.to_pem()) == key.public_key.pem
     assert "already" in refused("import", f"{place}one", "-", given=made_elsewhere("ECDSA-P256", 1).to_pem())
-    assert "no private key" in refused("import", f"{place}two", "-", given="nonsense")
+    assert "not a private key" in refused("import", f"{place}two", "-", given="nonsense")
     out = tmp_path / "out.pem"
     done = run("export", f"{place}one", "--out", str(out))
     assert (done.exit_code, done.stdout) == (0, "")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore.session import Session
 
-from keyfront.cloudfront.key_usage import PATH, ask, read_answer
+from keyfront.cloudfront.key_usage import PATH, fetch, read_answer
 from keyfront.control.audit import search as trail
 from keyfront.control.identity.sealing import sealer
 from keyfront.control.identity.users import UserAdmin
@@ -50,13 +50,13 @@ def request(plane: Plane, method: str, path: str) -> tuple[int, dict[str, str], 
 
 
 def test_whoever_may_is_told(plane: Plane) -> None:
-    empty = ask(session(*plane.key), plane.endpoint)
+    empty = fetch(session(*plane.key), plane.endpoint)
     assert empty is not None
     assert empty.items == ()
     now = time.time()
     counts = KeyCounts("a", [("K1", "SHA1", "E1", 3)], [("K1", int(now) + 900, 900.0, int(now) + 900)])
     FileFeed(plane.folder).report("edge-1", 0, at=now, counters=counts)
-    found = ask(session(*plane.key), plane.endpoint + "/")
+    found = fetch(session(*plane.key), plane.endpoint + "/")
     assert found is not None
     use = found.of("K1")
     assert use is not None
@@ -98,17 +98,17 @@ def test_policies_say_who_may(plane: Plane, policy: str, allowed: bool) -> None:
     register.create_user("ci", ["own"] if policy.startswith("{") else [policy] if policy else [])
     key, secret, *_ = register.create_key("ci")
     if allowed:
-        assert ask(session(key.id, secret), plane.endpoint) is not None
+        assert fetch(session(key.id, secret), plane.endpoint) is not None
         return
     with pytest.raises(AccountError, match=r"AccessDenied: .*keyfront:GetKeyUse"):
-        ask(session(key.id, secret), plane.endpoint)
+        fetch(session(key.id, secret), plane.endpoint)
     refused = [each.record for each in trail.search(plane.store, trail.AuditQuery(event="GetKeyUse"))]
     assert [record.get("errorCode") for record in refused] == ["AccessDenied"]
 
 
 def test_a_wrong_secret_or_none(plane: Plane) -> None:
     with pytest.raises(AccountError, match="SignatureDoesNotMatch"):
-        ask(session(plane.key[0], "x" * 40), plane.endpoint)
+        fetch(session(plane.key[0], "x" * 40), plane.endpoint)
     status, headers, body = request(plane, "GET", PATH)
     assert (status, headers["content-type"]) == (403, "application/json")
     assert b'"MissingAuthenticationToken"' in body
@@ -162,7 +162,7 @@ def test_where_there_is_no_such_thing_it_is_not_known(status: int, body: bytes) 
     ids=str,
 )
 def test_what_is_no_answer_is_never_taken_for_nothing_known(status: int, body: bytes) -> None:
-    with pytest.raises(AccountError, match="the use of keys"):
+    with pytest.raises(AccountError, match="the key usage"):
         read_answer(status, body)
 
 
@@ -171,7 +171,7 @@ def test_what_is_no_answer_is_never_taken_for_nothing_known(status: int, body: b
 )
 def test_amazon_is_not_asked(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    assert ask(session("AKIAEXAMPLE", "secret"), endpoint) is None
+    assert fetch(session("AKIAEXAMPLE", "secret"), endpoint) is None
 
 
 def test_nobody_there(plane: Plane) -> None:
@@ -179,8 +179,8 @@ def test_nobody_there(plane: Plane) -> None:
 
     with socket.socket() as held:  # bound and not listening: nothing can answer there
         held.bind(("127.0.0.1", 0))
-        with pytest.raises(AccountError, match="cannot be asked"):
-            ask(session(*plane.key), f"http://127.0.0.1:{held.getsockname()[1]}")
+        with pytest.raises(AccountError, match="cannot be queried"):
+            fetch(session(*plane.key), f"http://127.0.0.1:{held.getsockname()[1]}")
 
 
 def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,4 +189,4 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
             return None
 
     with pytest.raises(AccountError, match="no credentials"):
-        ask(Nobody(), "http://127.0.0.1:1")
+        fetch(Nobody(), "http://127.0.0.1:1")

@@ -90,7 +90,7 @@ GOOD = f"aws_access_key_id=AKIAIOSFODNN7EXAMPLE\naws_secret_access_key={SECRET}\
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "names nobody"),
+        ("", "names no caller"),
         (GOOD, "shared-credentials format"),
         (f"[default]\n{SECRET}\n", "shared-credentials format"),
         (f"[default]\n{GOOD}[default]\n{GOOD}", "shared-credentials format"),

@@ -128,7 +128,7 @@ class Machine:
     def beat(self, *slots: int, at: float) -> None:
         for slot in slots:
             self.board.beat(slot, at)
-        self.workers.look(at)
+        self.workers.note_heartbeats(at)
 
 
 def test_workers_that_do_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def rotated(harness: Harness, place: str, **terms: object) -> KeyGroupRecord:
         signing=harness.now - DAY,
     )
     record = KeyGroupRecord("films", group, RotationPolicy(place, **terms), (entry,))  # type: ignore[arg-type]
-    return save(records, record, None, now=harness.now).succession
+    return save(records, record, None, now=harness.now).record
 
 
 def test_a_warning_is_told_once_a_day(

@@ -12,7 +12,7 @@ import pytest
 from keyfront.control.keys import scheduler as scheduling
 from keyfront.control.keys.scheduler import Scheduler
 from keyfront.custody.contract import Record
-from keyfront.lifecycle.executor import Conductor
+from keyfront.lifecycle.executor import RotationExecutor
 from tests.lifecycle.simulated_cloudfront import World
 
 
@@ -38,13 +38,13 @@ class Running:
         self.turn = turn
         self.made = 0
         self.stopping = threading.Event()
-        self.scheduler = Scheduler(world, self._conductor, turn, self.stopping, lambda: world.now)
+        self.scheduler = Scheduler(world, self._executor, turn, self.stopping, lambda: world.now)
         self.thread = threading.Thread(target=self.scheduler.run, daemon=True)
         self.thread.start()
 
-    def _conductor(self) -> Conductor:
+    def _executor(self) -> RotationExecutor:
         self.made += 1
-        return self.world.conductor()
+        return self.world.executor()
 
     def until(self, true: Callable[[], bool], *, tick: float = 20.0) -> None:
         ends = time.monotonic() + 20
@@ -94,7 +94,7 @@ def test_what_is_due_is_done(running: Running, world: World, caplog: pytest.LogC
 def test_an_order_is_noticed(running: Running, world: World) -> None:
     world.start()
     running.until(lambda: "1 SIGNING" in world.stages())
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     running.until(lambda: "2 SIGNING" in world.stages())
 
 

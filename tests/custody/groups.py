@@ -67,7 +67,7 @@ class Group:
         self.place.keys[f"memory:/{id_}"] = key(id_, algorithm)
         self.trusted[id_] = algorithm
         kept = self.kept()
-        entries = list(kept.succession.entries) if kept else []
+        entries = list(kept.record.entries) if kept else []
         entries = [
             self.into(entry, before) if entry.stage is Stage.SIGNING else entry
             for entry in entries
@@ -91,10 +91,10 @@ class Group:
             self.name,
             "kg-1",
             self.terms,
-            entries if entries is not None else kept.succession.entries if kept else (),
-            kept.succession.serial if kept else 0,
+            entries if entries is not None else kept.record.entries if kept else (),
+            kept.record.serial if kept else 0,
         )
-        return save(self.place, record, kept.version if kept else None, now=self.written).succession
+        return save(self.place, record, kept.version if kept else None, now=self.written).record
 
     def signer(
         self,

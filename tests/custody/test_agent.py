@@ -24,11 +24,12 @@ import pytest
 
 from keyfront.custody import open_place, open_records
 from keyfront.custody.agent import signing
+from keyfront.custody.agent.audit import Audit
 from keyfront.custody.agent.authorization import Caller, Rule, Rules
 from keyfront.custody.agent.server import MOST_EACH, bind_unix, peer_of
-from keyfront.custody.agent.signing import Audit
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, load, save
-from keyfront.custody.signers.agent_client import AgentSigner, Wanted, address_of
+from keyfront.custody.signers.agent_client import AgentSigner, address_of
+from keyfront.custody.signers.agent_protocol import SignRequest
 from keyfront.custody.signers.key_group_signer import signer_for
 from keyfront.errors import CustodyError, CustodyUnavailable, PolicyError, SigningError
 from keyfront.signing.keys import PublicKey
@@ -77,13 +78,13 @@ class Harness:
         kept = load(records, group)
         entries = [
             msgspec.structs.replace(entry, stage=Stage.DRAINING, draining=now, drain_until=now + 99)
-            for entry in (kept.succession.entries if kept else ())
+            for entry in (kept.record.entries if kept else ())
         ]
         entries.append(Entry(made.uri, Stage.SIGNING, now, f"ID{name}", published=now, signing=now))
         terms = RotationPolicy(
             self.records, max_lifetime=3600.0, max_staleness=0.6
         )  # it polls every 0.2 seconds
-        serial = kept.succession.serial if kept else 0
+        serial = kept.record.serial if kept else 0
         save(
             records,
             KeyGroupRecord(group, "kg", terms, tuple(entries), serial),
@@ -209,7 +210,11 @@ def test_an_application_signs_without_a_key(harness: Harness, agent: Agent, grou
     said = agent.audit[-1]
     assert said["signed"] == signer.key_pair_id
     assert (said["caller"], said["pid"]) == (f"uid:{os.getuid()}", os.getpid())
-    assert (said["key_group"], said["resource"], said["expires"]) == (group, "https://cdn.test/*", soon)
+    assert (said["key_group"], said["resource"], said["expires"]) == (
+        group,
+        "https://cdn.test/*",
+        soon,
+    )
     assert cookies.values["CloudFront-Signature"] not in agent.log.read_text()
 
 
@@ -556,7 +561,7 @@ def test_kill_9_and_a_new_one_in_its_place(harness: Harness, tmp_path: Path) -> 
         bind_unix(str(path), 0o600)
     agent.stop(signal.SIGKILL)
     assert path.exists()
-    with pytest.raises(CustodyUnavailable, match="cannot be asked"):
+    with pytest.raises(CustodyUnavailable, match="cannot be reached"):
         sign_url(URL, signer, expires=int(time.time()) + 60)
     with Agent(harness, "--socket", str(path), "--socket-mode", "0660") as second:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
@@ -570,7 +575,7 @@ def test_what_cannot_be_recorded_is_not_signed() -> None:
     group.sign_with("KA")
     caller = Caller(os.getuid())
     rules = Rules((Rule(uid=os.getuid()),))
-    wanted = Wanted("films", canned_policy(URL, str(int(NOW) + 60)).decode())
+    wanted = SignRequest("films", canned_policy(URL, str(int(NOW) + 60)).decode())
     for full in (False, True):
         audit = Audit("/dev/full" if full else "/dev/null")
         agent = signing.Agent(rules, lambda _: group.signer(), audit, clock=lambda: NOW)
@@ -613,11 +618,11 @@ WRONG_STARTS = {
         "is not known here",
     ),
     "a rule for no group": (("--socket", "s", "--allow", "user:0="), "names no key_groups"),
-    "no rule": (("--socket", "s", "--allow", "root"), "is no rule"),
+    "no rule": (("--socket", "s", "--allow", "root"), "is not a rule"),
     "bounds that bound nothing": (("--socket", "s", "--access", "ACCESS"), "bounds nothing"),
     "a misspelt rule": (("--socket", "s", "--access", "MISSPELT"), "cannot be read"),
     "a file in the way": (("--socket", "OPEN"), "is not a socket"),
-    "no place": (("--socket", "s", "--records", "nothing:/"), "is not a custody URI"),
+    "not a place": (("--socket", "s", "--records", "nothing:/"), "is not a custody URI"),
 }
 
 
@@ -665,7 +670,7 @@ def test_what_it_does_not_start_with(
     ],
 )
 def test_no_address_of_an_agent(text: str) -> None:
-    with pytest.raises(CustodyError, match="no agent's address"):
+    with pytest.raises(CustodyError, match="not an agent's address"):
         address_of(text)
 
 

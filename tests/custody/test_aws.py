@@ -161,8 +161,8 @@ def test_another_region_is_another_place(scheme: str, aws: Moto) -> None:
     [
         ("awskms:keyfront/?regoin=x", "no option 'regoin'"),
         ("awskms:keyfront/?kms-key=x", "no option 'kms-key'"),
-        ("awssm:a//b/", "no place"),
-        ("awsssm:_records/", "no place"),
+        ("awssm:a//b/", "not a place"),
+        ("awsssm:_records/", "not a place"),
         ("awssm:keyfront/?profile=nobody-has-this&region=eu-west-1", "nobody-has-this"),
         ("awssm:keyfront/?check-every=soon", "check-every"),
         ("awssm:keyfront/?region=not a region", "region"),
@@ -576,7 +576,7 @@ def test_parameters_of_others_are_let_alone(aws: Moto) -> None:
     place.create("one", "ECDSA-P256", now=time.time())
     assert [held.name for held in place.list()] == ["one"]
     for ask in (place.describe, place.handle, place.export, place.undelete):
-        with pytest.raises(CustodyError, match="none that Keyfront has written"):
+        with pytest.raises(CustodyError, match="not written by Keyfront"):
             ask("password")
     with pytest.raises(CustodyError):
         place.create("password", "ECDSA-P256", now=time.time())

@@ -310,7 +310,7 @@ def test_two_records_of_one_serial(group: Group, clock: Clock) -> None:
     signer.refresh()
     kept = group.kept()
     assert kept is not None
-    forged = msgspec.structs.replace(kept.succession, key_group_id="kg-2")
+    forged = msgspec.structs.replace(kept.record, key_group_id="kg-2")
     group.place.write(record_name("films"), forged.to_bytes(), kept.version)
     with pytest.raises(CustodyUnavailable, match="old copy"):
         signer.refresh()
@@ -334,7 +334,7 @@ def test_when_no_key_signs_nobody_does(group: Group, clock: Clock) -> None:
     signed(signer)
     kept = group.kept()
     assert kept is not None
-    group.write(tuple(group.into(entry, Stage.RETIRED) for entry in kept.succession.entries))
+    group.write(tuple(group.into(entry, Stage.RETIRED) for entry in kept.record.entries))
     with pytest.raises(CustodyError, match="no key of key group 'films' signs now"):
         signer.refresh()
     with pytest.raises(CustodyError, match="no key of key group 'films' signs now"):
@@ -420,7 +420,7 @@ def test_another_key_than_the_one_that_cloudfront_knows(group: Group, clock: Clo
     signer = group.signer(clock=clock)
     kept = group.kept()
     assert kept is not None
-    (entry,) = kept.succession.entries
+    (entry,) = kept.record.entries
     group.write((msgspec.structs.replace(entry, fingerprint=key("KA").public_key.fingerprint),))
     signer.refresh()
     group.write((msgspec.structs.replace(entry, fingerprint="00" * 32, key_pair_id="KX"),))
@@ -605,7 +605,7 @@ def test_one_key_in_custody(tmp_path: Path) -> None:
     assert verdict(signed(signer, hash_name="SHA256"), KeyRing({"KA": made.public_key})) == "granted"
     with pytest.raises(NoSuchKey):
         keyfront.CustodySigner("KB", f"file:{tmp_path}/keys/b")
-    with pytest.raises(SigningError, match="no key pair id"):
+    with pytest.raises(SigningError, match="not a key pair id"):
         keyfront.CustodySigner("K B", made.uri)
     with pytest.raises(AttributeError):
         keyfront.custody_signer  # type: ignore[attr-defined]
@@ -671,7 +671,7 @@ def test_keys_are_opened_only_where_they_may_be(tmp_path: Path, monkeypatch: pyt
     signer = signer_for("films", records=own)
     signer.refresh()
     entry = Entry(other.uri, Stage.SIGNING, NOW, "KB", signing=NOW)
-    save(open_records(own), msgspec.structs.replace(kept.succession, entries=(entry,)), kept.version, now=NOW)
+    save(open_records(own), msgspec.structs.replace(kept.record, entries=(entry,)), kept.version, now=NOW)
     with pytest.raises(CustodyError, match="not one of the places where this signer may open keys"):
         signer.refresh()
     with pytest.raises(CustodyError, match="names a key"):

@@ -304,7 +304,7 @@ def test_a_pin_is_tried_once(softhsm: SoftHsm, tmp_path: Path) -> None:
         ("pin-value=4711", "never stands in a URI"),
         ("pin=4711", "never stands in a URI"),
         ("colour=4711", "colour"),
-        ("", "asks for a PIN"),
+        ("", "requires a PIN"),
     ],
 )
 def test_a_pin_that_is_none(options: str, says: str, softhsm: SoftHsm) -> None:

@@ -18,7 +18,7 @@ from keyfront.custody.key_record import (
     RotationPolicy,
     Stage,
     load,
-    read_succession,
+    parse_record,
     record_name,
     save,
 )
@@ -74,30 +74,30 @@ def test_a_record_is_changed_by_who_has_seen_what_is_there() -> None:
     assert load(place, "photos") is None
     first = save(place, RECORD, None, now=NOW)
     assert load(place, "photos") == first
-    assert first.succession.signing == msgspec.structs.replace(OLD)
+    assert first.record.signing == msgspec.structs.replace(OLD)
     with pytest.raises(RecordChanged):
         save(place, RECORD, None, now=NOW)
-    second = save(place, first.succession, first.version, now=NOW)
+    second = save(place, first.record, first.version, now=NOW)
     with pytest.raises(RecordChanged):
-        save(place, first.succession, first.version, now=NOW)
-    third = save(place, second.succession, second.version, now=NOW - DAY)  # the clock was set back
-    fourth = save(place, third.succession, third.version, now=NOW + 1)
-    serials = [kept.succession.serial for kept in (first, second, third, fourth)]
+        save(place, first.record, first.version, now=NOW)
+    third = save(place, second.record, second.version, now=NOW - DAY)  # the clock was set back
+    fourth = save(place, third.record, third.version, now=NOW + 1)
+    serials = [kept.record.serial for kept in (first, second, third, fourth)]
     assert serials == [NOW * 1000, NOW * 1000 + 1, NOW * 1000 + 2, NOW * 1000 + 1000]
 
 
 def test_a_record_from_a_backup_is_newer_once_it_is_saved() -> None:
     place = MemoryPlace()
     old = save(place, RECORD, None, now=NOW)
-    lost = save(place, old.succession, old.version, now=NOW + DAY)
-    restored = save(MemoryPlace(), old.succession, None, now=NOW + 2 * DAY)
-    assert restored.succession.serial > lost.succession.serial
+    lost = save(place, old.record, old.version, now=NOW + DAY)
+    restored = save(MemoryPlace(), old.record, None, now=NOW + 2 * DAY)
+    assert restored.record.serial > lost.record.serial
 
 
 def test_a_record_in_another_groups_place_is_none() -> None:
     place = MemoryPlace()
     kept = save(place, RECORD, None, now=NOW)
-    place.write("films", kept.succession.to_bytes(), None)
+    place.write("films", kept.record.to_bytes(), None)
     with pytest.raises(CustodyError, match="that of key group 'photos', not of 'films'"):
         load(place, "films")
     place.cut_off = True
@@ -126,10 +126,10 @@ WRONG = {
     "signing since never": Wrong("has no signing", (_but(OLD, signing=0.0),)),
     "draining without an end": Wrong("no drain_until", (_but(OLD, stage=Stage.DRAINING, draining=NOW),)),
     "retired without a time": Wrong("has no retired", (_but(OLD, stage=Stage.RETIRED),)),
-    "no place": Wrong("has no uri", (_but(NEW, uri=""),)),
-    "milliseconds": Wrong("no time in epoch seconds", (_but(OLD, created=NOW * 1000),)),
-    "before the epoch": Wrong("no time in epoch seconds", (_but(OLD, created=-1.0),)),
-    "not a number": Wrong("no time in epoch seconds", (_but(OLD, created=float("nan")),)),
+    "not a place": Wrong("has no uri", (_but(NEW, uri=""),)),
+    "milliseconds": Wrong("not a time in epoch seconds", (_but(OLD, created=NOW * 1000),)),
+    "before the epoch": Wrong("not a time in epoch seconds", (_but(OLD, created=-1.0),)),
+    "not a number": Wrong("not a time in epoch seconds", (_but(OLD, created=float("nan")),)),
     "no lifetime": Wrong("more than 0", terms=_but(RECORD.terms, max_lifetime=0.0)),
     "no staleness": Wrong("more than 0", terms=_but(RECORD.terms, max_staleness=0.0)),
     "rotated without pause": Wrong("more than 0", terms=_but(RECORD.terms, every=0.0)),
@@ -145,7 +145,7 @@ def test_what_signers_could_not_go_by_is_neither_written_nor_read(name: str) -> 
     wrong = WRONG[name]
     record = KeyGroupRecord(wrong.group, "kg-1", wrong.terms, wrong.entries, wrong.serial)
     with pytest.raises(CustodyError):
-        read_succession(record.to_bytes())
+        parse_record(record.to_bytes())
     place = MemoryPlace()
     if not wrong.serial:
         with pytest.raises(CustodyError, match=wrong.says):
@@ -156,7 +156,7 @@ def test_what_signers_could_not_go_by_is_neither_written_nor_read(name: str) -> 
 @rows("data", [b"", b"{", b"[]", b"null", b"\xff", b'{"group":"x"}', b"[" * 5000])
 def test_garbage_is_no_record(data: bytes) -> None:
     with pytest.raises(CustodyError):
-        read_succession(data)
+        parse_record(data)
 
 
 def test_a_record_that_is_too_long_is_not_written() -> None:

@@ -242,7 +242,7 @@ def test_a_kek_in_transit(bao: Bao) -> None:
     with pytest.raises(NoSuchKey):
         root.wrap("none", b"x", "y")
     assert "none" not in bao.call("list", "transit/keys")["data"]["keys"], "encrypt makes keys, wrap does not"
-    with pytest.raises(CustodyError, match="no key to wrap with"):
+    with pytest.raises(CustodyError, match="not a key to wrap with"):
         root.wrap("signs", b"x", "y")
     assert [held.name for held in root.list()] == ["signs"], "a key to encrypt with is no key to sign with"
     root.delete("signs", grace=0, now=time.time())
@@ -313,13 +313,13 @@ def test_a_page_that_is_no_answer_is_no_missing_key(page: str) -> None:
     for uri in ("vault:transit/", "vault:kv/secret/x/"):
         for path in ("", "/404", "/JSON"):
             place = open_place(f"{uri}?address={page}{path}", {"VAULT_TOKEN": "x"})
-            with pytest.raises(CustodyUnavailable, match="no Vault"):
+            with pytest.raises(CustodyUnavailable, match="is not Vault"):
                 place.describe("one")
-            with pytest.raises(CustodyUnavailable, match="no Vault"):
+            with pytest.raises(CustodyUnavailable, match="is not Vault"):
                 list(place.list())
     records = open_records(f"vault:kv/secret/x/?address={page}/404", {"VAULT_TOKEN": "x"})
     for ask in (lambda: records.read("photos"), records.names):
-        with pytest.raises(CustodyUnavailable, match="no Vault"):
+        with pytest.raises(CustodyUnavailable, match="is not Vault"):
             ask()
 
 
@@ -363,9 +363,9 @@ def test_only_a_certificate_that_is_trusted() -> None:
 @rows(
     ("uri", "says"),
     [
-        ("vault:kv/?address=http://127.0.0.1:1", "no place"),
-        ("vault:secret/x/?address=http://127.0.0.1:1", "no place"),
-        ("vault:transit/../?address=http://127.0.0.1:1", "no place"),
+        ("vault:kv/?address=http://127.0.0.1:1", "not a place"),
+        ("vault:secret/x/?address=http://127.0.0.1:1", "not a place"),
+        ("vault:transit/../?address=http://127.0.0.1:1", "not a place"),
         ("vault:transit/", "where is it"),
         ("vault:transit/?address=vault.example.com:8200", "where is it"),
         ("vault:transit/?address=https://user:pass@vault.example.com", "no user or password"),
@@ -416,7 +416,7 @@ def test_secrets_of_others_are_let_alone(bao: Bao) -> None:
     bao.call("post", f"{path}/_records/password", {"data": {"password": "theirs"}})
     assert [held.name for held in place.list()] == ["one"]
     for ask in (place.describe, place.handle, place.export, place.undelete):
-        with pytest.raises(CustodyError, match="no key that Keyfront keeps"):
+        with pytest.raises(CustodyError, match="not a key that Keyfront stored"):
             ask("password")
     with pytest.raises(CustodyError):
         place.create("password", "ECDSA-P256", now=time.time())
@@ -424,7 +424,7 @@ def test_secrets_of_others_are_let_alone(bao: Bao) -> None:
         place.delete("password", grace=0, now=time.time())
     records = open_records(uri, bao.environment)
     assert records.names() == []
-    with pytest.raises(CustodyError, match="no record"):
+    with pytest.raises(CustodyError, match="not a record"):
         records.read("password")
     with pytest.raises(CustodyError):
         records.write("password", b"x", None)
@@ -556,10 +556,10 @@ def test_who_comes_when_the_key_is_made_does_not_claim_it(bao: Bao) -> None:
     uri = noted(bao)
     slow, fast = (open_place(uri, bao.environment) for _ in range(2))
     assert isinstance(slow, TransitCustody)
-    look = slow._key
+    check = slow._key
 
     def before_the_other(name: str) -> Any:
-        found = look(name)
+        found = check(name)
         if found is None:
             fast.create(name, "ECDSA-P256", now=time.time())
         return found

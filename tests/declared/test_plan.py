@@ -295,13 +295,13 @@ def test_tags() -> None:
 def test_what_a_change_means_to_viewers() -> None:
     public = SITE.replace('DefaultCacheBehavior.TrustedKeyGroups = ["viewers"]\n', "")
     assert planned(public, BUILT).notes == (
-        "distribution site: DefaultCacheBehavior becomes public: it will ask for no signature",
+        "distribution site: DefaultCacheBehavior becomes public: it will require no signature",
     )
     more = SITE + "\n[[Distribution.site.CacheBehaviors]]\nPathPattern = '/x'\nTargetOriginId = 'app'\n"
     more += "ViewerProtocolPolicy = 'allow-all'\nCachePolicyId = 'Managed-CachingOptimized'\n"
     more += "TrustedKeyGroups = ['viewers']\n"
     assert planned(SITE, taken(planned(more))).notes == (
-        "distribution site: CacheBehaviors[/x] goes, which asked for signatures: its paths fall to the behaviors that "
+        "distribution site: CacheBehaviors[/x] goes, which required signatures: its paths fall to the behaviors that "
         "remain",
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keyfront.declared import document
-from keyfront.declared.desired import Said, owner_of, secret_values, setup
+from keyfront.declared.desired import NamedReference, owner_of, secret_values, setup
 from keyfront.declared.resources import ROWS
 from keyfront.errors import DeclarationError
 from keyfront.signing.keys import load_public_key
@@ -67,8 +67,11 @@ def test_the_ceremony_is_added(line: str, member: str, becomes: Any) -> None:
     ("said", "becomes"),
     [
         ("[]", {"Enabled": False, "Quantity": 0}),
-        ('["g"]', {"Enabled": True, "Quantity": 1, "Items": [Said("KeyGroup", "g")]}),
-        ('{ Items = ["g"], Enabled = false }', {"Enabled": False, "Quantity": 1, "Items": [Said("KeyGroup", "g")]}),
+        ('["g"]', {"Enabled": True, "Quantity": 1, "Items": [NamedReference("KeyGroup", "g")]}),
+        (
+            '{ Items = ["g"], Enabled = false }',
+            {"Enabled": False, "Quantity": 1, "Items": [NamedReference("KeyGroup", "g")]},
+        ),
     ],
 )  # fmt: skip
 def test_key_groups_are_enabled_by_being_listed(said: str, becomes: Any) -> None:
@@ -105,13 +108,13 @@ def test_what_is_filled_in() -> None:
         "Comment": "(keyfront media)",
     }
     assert group.config == {
-        "Items": [Said("PublicKey", "films")],
+        "Items": [NamedReference("PublicKey", "films")],
         "Name": "media-viewers",
         "Comment": "(keyfront media)",
     }
     assert site.identity == site.config["CallerReference"] == "media/site"
     assert site.config["Enabled"] is True
-    assert site.config["DefaultCacheBehavior"]["CachePolicyId"] == Said(
+    assert site.config["DefaultCacheBehavior"]["CachePolicyId"] == NamedReference(
         "CachePolicy", "Managed-CachingOptimized"
     )
 

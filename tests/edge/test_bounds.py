@@ -46,7 +46,7 @@ from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, Invalidation, KeyGroup, PublicKey, Select
 from keyfront.signing.keys import generate_private_key
 from keyfront.signing.sign import LocalSigner
-from keyfront.signing.tables import Budget, Remembered
+from keyfront.signing.tables import Budget, TwoGenerationCache
 from tests.origin import CLOSE, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
 from tests.viewer import Clock, EdgeHarness, site
@@ -531,7 +531,7 @@ def test_a_forged_file_is_taken_away_and_costs_no_memory(tmp_path: Path, kind: s
 
 def test_tables_that_share_a_budget_stay_within_it() -> None:
     budget = Budget(MIB)
-    tables = [Remembered[str](10**6, 1 << 30, None, budget) for _ in range(5)]
+    tables = [TwoGenerationCache[str](10**6, 1 << 30, None, budget) for _ in range(5)]
     recent: TtlMap[bool] = TtlMap(10**6, budget)
     for number in range(2000):
         tables[number % 5].put(f"{number} " + "x" * 2000, "")
@@ -543,7 +543,10 @@ def test_tables_that_share_a_budget_stay_within_it() -> None:
 
 def test_the_largest_table_makes_way_for_the_others() -> None:
     budget = Budget(MIB)
-    large, small = Remembered[str](10**6, 1 << 30, None, budget), Remembered[str](100, 1 << 30, None, budget)
+    large, small = (
+        TwoGenerationCache[str](10**6, 1 << 30, None, budget),
+        TwoGenerationCache[str](100, 1 << 30, None, budget),
+    )
     small.put("kept", "")
     for number in range(5000):
         large.put(f"{number} " + "x" * 2000, "")
@@ -552,10 +555,10 @@ def test_the_largest_table_makes_way_for_the_others() -> None:
 
 def test_what_a_table_took_is_free_when_the_table_is_gone() -> None:
     budget = Budget(MIB)
-    gone = Remembered[str](10**6, 1 << 30, None, budget)
+    gone = TwoGenerationCache[str](10**6, 1 << 30, None, budget)
     for number in range(200):
         gone.put(f"{number} " + "x" * 4000, "")
-    held = Remembered[str](10**6, 1 << 30, None, budget)
+    held = TwoGenerationCache[str](10**6, 1 << 30, None, budget)
     del gone
     for number in range(200):
         held.put(f"{number} " + "x" * 4000, "")
@@ -563,7 +566,7 @@ def test_what_a_table_took_is_free_when_the_table_is_gone() -> None:
 
 
 def test_an_entry_larger_than_the_table_is_not_stored() -> None:
-    table: Remembered[bytes] = Remembered(10, 1000, len)
+    table: TwoGenerationCache[bytes] = TwoGenerationCache(10, 1000, len)
     table.put("a", b"x" * 2000)
     assert len(table) == 0
 

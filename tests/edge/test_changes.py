@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCapture
     one.append("E/a", "")
     one.append("E/a", "")
     assert one.poll() == []
-    assert caplog.text.count("cannot tell other workers") == 1
+    assert caplog.text.count("cannot notify other workers") == 1
     os.rmdir(tmp_path / "changes")
     os.symlink(tmp_path / "elsewhere", tmp_path / "changes")
     one.append("E/a", "")

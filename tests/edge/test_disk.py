@@ -380,7 +380,7 @@ class TestRoom:
         for first in range(0, 400, 20):
             self.fill(tier, first, 20)
             assert self.there(self.settled(tier)) <= tier.capacity + 5 * BLOCK
-            tier._resting_until = 0.0
+            tier._paused_until = 0.0
         tier.account(0, flush=True)
         assert self.there(self.settled(tier)) <= tier.capacity + 5 * BLOCK
         assert tier.evictions > 200
@@ -472,7 +472,7 @@ class TestRoom:
         assert not tier.ready
         tier.put(stored(), 1.0)
         assert flushed(tier).find("E/a", none) is None
-        tier._resting_until = 0.0
+        tier._paused_until = 0.0
         assert tier.ready
 
 
@@ -491,14 +491,14 @@ class TestFailure:
                 tier.put(stored(f"E/{number}", bytes(20_000)), 1.0)
                 flushed(tier)
                 assert tier.find(f"E/{number}", none) is None
-                tier._resting_until = 0.0
+                tier._paused_until = 0.0
             asyncio.run(self.slice(tier))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert tier.find("E/before", none) is not None
         assert [r.levelname for r in caplog.records if "disk" in r.message] == ["WARNING"]
         assert not list((tier.folder / "new").iterdir())
-        tier._resting_until = 0.0
+        tier._paused_until = 0.0
         tier.put(stored("E/after", bytes(20_000)), 1.0)
         assert flushed(tier).find("E/after", none) is not None
 
@@ -527,7 +527,7 @@ class TestFailure:
         tier = DiskTier(tmp_path / "cache", 1 << 20, never_ended)
         tier.start()
         assert tier.find("E/a", none) is None
-        tier._resting_until = 0.0
+        tier._paused_until = 0.0
         tier.put(stored(), 1.0)
         flushed(tier)
         assert tier.find("E/a", none) is None
@@ -608,7 +608,7 @@ class TestFailure:
                 flushed(tier)
                 tier.used = 0
             assert tier.find("E/a", none) is None, why
-            tier._resting_until = 0.0
+            tier._paused_until = 0.0
 
     def test_a_sign_from_before_the_clock_was_set_back(self, folder: Path) -> None:
         now = 1000.0

@@ -45,7 +45,7 @@ def evicted(tier: DiskTier) -> DiskTier:
 def awake(tier: DiskTier) -> DiskTier:
     """The tier after its pause."""
     evicted(flushed(tier))
-    tier._resting_until = 0.0
+    tier._paused_until = 0.0
     return tier
 
 
@@ -124,10 +124,10 @@ def test_eviction(tmp_path: Path, entries: int) -> None:
             tier.put(stored(f"E/{number}", b"x" * 100), 1.0)
         flushed(tier)
         with disk:
-            tier._squeezed = True
+            tier._out_of_space = True
             tier._evict()
             evicted(tier)
-        tier._squeezed = True
+        tier._out_of_space = True
         tier._evict()
         evicted(tier)
         left = sum(1 for path in folder.rglob("*") if path.is_file() and len(path.name) == 64)
@@ -161,7 +161,7 @@ def test_eviction_while_others_remove_everything(tmp_path: Path) -> None:
             for number in range(60):
                 tier.put(stored(f"E/{number % 20}", b"x" * 5000), 1.0)
                 tier.find(f"E/{number % 20}", none)
-                tier._squeezed = True
+                tier._out_of_space = True
                 tier._evict()
         except BaseException as fault:
             faults.append(fault)
@@ -208,7 +208,7 @@ def test_no_thread_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why:
         else:
             tier.put(stored("E/a"), 1.0)
             assert not tier.ready
-    tier._resting_until = 0.0
+    tier._paused_until = 0.0
     tier.start()
     tier.put(stored("E/b"), 1.0)
     assert flushed(tier).find("E/b", none) is not None

@@ -207,7 +207,7 @@ def test_a_tag_ends_what_carries_it_whatever_its_path() -> None:
     assert not found.is_invalidated("E/1", 3, ("z", "a"))
     assert not found.is_invalidated("E/1", 2, ("ab",))
     assert not found.is_invalidated("E/1", 2)
-    assert found.is_invalidated("E/1", 4, ("b*",)), "an asterisk in a tag is no wildcard"
+    assert found.is_invalidated("E/1", 4, ("b*",)), "an asterisk in a tag is not a wildcard"
     assert not found.is_invalidated("E/1", 4, ("bc",))
     assert found.is_invalidated("E/x", 2, ("q",))
 

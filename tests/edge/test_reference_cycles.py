@@ -160,7 +160,7 @@ async def test_a_missing_slice_that_does_not_come_leaves_nothing(
                 await harness.get("/film", headers=[("Range", f"bytes={20 * 16384}-")])
             await harness.recorded(done + 1)
             film.extra = []
-            while harness.edge.fills or harness.edge.filler.slice_fills._flights:
+            while harness.edge.fills or harness.edge.filler.slice_fills._fills:
                 await asyncio.sleep(0)
 
         await once(0)

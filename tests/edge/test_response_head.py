@@ -145,9 +145,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "a cookie that forgot its colon": (
         OK + b"Set-Cookie s=" + SECRET + b"; expires=10:00\r\n" + END,
-        'line 2 of the head, "Set-Cookie" and 44 bytes in all: its field name is no token',
+        'line 2 of the head, "Set-Cookie" and 44 bytes in all: its field name is not a token',
     ),
-    "a name of nothing": (OK + b": " + SECRET + b"\r\n" + END, "its field name is no token"),
+    "a name of nothing": (OK + b": " + SECRET + b"\r\n" + END, "its field name is not a token"),
     "a fold before any field": (
         OK + b" X: " + SECRET + b"\r\n" + END,
         "line 2 of the head begins with a blank",
@@ -219,7 +219,7 @@ async def test_it_is_logged_once_a_minute(
         origin.on(f"/{number}", [OK + b"X A: 1\r\n" + END])
         assert (await harness.get(f"/{number}")).status == 502
     assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
-    assert all("its field name is no token" in r["explanation"] for r in harness.records)
+    assert all("its field name is not a token" in r["explanation"] for r in harness.records)
 
 
 async def test_a_bad_chunk_is_named_too(harness: EdgeHarness, origin: ScriptedOrigin) -> None:

@@ -298,7 +298,7 @@ def test_vary(before: list[bytes], after: list[bytes]) -> None:
 def test_which_answers_tell_their_timing(rate: float, pragma: str, draw: float, *, tells: bool) -> None:
     rule = ResponseHeaders(policy(server_timing=rate))
     assert rule.timing
-    assert rule.tells_timing(asks(pragma=pragma) if pragma else asks(), draw) is tells
+    assert rule.sends_server_timing(asks(pragma=pragma) if pragma else asks(), draw) is tells
     assert not ResponseHeaders(policy()).timing
 
 

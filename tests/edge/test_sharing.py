@@ -48,7 +48,7 @@ def stored(
     key: str = "E/a", body: bytes = b"hello", slices: Slices | None = None, **members: object
 ) -> Stored:
     made = Stored(key, meta(**members), body, slices)
-    made.asked = made.written = monotonic_ns()
+    made.requested_ns = made.stored_ns = monotonic_ns()
     return made
 
 
@@ -157,7 +157,11 @@ class TestResponses:
             assert {n: getattr(found.meta, n) for n in Meta.__slots__} == {
                 n: getattr(entry.meta, n) for n in Meta.__slots__
             }
-            assert (found.body, found.asked, found.written) == (b"hello", entry.asked, entry.written)
+            assert (found.body, found.requested_ns, found.stored_ns) == (
+                b"hello",
+                entry.requested_ns,
+                entry.stored_ns,
+            )
             assert worker.find("E/b") is None
 
     def test_of_several_the_one_that_was_written_last_counts(self, workers: list[Worker]) -> None:
@@ -168,8 +172,8 @@ class TestResponses:
     def test_what_is_written_no_later_is_not_read_again(self, workers: list[Worker]) -> None:
         entry = stored()
         workers[0].arena.put(entry)
-        assert workers[1].arena.find("E/a", none, entry.written) is None
-        assert workers[1].arena.find("E/a", none, entry.written - 1) is not None
+        assert workers[1].arena.find("E/a", none, entry.stored_ns) is None
+        assert workers[1].arena.find("E/a", none, entry.stored_ns - 1) is not None
 
     def test_variants(self, workers: list[Worker]) -> None:
         def sent(value: bytes) -> Headers:
@@ -284,7 +288,7 @@ class TestRemovals:
         wait_a_tick()
         workers[1].arena.put(before)
         assert [worker.find() for worker in workers] == [None] * 3
-        assert all(worker.removals.is_removed("E/a", before.asked) for worker in workers)
+        assert all(worker.removals.is_removed("E/a", before.requested_ns) for worker in workers)
         workers[1].arena.put(stored(body=b"new"))
         assert [worker.find() for worker in workers] == [b"new"] * 3
 
@@ -332,7 +336,7 @@ class TestRemovals:
         wait_a_tick()
         for number in range(10):
             workers[0].removals.publish(Removal(f"E/goes/{number}"))
-        assert sum(workers[1].removals.is_removed(e.key, e.asked) for e in entries) <= 5
+        assert sum(workers[1].removals.is_removed(e.key, e.requested_ns) for e in entries) <= 5
 
     def test_a_worker_that_starts_has_nothing_to_hear(self, fd: int, workers: list[Worker]) -> None:
         workers[0].remove(Removal("E/a"))
@@ -511,7 +515,7 @@ class Sharing(RuleBasedStateMachine):
         self.last: dict[str, bytes] = {}  # the newest by key
         self.held: list[dict[str, bytes]] = [{}, {}, {}]
         self.count = 0
-        self.asked: list[Stored] = []
+        self.requested_ns: list[Stored] = []
 
     def teardown(self) -> None:
         os.close(self.fd)
@@ -529,15 +533,15 @@ class Sharing(RuleBasedStateMachine):
 
     @rule(who=WHO, key=KEYS)
     def begin_fill(self, who: int, key: str) -> None:
-        self.asked.append(stored(key, self.body(5)))
+        self.requested_ns.append(stored(key, self.body(5)))
         wait_a_tick()
 
     @rule(who=WHO)
     def end_fill(self, who: int) -> None:
         """Store a response as `store_unless_purged` (edge/serving/purge.py) does."""
-        if self.asked:
-            entry = self.asked.pop(0)
-            if not self.workers[who].removals.is_removed(entry.key, entry.asked):
+        if self.requested_ns:
+            entry = self.requested_ns.pop(0)
+            if not self.workers[who].removals.is_removed(entry.key, entry.requested_ns):
                 assert not getattr(entry, "doomed", False)
                 self.workers[who].tiers.put(entry, 0.0)
                 self.last[entry.key] = entry.body
@@ -570,7 +574,7 @@ class Sharing(RuleBasedStateMachine):
         for held in self.held:
             for known in [known for known in held if root_of(known) == root]:
                 del held[known]
-        self.asked = [entry for entry in self.asked if root_of(entry.key) != root]
+        self.requested_ns = [entry for entry in self.requested_ns if root_of(entry.key) != root]
         wait_a_tick()
 
     @rule(who=WHO, key=KEYS)
@@ -579,7 +583,7 @@ class Sharing(RuleBasedStateMachine):
         self.last.pop(key, None)
         for held in self.held:
             held.pop(key, None)
-        self.asked = [entry for entry in self.asked if entry.key != key]
+        self.requested_ns = [entry for entry in self.requested_ns if entry.key != key]
         wait_a_tick()
 
     @rule(who=WHO)

@@ -58,7 +58,7 @@ WANTED = [
 @rows(("value", "expected"), WANTED)
 def test_what_a_cold_range_asks_for(value: bytes, expected: tuple[int, int] | None) -> None:
     size = 10
-    span = slicing.wanted(Request("GET", "/", "h", [(b"range", value)]), size)
+    span = slicing.first_range(Request("GET", "/", "h", [(b"range", value)]), size)
     if expected is None:
         assert span is None
     else:
@@ -70,11 +70,11 @@ def test_what_a_cold_range_asks_for(value: bytes, expected: tuple[int, int] | No
 
 def test_what_has_no_range_or_several_lines_of_it_asks_for_everything() -> None:
     line = (b"range", b"bytes=0-1")
-    assert slicing.wanted(Request("GET", "/", "h", []), 10) is None
-    assert slicing.wanted(Request("HEAD", "/", "h", [line]), 10) is None
-    assert slicing.wanted(Request("GET", "/", "h", [line, line]), 10) is None
+    assert slicing.first_range(Request("GET", "/", "h", []), 10) is None
+    assert slicing.first_range(Request("HEAD", "/", "h", [line]), 10) is None
+    assert slicing.first_range(Request("GET", "/", "h", [line, line]), 10) is None
     with pytest.raises(UnusableError):
-        slicing.wanted(Request("GET", "/", "h", [(b"range", b"bytes=9999999999999999999-")]), 10)
+        slicing.first_range(Request("GET", "/", "h", [(b"range", b"bytes=9999999999999999999-")]), 10)
 
 
 async def nothing() -> AsyncIterator[bytes]:
@@ -156,7 +156,7 @@ JUDGED: list[tuple[str, Slices, OriginReply, bool, Answer]] = [
 def test_what_an_answer_to_a_missing_slice_proves(
     stored: Slices, answer: OriginReply, if_range: bool, expected: Answer
 ) -> None:
-    assert slicing.judge(stored, ASKED, answer, if_range=if_range) is expected
+    assert slicing.check_answer(stored, ASKED, answer, if_range=if_range) is expected
 
 
 @rows(
@@ -184,7 +184,7 @@ def test_what_counts_as_a_strong_validator(
 
 def test_a_run_ends_where_something_is_there_already() -> None:
     def ask(position: int, last: int, count: int, taken: set[int]) -> tuple[int, int]:
-        span = slicing.to_ask(STORED, position, last, count, taken.__contains__)
+        span = slicing.span_to_request(STORED, position, last, count, taken.__contains__)
         return span.first, span.last
 
     assert ask(250, 999, 4, set()) == (200, 599)
@@ -421,7 +421,7 @@ class TestSlices:
                 leaver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 early.writer.transport.abort()
                 await harness.recorded(1)
-                (fill,) = next(iter(harness.edge.filler.slice_fills._flights.values()))
+                (fill,) = next(iter(harness.edge.filler.slice_fills._fills.values()))
                 go.set()
                 while film.sent < len(film.body) and not fill.ended:
                     await asyncio.sleep(0)
@@ -440,7 +440,7 @@ class TestSlices:
         )
         async with edge_for(origin, disk) as harness:
             await harness.get("/film")
-            while harness.edge.filler.slice_fills._flights:
+            while harness.edge.filler.slice_fills._fills:
                 await asyncio.sleep(0.01)
             async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
@@ -811,7 +811,7 @@ class TestSlow:
         async with edge_for(origin, disk) as harness, await harness.viewer() as viewer:
             viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
-            while harness.edge.filler.slice_fills._flights or film.sent < len(film.body):
+            while harness.edge.filler.slice_fills._fills or film.sent < len(film.body):
                 await asyncio.sleep(0.01)
             evicted = [path for path in cache.rglob("*") if path.is_file() and len(path.name) == 64]
             assert len(evicted) >= spool.OPEN
@@ -865,7 +865,7 @@ class TestSlow:
                     await evicted()
                 late.writer.transport.pause_reading()  # type: ignore[attr-defined]
                 waiting = asyncio.ensure_future(late.ask("/film", "d.test"))
-                flight = next(iter(harness.edge.filler.slice_fills._flights.values()))[0]
+                flight = next(iter(harness.edge.filler.slice_fills._fills.values()))[0]
                 while len(flight._readers) < 2 and fetched < 2 and not waiting.done():
                     await asyncio.sleep(0.001)
                 if when.startswith("after"):

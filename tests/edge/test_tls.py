@@ -192,7 +192,7 @@ class TestFolder:
         folder.put("a", "a.test", mode=0o644)
         folder.put("b", "b.test", mode=0o640)
         folder.read()
-        assert folder.warnings == ["anybody on this machine can read the private key a.key"]
+        assert folder.warnings == ["every user on this machine can read the private key a.key"]
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
     def test_a_key_that_cannot_be_read(self, folder: Folder) -> None:

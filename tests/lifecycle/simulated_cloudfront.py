@@ -1,4 +1,4 @@
-"""A complete simulated environment for a rotation, behind the interfaces that the conductor uses: a CloudFront whose
+"""A complete simulated environment for a rotation, behind the interfaces that the executor uses: a CloudFront whose
 edges lag or are lost, a custody, a record store, clocks that jump, and a process that dies between any two actions.
 
 Tests change everything through plain calls and attribute writes. The central check is `trusts`: whether every edge,
@@ -12,12 +12,14 @@ from typing import TypeVar
 
 from keyfront.cloudfront.session import Refused
 from keyfront.custody.contract import HeldKey, Record
-from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, read_succession
+from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, parse_record
 from keyfront.custody.key_uri import SCHEMES
 from keyfront.errors import CustodyUnavailable, KeyExists, NoSuchKey, RecordChanged
 from keyfront.lifecycle.events import RotationEvent
-from keyfront.lifecycle.executor import Conductor, Outcome
-from keyfront.lifecycle.rotation import LISTED, Action, Distribution, Group, KnownKey
+from keyfront.lifecycle.executor import Outcome, RotationExecutor
+from keyfront.lifecycle.facts import Distribution, Group, KnownKey
+from keyfront.lifecycle.moves import Action
+from keyfront.lifecycle.rotation import LISTED
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, load_public_key
 from tests.keys import public_pem
 
@@ -58,7 +60,7 @@ class Handle:
 
 
 class World:
-    """`now` is the true time, which CloudFront uses; the conductor's clock is `ahead` of it. `faults` apply to the
+    """`now` is the true time, which CloudFront uses; the executor's clock is `ahead` of it. `faults` apply to the
     next actions: "" none, "crash" before the action, "crashed" after it, "refused", or "unheard" (done, but the
     answer is lost)."""
 
@@ -106,16 +108,16 @@ class World:
 
     # ---- what tests do with it
 
-    def conductor(self) -> Conductor:
-        return Conductor(self, self, {}, [self], lambda: self.now + self.ahead)
+    def executor(self) -> RotationExecutor:
+        return RotationExecutor(self, self, {}, [self], lambda: self.now + self.ahead)
 
     def start(self, adopt: Mapping[str, str] | None = None) -> KeyGroupRecord:
         group = self.find_key_group("photos")
         assert group is not None
-        return self.conductor().start(group, self.terms, adopt or {})
+        return self.executor().start(group, self.terms, adopt or {})
 
     def step(self) -> Outcome:
-        return self.conductor().step("photos")
+        return self.executor().step("photos")
 
     def run(self, *, days: float = 0.0, obey: bool = True) -> list[str]:
         """All steps within some days: their actions and the numbers of their keys."""
@@ -173,7 +175,7 @@ class World:
 
     @property
     def record(self) -> KeyGroupRecord:
-        return read_succession(self.texts["photos"].data)
+        return parse_record(self.texts["photos"].data)
 
     def entry(self, number: int) -> Entry:
         """The key with that number."""
@@ -375,7 +377,7 @@ class World:
                 raise RecordChanged(f"{name} holds something else")
             self.writes += 1
             self.texts[name] = Record(name, data, str(self.writes))
-            self._owe(read_succession(data))
+            self._owe(parse_record(data))
             return self.texts[name]
 
         return self._do(deed, CustodyUnavailable("the records have gone away"))

@@ -10,8 +10,8 @@ from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy
 from keyfront.custody.signers.key_group_signer import KeyGroupSigner, KeySource
 from keyfront.lifecycle.cloudfront import CloudFront
 from keyfront.lifecycle.events import Listener
-from keyfront.lifecycle.executor import Conductor, Outcome
-from keyfront.lifecycle.rotation import key_name
+from keyfront.lifecycle.executor import Outcome, RotationExecutor
+from keyfront.lifecycle.key_names import key_name
 from keyfront.signing.keys import load_public_key
 from keyfront.signing.sign import sign_url
 from keyfront.signing.verify import KeyRing
@@ -49,9 +49,9 @@ class Site:
         return str(self.client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"])
 
     @property
-    def conductor(self) -> Conductor:
+    def executor(self) -> RotationExecutor:
         """A newly started one, as after a crash."""
-        return Conductor(self.api, self.records, ENVIRONMENT, self.listeners, lambda: self.now)
+        return RotationExecutor(self.api, self.records, ENVIRONMENT, self.listeners, lambda: self.now)
 
     def start(self) -> None:
         """Rotated from now on: key 1 exists and signs."""
@@ -63,10 +63,10 @@ class Site:
         found = self.api.key_group(self.id)
         assert found is not None
         terms = RotationPolicy(self.place, every=90 * DAY, settle=60.0)
-        self.conductor.start(found, terms, {first: f"{self.place}{name}"})
+        self.executor.start(found, terms, {first: f"{self.place}{name}"})
 
     def step(self) -> Outcome:
-        return self.conductor.step(self.group)
+        return self.executor.step(self.group)
 
     def run(self, days: float = 0.01, *, obey: bool = True) -> list[str]:
         """All steps within that many days: actions and the keys' numbers."""
@@ -117,7 +117,7 @@ class Site:
 
     @property
     def record(self) -> KeyGroupRecord:
-        return self.conductor.record(self.group).succession
+        return self.executor.versioned(self.group).record
 
     @property
     def stages(self) -> str:

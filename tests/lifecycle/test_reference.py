@@ -12,7 +12,7 @@ from pathlib import Path
 from keyfront.cloudfront import key_usage
 from keyfront.custody.key_record import Stage
 from keyfront.lifecycle.cloudfront import OPERATIONS
-from keyfront.lifecycle.rotation import MEANING, MOVES, Action
+from keyfront.lifecycle.moves import MEANING, MOVES, Action
 
 DOCS = Path(__file__).parents[2] / "docs"
 

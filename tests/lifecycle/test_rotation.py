@@ -13,25 +13,12 @@ from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, S
 from keyfront.errors import AccountError, CustodyError, RotationError
 from keyfront.lifecycle import commands
 from keyfront.lifecycle.events import RotationEvent
-from keyfront.lifecycle.rotation import (
-    MOVES,
-    Action,
-    CustodyState,
-    Distribution,
-    Done,
-    Facts,
-    Group,
-    KnownKey,
-    Step,
-    Wait,
-    after,
-    key_name,
-    move,
-    next_due,
-    next_step,
-    plan,
-    uri_of,
-)
+from keyfront.lifecycle.facts import CustodyState, Distribution, Facts, Group, KnownKey
+from keyfront.lifecycle.forecast import plan
+from keyfront.lifecycle.key_names import key_name, uri_of
+from keyfront.lifecycle.moves import MOVES, Action, move
+from keyfront.lifecycle.record_changes import after
+from keyfront.lifecycle.rotation import Done, Step, Wait, next_due, next_step
 from keyfront.signing.keys import PrivateKey, generate_private_key
 from tests.lifecycle.simulated_cloudfront import DAY, PLACE, Crash, World, actions
 from tests.rows import rows
@@ -69,7 +56,7 @@ def facts(
     unknown: str = "",
     foreign: int = 0,
     terms: RotationPolicy = TERMS,
-    asked: float = 0.0,
+    rotation_requested: float = 0.0,
     modified: float = NOW - DAY,
     status: str = "Deployed",
     skew: float | None = 0.0,
@@ -84,7 +71,9 @@ def facts(
         if id_ not in unknown.split():
             known.append(KnownKey(id_, e.uri.rpartition("/")[2], PAIRS[int(id_[1:])].public_key.pem))
     made = Facts(
-        KeyGroupRecord("photos", "group", terms, entries, made=len(entries), asked=asked),
+        KeyGroupRecord(
+            "photos", "group", terms, entries, made=len(entries), rotation_requested=rotation_requested
+        ),
         Group("group", "photos", tuple(inside), "E1", modified),
         tuple(known),
         (Distribution("E1", "Deployed"), Distribution("E2", status)),
@@ -132,8 +121,8 @@ TABLE: dict[str, tuple[Facts, str]] = {
     ),
     "signs": (facts(entry(1, SIGNING)), "the next rotation is due"),
     "signs, on demand": (facts(entry(1, SIGNING), terms=ON_DEMAND), "done"),
-    "signs, on demand, asked": (facts(entry(1, SIGNING), terms=ON_DEMAND, asked=NOW), "create"),
-    "signs, paused, asked": (facts(entry(1, SIGNING), terms=PAUSED, asked=NOW), "! paused"),
+    "signs, on demand, asked": (facts(entry(1, SIGNING), terms=ON_DEMAND, rotation_requested=NOW), "create"),
+    "signs, paused, asked": (facts(entry(1, SIGNING), terms=PAUSED, rotation_requested=NOW), "! paused"),
     "has signed long enough": (facts(entry(1, SIGNING, signing=NOW - 90 * DAY)), "create"),
     "signs, taken out": (facts(entry(1, SIGNING), out="K1"), "publish K1"),
     "signs, taken out, paused": (facts(entry(1, SIGNING), out="K1", terms=PAUSED), "publish K1"),
@@ -147,7 +136,10 @@ TABLE: dict[str, tuple[Facts, str]] = {
         facts(entry(1, SIGNING, signing=NOW - 99 * DAY), held={}),
         f"! custody has no {PLACE}p-1 here",
     ),
-    "signs, custody has it not, and asked": (facts(entry(1, SIGNING), held={}, asked=NOW), "create"),
+    "signs, custody has it not, and asked": (
+        facts(entry(1, SIGNING), held={}, rotation_requested=NOW),
+        "create",
+    ),
     "signs, custody has it not, and compromised": (
         facts(entry(1, SIGNING, compromised=True), held={}),
         "create",
@@ -433,12 +425,12 @@ def test_stages_come_in_order_but_for_a_rollback_and_what_is_put_back() -> None:
 
 
 def test_by_one_write_one_key_takes_over_and_the_other_drains() -> None:
-    record = facts(entry(1, SIGNING, reach=40 * DAY), entry(2, PUBLISHED), asked=NOW).record
+    record = facts(entry(1, SIGNING, reach=40 * DAY), entry(2, PUBLISHED), rotation_requested=NOW).record
     written = after(record, Step(Action.SWITCH, f"{PLACE}p-2", ""), NOW)
     one, two = written.entries
     assert (one.stage, one.draining, one.drain_until) == (DRAINING, NOW, NOW + 40 * DAY)
     assert (two.stage, two.signing, two.reach) == (SIGNING, NOW, TERMS.reach)
-    assert written.asked == 0
+    assert written.rotation_requested == 0
     with pytest.raises(RotationError):
         after(record, Step(Action.RETIRE, f"{PLACE}p-1", ""), NOW)
 
@@ -529,7 +521,7 @@ def world() -> World:
 
 
 def test_the_plan_is_what_happens(world: World) -> None:
-    known = world.conductor().facts(world.conductor().record("photos"))
+    known = world.executor().facts(world.executor().versioned("photos"))
     steps, then = plan(known, world.now)
     happened = world.run(days=121)
     assert happened == [f"{each.step.action.value} {each.step.name.rpartition('-')[2]}" for each in steps]
@@ -540,7 +532,7 @@ def test_the_plan_is_what_happens(world: World) -> None:
 
 def test_a_plan_changes_nothing(world: World) -> None:
     before, writes = world.texts["photos"], world.writes
-    world.conductor().plan("photos")
+    world.executor().plan("photos")
     assert world.texts["photos"] == before
     assert world.writes == writes
     assert world.version == 2
@@ -552,7 +544,7 @@ def test_a_crash_between_any_two_steps_and_within_each(fault: str) -> None:
         world = World()
         world.start()
         world.run(days=1)
-        world.conductor().rotate("photos")
+        world.executor().rotate("photos")
         world.faults = [*([""] * at), fault]
         for _ in range(100):
             try:
@@ -577,7 +569,7 @@ def test_a_crash_between_any_two_steps_and_within_each(fault: str) -> None:
 
 
 def test_a_lost_edge_holds_everything_up_and_breaks_nothing(world: World) -> None:
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     world.edges["E1"].lost = True
     assert world.run(days=400) == ["create 2", "register 2", "publish 2"]
     wait = world.step().wait
@@ -592,7 +584,7 @@ def test_a_lost_edge_holds_everything_up_and_breaks_nothing(world: World) -> Non
 
 
 def test_a_clock_that_jumps_ahead_retires_nothing(world: World) -> None:
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     world.run(days=1)
     for ahead in (61.0, 40 * DAY, -40 * DAY):
         world.ahead = ahead
@@ -607,7 +599,7 @@ def test_a_clock_that_jumps_ahead_retires_nothing(world: World) -> None:
 def test_clocks_that_jump_together_do_nothing_in_the_time_that_it_takes_to_see_it(world: World) -> None:
     """A Keyfront on the same machine has the same wrong clock: the decision is made and reported, but not carried
     out."""
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     world.run(days=1)
     true = world.now
     world.now = true + 31 * DAY
@@ -616,7 +608,7 @@ def test_clocks_that_jump_together_do_nothing_in_the_time_that_it_takes_to_see_i
     wait = world.step().wait
     assert wait is not None
     assert "in the future" in wait.reason
-    world.conductor().resume("photos")
+    world.executor().resume("photos")
     assert world.run(days=1) == []
     assert world.entry(1).leaving == 0
     assert world.trusts("K1")
@@ -632,13 +624,13 @@ def test_a_clock_that_was_years_ahead_does_not_stop_rotations_for_years(world: W
     world.now = true
     world.owed.clear()  # computed with the wrong clock
     assert world.run() == []
-    world.conductor().resume("photos")
-    world.conductor().rotate("photos")
+    world.executor().resume("photos")
+    world.executor().rotate("photos")
     assert "switch 3" in world.run(days=32)
 
 
 def test_two_conductors_end_as_one(world: World) -> None:
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     lost = 0
 
     def other() -> None:
@@ -658,7 +650,7 @@ def test_two_conductors_end_as_one(world: World) -> None:
 
 def test_the_quota_is_told_and_waited_for(world: World) -> None:
     world.quota = len(world.keys)
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     world.step()
     outcome = world.step()
     assert "TooManyPublicKeys" in outcome.error
@@ -670,17 +662,17 @@ def test_the_quota_is_told_and_waited_for(world: World) -> None:
 
 def test_a_new_key_that_a_list_does_not_have_yet_is_not_given_up(world: World) -> None:
     world.lists_lag = True
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     assert world.run(days=1)[:5] == ["create 2", "register 2", "publish 2", "confirm 2", "switch 2"]
 
 
 def test_a_record_that_is_damaged_stops_no_other_rotation(world: World) -> None:
     world.texts["films"] = Record("films", b"{", "1")
-    assert world.conductor().groups() == ["photos"]
+    assert world.executor().groups() == ["photos"]
 
 
 def test_a_key_that_cannot_sign_never_takes_over(world: World) -> None:
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     while world.stages() != "1 SIGNING, 2 PUBLISHED":
         if world.step().taken is None:
             world.obey()
@@ -691,8 +683,8 @@ def test_a_key_that_cannot_sign_never_takes_over(world: World) -> None:
     wait = world.step().wait
     assert wait is not None
     assert "custody has another key" in wait.reason
-    world.conductor().rollback("photos")
-    world.conductor().resume("photos")
+    world.executor().rollback("photos")
+    world.executor().resume("photos")
     assert "switch 3" in world.run(days=1)
 
 
@@ -700,23 +692,23 @@ def test_a_name_that_is_spent_in_custody_is_not_used(world: World) -> None:
     prefix = world.entry(1).uri.rpartition("/")[2][:-1]
     world.create(f"{prefix}2", "ECDSA-P256", now=world.now)
     world.doomed[f"{prefix}2"] = world.now + DAY
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     assert "switch 3" in world.run(days=32)
 
 
 def test_a_new_start_goes_on_counting(world: World) -> None:
     first = world.entry(1)
-    world.conductor().stop("photos")
+    world.executor().stop("photos")
     world.owed.clear()
     record = world.start({"K1": first.uri})
     assert record.made == 1
     assert record.entries[0].stage is SIGNING
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     assert "switch 2" in world.run(days=1)
 
 
 def test_an_adopted_key_has_to_be_that_key(world: World) -> None:
-    world.conductor().stop("photos")
+    world.executor().stop("photos")
     for key, uri, why in (
         ("K9", f"{PLACE}x", "is not in the key group"),
         (world.foreign[0], world.uri + next(iter(world.private)), "is not the private half"),
@@ -727,19 +719,19 @@ def test_an_adopted_key_has_to_be_that_key(world: World) -> None:
 
 
 def test_the_next_key_is_used_at_once_if_it_is_there(world: World) -> None:
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     while world.stages() != "1 SIGNING, 2 PUBLISHED":
         if world.step().taken is None:
             world.obey()
             world.now += 301
-    world.conductor().emergency("photos", "K1")
+    world.executor().emergency("photos", "K1")
     assert world.run(obey=False)[:2] == ["remove 1", "switch 2"]
 
 
 def test_an_emergency_does_not_wait_for_custody_nor_for_a_pause(world: World) -> None:
-    world.conductor().pause("photos")
+    world.executor().pause("photos")
     world.custody_down = True
-    world.conductor().emergency("photos", "K1")
+    world.executor().emergency("photos", "K1")
     first = world.step().taken
     assert first is not None
     assert first.action is Action.REMOVE
@@ -754,10 +746,10 @@ def test_a_listener_can_keep_a_step_from_being_taken(world: World) -> None:
         def on_event(self, event: object) -> None:
             raise RotationError("the hook says no")
 
-    world.conductor().rotate("photos")
-    conductor = world.conductor()
-    conductor._listeners = [world, No()]
-    outcome = conductor.step("photos")
+    world.executor().rotate("photos")
+    executor = world.executor()
+    executor._listeners = [world, No()]
+    outcome = executor.step("photos")
     assert outcome.error == "the hook says no"
     assert world.events[-1].moment == "failed"
     assert len(world.private) == 1
@@ -772,13 +764,13 @@ def test_an_emergency_is_told_and_asks_nobody(world: World) -> None:
         def on_event(self, event: object) -> None:
             raise RotationError("the hook says no")
 
-    conductor = world.conductor()
-    conductor._listeners = [No(), world]
-    conductor.emergency("photos", "K1")
-    assert [conductor.step("photos").error for _ in range(5)] == [""] * 5
+    executor = world.executor()
+    executor._listeners = [No(), world]
+    executor.emergency("photos", "K1")
+    assert [executor.step("photos").error for _ in range(5)] == [""] * 5
     assert world.items == (*world.foreign, "K2")
     with pytest.raises(RotationError, match="the hook says no"):
-        conductor.pause("photos")
+        executor.pause("photos")
 
 
 @pytest.mark.parametrize(
@@ -794,7 +786,7 @@ def test_an_emergency_is_told_and_asks_nobody(world: World) -> None:
 def test_orders_that_make_no_sense(world: World, order: Callable[[object], object], why: str) -> None:
     before = world.texts["photos"]
     with pytest.raises(RotationError, match=why):
-        order(world.conductor())
+        order(world.executor())
     assert world.texts["photos"] == before
 
 
@@ -816,10 +808,10 @@ def clear_fails(world: World, how: str) -> None:
 
 
 def look_for(world: World, days: float, every: float) -> list[str]:
-    """The output of one conductor over some days."""
-    conductor, said, ends = world.conductor(), [], world.now + days * DAY
+    """The output of one executor over some days."""
+    executor, said, ends = world.executor(), [], world.now + days * DAY
     while world.now < ends:
-        outcome = conductor.step("photos")
+        outcome = executor.step("photos")
         if outcome.taken is not None and not outcome.error:
             said.append(f"{outcome.taken.action.value} {outcome.taken.name.rpartition('-')[2]}")
         elif outcome.error:
@@ -841,7 +833,7 @@ def test_a_clean_up_that_fails_holds_up_no_schedule_and_no_emergency(how: str) -
     assert any(each.startswith("! ") for each in said)
     signing = world.record.signing
     assert signing is not None
-    world.conductor().emergency("photos", signing.key_pair_id)
+    world.executor().emergency("photos", signing.key_pair_id)
     look_for(world, 0.02, 60)
     after_it = world.record.signing
     assert after_it is not None
@@ -865,30 +857,30 @@ def test_a_full_account_gets_room_by_the_key_that_has_drained() -> None:
 
 def test_what_failed_is_tried_again_after_a_while_and_told_until_then(world: World) -> None:
     world.quota = len(world.keys)
-    world.conductor().rotate("photos")
-    conductor = world.conductor()
-    assert conductor.step("photos").taken is not None
+    world.executor().rotate("photos")
+    executor = world.executor()
+    assert executor.step("photos").taken is not None
     tries = world.events.copy()
-    first = conductor.step("photos")
-    again = conductor.step("photos")
+    first = executor.step("photos")
+    again = executor.step("photos")
     assert "TooManyPublicKeys" in first.error
     assert again.error == first.error
     assert [each.moment for each in world.events[len(tries) :]] == ["before", "failed"]
     world.quota += 1
     world.now += 61
-    done = conductor.step("photos")
+    done = executor.step("photos")
     assert done.taken is not None
     assert (done.taken.action, done.error) == (Action.REGISTER, "")
 
 
 def test_what_failed_before_the_emergency_is_tried_at_once_in_it(world: World) -> None:
-    world.conductor().rotate("photos")
-    conductor = world.conductor()
-    conductor.step("photos")
+    world.executor().rotate("photos")
+    executor = world.executor()
+    executor.step("photos")
     world.faults = ["refused"]
-    assert conductor.step("photos").error
-    conductor.emergency("photos", "K1")
-    taken = [conductor.step("photos").taken for _ in range(2)]
+    assert executor.step("photos").error
+    executor.emergency("photos", "K1")
+    taken = [executor.step("photos").taken for _ in range(2)]
     assert [each.action for each in taken if each] == [Action.REMOVE, Action.REGISTER]
 
 
@@ -897,24 +889,24 @@ def test_what_edges_have_seen_is_refused_and_an_emergency_goes_on(world: World) 
         raise AccountError("the use of keys: AccessDenied: keyfront:GetKeyUse")
 
     world.last_expiry = no  # type: ignore[method-assign]
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     assert "switch 2" in world.run(days=31)
     wait = world.step().wait
     assert wait is not None
     assert wait.attention
     assert "keyfront:GetKeyUse" in wait.reason
     assert world.trusts("K1")
-    world.conductor().emergency("photos", "K2")
+    world.executor().emergency("photos", "K2")
     assert "switch 3" in world.run(days=1)
     assert not world.trusts("K2")
 
 
 def test_a_compromised_key_that_was_rolled_back_goes_with_all_that_is_left_of_it(world: World) -> None:
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     world.run(days=1)
-    world.conductor().rollback("photos")
+    world.executor().rollback("photos")
     world.ahead = 120.0
-    world.conductor().emergency("photos", "K2")
+    world.executor().emergency("photos", "K2")
     assert world.run(days=1) == ["remove 2", "retire 2"]
     world.ahead = 0.0
     assert world.run(days=1) == ["unregister 2", "destroy 2"]
@@ -923,7 +915,7 @@ def test_a_compromised_key_that_was_rolled_back_goes_with_all_that_is_left_of_it
 
 
 def test_no_way_back_to_a_key_that_an_edge_may_not_have(world: World) -> None:
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     world.run(days=1)
     world.tamper(item for item in world.items if item != "K1")
     world.obey()
@@ -932,18 +924,18 @@ def test_no_way_back_to_a_key_that_an_edge_may_not_have(world: World) -> None:
     assert taken is not None
     assert taken.action is Action.PUBLISH
     with pytest.raises(RotationError, match="is known once Deployed: E0, E1"):
-        world.conductor().rollback("photos")
+        world.executor().rollback("photos")
     world.obey()
     with pytest.raises(RotationError, match="is assumed from"):
-        world.conductor().rollback("photos")
+        world.executor().rollback("photos")
     world.now += 301
-    world.conductor().rollback("photos")
+    world.executor().rollback("photos")
     assert world.record.signing == world.entry(1)
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_key_that_is_not_the_records_is_not_deleted(world: World, late: bool) -> None:
-    world.conductor().rotate("photos")
+    world.executor().rotate("photos")
     world.run(days=1)
     name = world.entry(1).uri.rpartition("/")[2]
     while world.entry(1).key_pair_id in world.keys:
@@ -954,7 +946,7 @@ def test_a_key_that_is_not_the_records_is_not_deleted(world: World, late: bool) 
     def swap() -> None:
         world.private[name] = generate_private_key("ECDSA-P256")
 
-    conductor = world.conductor()
+    executor = world.executor()
     if late:
         describe = world.describe
 
@@ -965,11 +957,11 @@ def test_a_key_that_is_not_the_records_is_not_deleted(world: World, late: bool) 
             return found
 
         world.describe = describe_once  # type: ignore[method-assign, assignment]
-        conductor.step("photos")
+        executor.step("photos")
         assert [each.moment for each in world.events if "has another key" in each.error] == ["failed"]
     else:
         swap()
-        wait = conductor.step("photos").wait
+        wait = executor.step("photos").wait
         assert wait is not None
         assert wait.attention
         assert "custody has another key" in wait.reason
@@ -996,17 +988,17 @@ def films(world: World) -> KeyGroupRecord:
 
 def test_a_compromised_key_is_compromised_in_every_group_that_has_it(world: World) -> None:
     films(world)
-    conductor = world.conductor()
-    assert conductor.sharing("photos", world.entry(1)) == {"films": f"{PLACE}same"}
-    conductor.emergency("photos", "K1", keep_serving=False)
-    marked = {e.uri: e.compromised for e in conductor.record("films").succession.entries}
+    executor = world.executor()
+    assert executor.sharing("photos", world.entry(1)) == {"films": f"{PLACE}same"}
+    executor.emergency("photos", "K1", keep_serving=False)
+    marked = {e.uri: e.compromised for e in executor.versioned("films").record.entries}
     assert marked == {f"{PLACE}same": True, f"{PLACE}p-4": False}
     assert world.record.entries[0].compromised
 
 
 def test_a_record_that_cannot_be_changed_is_named_and_the_others_are(world: World) -> None:
     films(world)
-    conductor = world.conductor()
+    executor = world.executor()
     save_, writes = world.write, list[str]()
 
     def write(name: str, data: bytes, version: str | None) -> Record:
@@ -1017,7 +1009,7 @@ def test_a_record_that_cannot_be_changed_is_named_and_the_others_are(world: Worl
 
     world.write = write  # type: ignore[method-assign]
     with pytest.raises(RotationError, match=r"films has the same key, and could not be marked .*read only"):
-        conductor.emergency("photos", "K1")
+        executor.emergency("photos", "K1")
     assert world.record.entries[0].compromised
 
 
@@ -1030,11 +1022,11 @@ def test_an_emergency_is_written_before_anybody_is_told(world: World) -> None:
             compromised = signing is None or signing.compromised
             seen.append((event.moment, event.action, event.urgent, compromised))
 
-    conductor = world.conductor()
-    conductor._listeners = [Looks()]
-    conductor.emergency("photos", "K1")
+    executor = world.executor()
+    executor._listeners = [Looks()]
+    executor.emergency("photos", "K1")
     assert seen == [("before", "emergency", True, True), ("after", "emergency", True, True)]
     seen.clear()
-    conductor.step("photos")
+    executor.step("photos")
     assert seen == [("before", "remove", True, True), ("after", "remove", True, True)]
     assert "K1" not in world.items

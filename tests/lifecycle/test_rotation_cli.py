@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from keyfront.cli.main import keyfront
 from keyfront.custody import open_place, open_records
 from keyfront.custody.key_record import load
-from keyfront.lifecycle.rotation import Action
+from keyfront.lifecycle.moves import Action
 from tests.control.plane import Plane, distribution_config
 
 PASSPHRASE = {"KEYFRONT_CUSTODY_PASSPHRASE": "of this test alone"}
@@ -52,7 +52,7 @@ class Site:
 
     def stages(self) -> list[str]:
         kept = load(open_records(self.custody, self.environment), "photos")
-        return [entry.stage.value for entry in kept.succession.entries] if kept else []
+        return [entry.stage.value for entry in kept.record.entries] if kept else []
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """Rotations through every kind of fault: processes that die between any two steps, clocks that jump, lost answers,
-edges that receive nothing, manual changes to the group, two conductors at once. After every single change, the tests
+edges that receive nothing, manual changes to the group, two executors at once. After every single change, the tests
 check the invariant: every edge accepts what a key has signed under the terms until it expires."""
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Misfortune(RuleBasedStateMachine):
 
     def order(self, name: str) -> None:
         with contextlib.suppress(RotationError, CustodyError):
-            getattr(self.world.conductor(), name)("photos")
+            getattr(self.world.executor(), name)("photos")
 
     @precondition(lambda self: self.emergencies < 2)
     @rule(keep_serving=st.booleans(), which=st.integers(0, 4))
@@ -113,7 +113,7 @@ class Misfortune(RuleBasedStateMachine):
         self.emergencies += 1
         key = entries[which % len(entries)].uri
         with contextlib.suppress(RotationError):
-            self.world.conductor().emergency("photos", key, keep_serving=keep_serving)
+            self.world.executor().emergency("photos", key, keep_serving=keep_serving)
 
     @invariant()
     def never_two_sign(self) -> None:
@@ -136,13 +136,13 @@ class Misfortune(RuleBasedStateMachine):
         world.drop_foreign(max(0, len(world.foreign) - 1))
         for edges in world.edges.values():
             edges.lost = False
-        world.conductor().resume("photos")
-        world.conductor().change_terms("photos", lambda terms: msgspec.structs.replace(terms, every=""))
+        world.executor().resume("photos")
+        world.executor().change_terms("photos", lambda terms: msgspec.structs.replace(terms, every=""))
         world.run(days=60)
         before = world.record.signing
         assert before is not None
         assert world.trusts(before.key_pair_id)
-        world.conductor().rotate("photos")
+        world.executor().rotate("photos")
         world.run(days=1)
         record = world.record
         assert record.signing is not None

@@ -38,7 +38,7 @@ def site(
 
 
 def test_a_link_of_the_last_second_is_good_until_its_own_end(site: Site) -> None:
-    site.conductor.rotate(site.group)
+    site.executor.rotate(site.group)
     while site.stages != "1 SIGNING, 2 PUBLISHED":
         if site.step().taken is None:
             site.obey()
@@ -60,10 +60,10 @@ def test_a_link_of_the_last_second_is_good_until_its_own_end(site: Site) -> None
 
 
 def test_rotations_that_overlap_wait_for_a_place(site: Site) -> None:
-    site.conductor.rotate(site.group)
+    site.executor.rotate(site.group)
     assert site.run() == key(2, NEW)
     early = site.link()
-    site.conductor.rotate(site.group)
+    site.executor.rotate(site.group)
     assert site.run() == []
     wait = site.step().wait
     assert wait is not None
@@ -74,24 +74,24 @@ def test_rotations_that_overlap_wait_for_a_place(site: Site) -> None:
 
 
 def test_back_to_the_key_before(site: Site) -> None:
-    site.conductor.rotate(site.group)
+    site.executor.rotate(site.group)
     site.run()
     new = site.link(7 * DAY)
-    site.conductor.rollback(site.group)
+    site.executor.rollback(site.group)
     assert site.stages == "1 SIGNING, 2 DRAINING"
     assert site.says(site.link()) == site.says(new) == "granted"
     before = site.now
     assert site.run(50) == []
     assert site.says(new, before + 7 * DAY - 1) == "granted"
-    site.conductor.resume(site.group)
+    site.executor.resume(site.group)
     assert site.run() == key(2, OLD)
     with pytest.raises(RotationError, match="no key to go back to"):
-        site.conductor.rollback(site.group)
+        site.executor.rollback(site.group)
 
 
 def test_a_compromised_key_is_out_at_once(site: Site) -> None:
     stolen = site.link(7 * DAY)
-    site.conductor.emergency(site.group, site.entry(1).key_pair_id)
+    site.executor.emergency(site.group, site.entry(1).key_pair_id)
     assert site.run(0, obey=False)[:5] == ["remove 1", "create 2", "register 2", "publish 2", "switch 2"]
     site.obey()
     assert site.says(stolen) == "unknown_key"
@@ -102,7 +102,7 @@ def test_a_compromised_key_is_out_at_once(site: Site) -> None:
 
 def test_a_compromised_key_serves_until_its_successor_is_everywhere(site: Site) -> None:
     stolen = site.link(7 * DAY)
-    site.conductor.emergency(site.group, site.entry(1).key_pair_id, keep_serving=True)
+    site.executor.emergency(site.group, site.entry(1).key_pair_id, keep_serving=True)
     assert site.run(0, obey=False) == ["create 2", "register 2", "publish 2"]
     assert site.says(stolen) == site.says(site.link()) == "granted"
     assert site.run() == [*key(2, NEW[3:]), "remove 1", *key(1, OLD[2:])]

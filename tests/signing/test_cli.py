@@ -160,7 +160,7 @@ def test_a_key_is_checked_and_its_public_half_printed(tmp_path: Path) -> None:
     lost.write_text((KEYS / "ec.pem").read_text().replace("\n", "\\n"))
     assert "written as \\n" in keyfront("key", "check", str(lost))[1]
     lost.write_text("nothing")
-    assert "no private key" in keyfront("key", "check", str(lost), code=2)[1]
+    assert "not a private key" in keyfront("key", "check", str(lost), code=2)[1]
 
 
 @rows(
@@ -173,7 +173,7 @@ def test_a_key_is_checked_and_its_public_half_printed(tmp_path: Path) -> None:
         (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "soon"), "is not a time"),
         (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", ""), "is not a time"),
         (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "99999999999d"), "too long a duration"),
-        (("sign", "https://cdn.test/*", *RSA_KEY, "--expires", "1h"), "no wildcard"),
+        (("sign", "https://cdn.test/*", *RSA_KEY, "--expires", "1h"), "not a wildcard"),
         (("sign", "cdn.test/a", *RSA_KEY, "--expires", "1h"), "begins with http"),
         (("explain", "cdn.test/a"), "begins with http"),
         (("explain", "https://cdn.test/a", "--public-key", "K1"), "ID=FILE"),
@@ -211,7 +211,7 @@ def test_with_a_key_in_custody_and_with_a_key_groups(tmp_path: Path) -> None:
     _, err = keyfront(*command, "--key-group", "photos", "--records", place, code=2)
     assert "there is no record of key group 'photos'" in err
     _, err = keyfront(*command, "--key-group", "films", "--agent", f"unix:{tmp_path}/none", code=2)
-    assert "cannot be asked" in err
+    assert "cannot be reached" in err
 
 
 @rows(

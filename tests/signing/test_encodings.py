@@ -13,8 +13,8 @@ import pytest
 import requests.utils
 from urllib3.util.url import parse_url
 
+from keyfront.signing.diagnosis.difference import difference
 from keyfront.signing.diagnosis.encoders import Part
-from keyfront.signing.diagnosis.signer_mistakes import difference
 from keyfront.signing.explain import Report, explain
 from keyfront.signing.keys import HashName, cf_b64encode
 from keyfront.signing.policy import canned_policy

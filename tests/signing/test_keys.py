@@ -180,11 +180,11 @@ def _unfit() -> dict[str, tuple[bytes | str, str]]:
         ),
         "an ellipsis": (text.replace(text[400:700], "…"), "damaged"),
         "cut base64": (base64.b64encode(text.encode())[:-401], "base64"),
-        "base64 of nothing much": (base64.b64encode(b"x" * 300), "no private key"),
+        "base64 of nothing much": (base64.b64encode(b"x" * 300), "not a private key"),
         "nothing": (b"", "empty"),
         "blanks": (b" \n ", "empty"),
-        "words": (b"this is my key, honestly", "no private key"),
-        "JSON": (b'{"private_key": "..."}', "no private key"),
+        "words": (b"this is my key, honestly", "not a private key"),
+        "JSON": (b'{"private_key": "..."}', "not a private key"),
         "damaged DER": (b"\x30\x82\x04\xa4" + b"\0" * 300, "damaged"),
         "a path of nothing": ("no/such/file.pem", "no readable file"),
         "a folder": (".", "no readable file"),
@@ -407,7 +407,7 @@ def test_refuses_an_exponent_that_makes_every_signature_slow_to_check() -> None:
 
 @pytest.mark.parametrize("size", [4097, 1 << 20])
 def test_refuses_a_text_too_long_for_a_public_key_without_reading_it(size: int) -> None:
-    with pytest.raises(KeyLoadError, match="is no public key"):
+    with pytest.raises(KeyLoadError, match="is not a public key"):
         load_public_key("-----BEGIN PUBLIC KEY-----\n" * (size // 27 + 1))
 
 

@@ -284,9 +284,9 @@ IDS = {
     "undefined": ("undefined", "sent the word undefined"),
     "None": ("None", "sent the word None"),
     "null": ("null", "sent the word null"),
-    "nothing": ("", "no key pair id"),
+    "nothing": ("", "not a key pair id"),
     "None itself": (None, "sent the word None"),
-    "a number": (5.5, "no key pair id"),
+    "a number": (5.5, "not a key pair id"),
     "a UUID": ("4b4f2f1c-315d-5c2e-f093-216f50fed10f", "id of a key group"),
     "a UUID in upper case": ("4B4F2F1C-315D-5C2E-F093-216F50FED10F", "id of a key group"),
     "an access key": ("AKIAIOSFODNN7EXAMPLE", "access key of AWS"),
@@ -310,7 +310,7 @@ def test_an_id_that_is_none_is_refused(what: str) -> None:
 
 
 def test_what_may_be_a_key_is_not_shown() -> None:
-    with pytest.raises(SigningError, match="this is no key pair id") as raised:
+    with pytest.raises(SigningError, match="this is not a key pair id") as raised:
         LocalSigner("Zm9vYmFy" * 8 + "x", key("ec"))
     assert "Zm9v" not in str(raised.value)
 
@@ -372,7 +372,7 @@ def test_a_star_that_was_meant_as_a_wildcard_is_refused(url: str) -> None:
         lambda: sign_url(url, RSA, expires=HOUR, ip="192.0.2.7", now=NOW),
         lambda: sign_cookies(url, RSA, expires=HOUR, canned=True, now=NOW),
     ):
-        with pytest.raises(PolicyError, match="no wildcard"):
+        with pytest.raises(PolicyError, match="not a wildcard"):
             call()
 
 

@@ -14,7 +14,7 @@ from keyfront.errors import Denial, Denied
 from keyfront.signing.keys import cf_b64encode
 from keyfront.signing.policy import Policy, canned_policy
 from keyfront.signing.sign import sign_cookies, sign_url
-from keyfront.signing.tables import Remembered
+from keyfront.signing.tables import TwoGenerationCache
 from keyfront.signing.verify import KeyRing, signing_cookies, split_query, verify
 from tests.rows import rows
 from tests.signing.harness import EC, NOW, OTHER, RSA, SOON, ask, reason, ring
@@ -428,7 +428,7 @@ def test_keys_may_be_pem() -> None:
 
 
 def test_the_table_keeps_what_is_used_and_stays_bounded() -> None:
-    table: Remembered[int] = Remembered(100, 10**9)
+    table: TwoGenerationCache[int] = TwoGenerationCache(100, 10**9)
     for number in range(100):
         table.put(f"key {number}", number)
     for _ in range(5):  # a working set of its size is never evicted, in whatever order it is used
@@ -443,7 +443,7 @@ def test_the_table_keeps_what_is_used_and_stays_bounded() -> None:
 
 
 def test_the_table_is_bounded_in_bytes_too() -> None:
-    table: Remembered[int] = Remembered(10**6, 100_000)
+    table: TwoGenerationCache[int] = TwoGenerationCache(10**6, 100_000)
     for number in range(1000):
         table.put(f"{number:04}" + "x" * 1000, number)
         table.put(("K1", "SHA1", f"{number:04}" + "x" * 1000, b""), number)

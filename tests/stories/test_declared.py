@@ -315,7 +315,7 @@ def test_what_changes_after_the_plan_was_made(kit: Kit, monkeypatch: pytest.Monk
     planned = job(kit, monkeypatch)
     regroup(kit, "media-dev-media", "mine (keyfront media/dev)")
     (step,) = planned.plan.steps
-    with pytest.raises(AccountError, match=r"key group media \(.*\) was changed by somebody else"):
+    with pytest.raises(AccountError, match=r"key group media \(.*\) was changed by another caller"):
         planned.account.take(step, 1)
 
     # And between the last read and the change itself: the API's own If-Match.
@@ -324,7 +324,7 @@ def test_what_changes_after_the_plan_was_made(kit: Kit, monkeypatch: pytest.Monk
     events.register(
         "before-call.cloudfront.UpdateKeyGroup", lambda **_: regroup(kit, "media-dev-media", "again")
     )
-    with pytest.raises(AccountError, match="was changed by somebody else"):
+    with pytest.raises(AccountError, match="was changed by another caller"):
         planned.account.take(planned.plan.steps[0], 1)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from botocore.session import Session
 
 from keyfront import load_signer, sign_url
-from keyfront.cloudfront.key_usage import KeyUse, ask
+from keyfront.cloudfront.key_usage import KeyUse, fetch
 from tests.origin import ScriptedOrigin, answer
 from tests.up import Up, distribution_config
 
@@ -23,7 +23,7 @@ def use(up: Up, key: str) -> KeyUse | None:
     said = {k.strip(): v.strip() for k, _, v in (line.partition("=") for line in lines) if v}
     session = Session()
     session.set_credentials(said["aws_access_key_id"], said["aws_secret_access_key"])
-    found = ask(session, up.endpoint)
+    found = fetch(session, up.endpoint)
     assert found is not None
     return found.of(key)
 

@@ -100,7 +100,7 @@ def exercise(up: Up, monkeypatch: pytest.MonkeyPatch, port: int) -> list[str]:
 
     def signing_key() -> str:
         kept = load(open_records(place), "films")
-        return kept.succession.signing.key_pair_id if kept and kept.succession.signing else ""
+        return kept.record.signing.key_pair_id if kept and kept.record.signing else ""
 
     up.until(lambda: bool(signing_key()), 60)
     host = made["DomainName"]

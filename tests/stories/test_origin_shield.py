@@ -78,7 +78,7 @@ def test_an_origin_shield_and_two_edges_below_it(tmp_path: Path, shop: Shop) -> 
             shop.page = b"newer"
             assert one.get(host, "/a").body == b"new"
             assert two.get(host, "/b").body == b"newer"
-            above.until(lambda: any("is passed by" in line for line in two.log))
+            above.until(lambda: any("is bypassed" in line for line in two.log))
             assert (one.stop(), two.stop()) == (0, 0)
     for up in (above, one, two):
         everything = "".join(up.log) + (up.data / "logs" / "access.jsonl").read_text()

@@ -25,7 +25,7 @@ from keyfront.custody import open_key, open_place, open_records
 from keyfront.custody.key_record import LEEWAY, RotationPolicy
 from keyfront.custody.signers.key_group_signer import KeyGroupSigner, KeySource
 from keyfront.lifecycle.cloudfront import CloudFront
-from keyfront.lifecycle.executor import Conductor
+from keyfront.lifecycle.executor import RotationExecutor
 from tests.control.plane import Plane
 from tests.keys import public_pem
 from tests.up import Up, distribution_config
@@ -35,7 +35,7 @@ LIFETIME, STALENESS = 2.0, 0.5
 
 
 class Rotated:
-    """The key group `films` of a CloudFront, a custody in a folder, and a conductor whose clock a test can
+    """The key group `films` of a CloudFront, a custody in a folder, and an executor whose clock a test can
     advance."""
 
     def __init__(self, endpoint: str, credentials: tuple[str, str], folder: Path) -> None:
@@ -43,21 +43,23 @@ class Rotated:
         self.records = open_records(self.place, ENVIRONMENT)
         self.leapt = 0.0
         api = CloudFront(endpoint, credentials=credentials)
-        self.conductor = Conductor(api, self.records, ENVIRONMENT, clock=lambda: time.time() + self.leapt)
+        self.executor = RotationExecutor(
+            api, self.records, ENVIRONMENT, clock=lambda: time.time() + self.leapt
+        )
 
     def start(self) -> None:
-        group = self.conductor.api.find_key_group("films")
+        group = self.executor.api.find_key_group("films")
         assert group is not None
         terms = RotationPolicy(
             self.place, overlap=0.0, max_lifetime=LIFETIME, max_staleness=STALENESS, settle=0.0
         )
-        self.conductor.start(group, terms, {})
+        self.executor.start(group, terms, {})
 
     def run(self, obey: Any = None) -> list[str]:
         """Take all steps that are possible now. This waits for edges, but not for dates."""
         done: list[str] = []
         for _ in range(2000):
-            outcome = self.conductor.step("films")
+            outcome = self.executor.step("films")
             assert not outcome.error, outcome
             if outcome.taken is not None:
                 done.append(f"{outcome.taken.action.value} {outcome.taken.name.rpartition('-')[2]}")
@@ -71,7 +73,7 @@ class Rotated:
 
     def rotate(self, obey: Any = None) -> list[str]:
         """A whole rotation. The final clock jump skips the margin that a record leaves only for inaccurate clocks."""
-        self.conductor.rotate("films")
+        self.executor.rotate("films")
         done = self.run(obey)
         time.sleep(LIFETIME + STALENESS)
         self.leapt += LEEWAY + 1
@@ -205,7 +207,7 @@ def test_a_rotation_under_load_refuses_no_request(tmp_path: Path, origin: int) -
             new = [f"{action} 2" for action in ("create", "register", "publish", "confirm", "switch")]
             old = [f"{action} 1" for action in ("release", "remove", "retire", "unregister", "destroy")]
             assert rotated.rotate() == new + old
-            second = rotated.conductor.record("films").succession.signing
+            second = rotated.executor.versioned("films").record.signing
             assert second is not None
             up.until(lambda: second.key_pair_id in viewers.used)
 
@@ -271,11 +273,11 @@ def test_the_same_rotation_elsewhere(elsewhere: tuple[str, tuple[str, str], Any]
     rotated = Rotated(endpoint, credentials, tmp_path / "custody")
     rotated.start()
     assert rotated.run(obey)[-1] == "switch 1"
-    rotated.conductor.rotate("films")
+    rotated.executor.rotate("films")
     assert rotated.run(obey)[-1] == "switch 2"
     rotated.leapt += LEEWAY + LIFETIME + STALENESS + 1
     assert rotated.run(obey) == ["release 1", "remove 1", "retire 1", "unregister 1", "destroy 1"]
-    signing = rotated.conductor.record("films").succession.signing
+    signing = rotated.executor.versioned("films").record.signing
     assert signing is not None
     there = client.get_key_group(Id=group)["KeyGroup"]["KeyGroupConfig"]["Items"]
     assert there == [foreign, signing.key_pair_id]

@@ -62,7 +62,7 @@ def printed(page: str, begins: str) -> list[str]:
 def signs(place: str, name: str) -> bool:
     """Whether a key of the group signs, by the records in `place`."""
     found = load(open_records(place), name)
-    return found is not None and any(entry.stage is Stage.SIGNING for entry in found.succession.entries)
+    return found is not None and any(entry.stage is Stage.SIGNING for entry in found.record.entries)
 
 
 def test_the_readme_s_command(up: Up) -> None:

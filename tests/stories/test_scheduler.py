@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from keyfront import sign_url, signer_for
 from keyfront.cli.main import keyfront
-from keyfront.cloudfront.key_usage import KeyUses, ask
+from keyfront.cloudfront.key_usage import KeyUses, fetch
 from keyfront.custody.key_record import KeyGroupRecord, Stage, load
 from keyfront.custody.schemes import open_records
 from tests.keys import public_pem
@@ -57,7 +57,7 @@ def group_of_one(up: Up, name: str) -> tuple[str, str]:
 
 def record(place: str, group: str = "films") -> KeyGroupRecord | None:
     kept = load(open_records(place), group)
-    return kept.succession if kept is not None else None
+    return kept.record if kept is not None else None
 
 
 def signing(place: str) -> str:
@@ -71,7 +71,7 @@ def use(up: Up) -> KeyUses:
     said = {k.strip(): v.strip() for k, _, v in (line.partition("=") for line in lines) if v}
     session = Session()
     session.set_credentials(said["aws_access_key_id"], said["aws_secret_access_key"])
-    found = ask(session, up.endpoint)
+    found = fetch(session, up.endpoint)
     assert found is not None
     return found
 

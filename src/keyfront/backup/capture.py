@@ -119,14 +119,14 @@ def take(
     place = archived_keys.place_of_records(folder, options.records)
     records, why = archived_keys.found_records(place, environment)
     trouble += why
-    successions = [found for row in records if (found := row.succession()) is not None]
+    group_records = [found for row in records if (found := row.record()) is not None]
     keys: list[KeyRow] = []
     if options.private_keys:
-        keys, kept, why = archived_keys.found_keys(successions, options.custodies, environment)
+        keys, kept, why = archived_keys.found_keys(group_records, options.custodies, environment)
         missing += kept
         trouble += why
     else:
-        missing += archived_keys.not_contained(successions, environment)
+        missing += archived_keys.not_contained(group_records, environment)
 
     for section, rest in (
         ("files", (file.line() for file in files)),
@@ -156,7 +156,7 @@ def take(
         verdict = audit_search.verify_rows(_audit_rows(transaction))
     if verdict.fault:
         trouble.append(f"the audit log's chain is broken: {verdict.fault}")
-    made, why = archived_keys.proofs(successions, snapshot, now, environment)
+    made, why = archived_keys.proofs(group_records, snapshot, now, environment)
     alone = coverage.unasked(snapshot, [*options.urls, *(proof.url for proof in made)])
     why += [f"proof for {behavior}: no key that signs for it could be had" for behavior in alone]
     manifest = Manifest(

@@ -94,7 +94,7 @@ def drill(
     now: float,
     viewer_ip: str = "",
 ) -> Report:
-    """:param snapshot: the snapshot that the archive's rows compile to (`capture.judge`).
+    """:param snapshot: the snapshot that the archive's rows compile to (`capture.check`).
     :param urls: additional signed URLs.
     :param viewer_ip: the viewer address to use where a policy names an address.
     :raises SettingsError: if there is no signed URL to request.
@@ -108,7 +108,7 @@ def drill(
             ]
     if not wanted:
         raise SettingsError(
-            "there is no signed URL to ask for: the archive holds neither one nor a private key that signs; "
+            "there is no signed URL to request: the archive holds neither one nor a private key that signs; "
             "give one that an application has made, with --url"
         )
     began = time.monotonic()
@@ -118,8 +118,8 @@ def drill(
         _restored(archive, folder, port, teller, now)
         with _started(folder) as edge:
             seconds = time.monotonic() - began
-            asker = _Asker(edge, folder / "logs" / "access.jsonl", viewer_ip)
-            results = [asker.judge(how, proof) for how, proof in wanted]
+            client = _DrillClient(edge, folder / "logs" / "access.jsonl", viewer_ip)
+            results = [client.check(how, proof) for how, proof in wanted]
     not_asked = coverage.unasked(snapshot, [proof.url for _, proof in wanted])
     return Report(snapshot.number, seconds, tuple(results), tuple(not_asked))
 
@@ -201,7 +201,7 @@ def _drilled(origin: Mapping[str, Any], port: int) -> dict[str, Any]:
     }
 
 
-class _Answers(BaseHTTPRequestHandler):
+class _DrillOrigin(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -219,7 +219,7 @@ class _Answers(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def _origin() -> Iterator[int]:
     """Yield the port of an origin that answers 200 to every request."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _DrillOrigin)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -271,16 +271,16 @@ def _started(folder: Path) -> Iterator[int]:
         if not name.startswith(("KEYFRONT_", "AWS_", "PG", "VAULT_", "BAO_"))
     }
     ready, theirs = os.pipe()
-    with (folder.parent / "said").open("w+b") as said:
+    with (folder.parent / "errors").open("w+b") as errors:
         process = subprocess.Popen(  # noqa: S603 - ourselves
-            argv, env=environment, stdin=subprocess.DEVNULL, stdout=theirs, stderr=said
+            argv, env=environment, stdin=subprocess.DEVNULL, stdout=theirs, stderr=errors
         )
         try:
             os.close(theirs)
             match = re.search(rb"edge=http://127\.0\.0\.1:(\d+)", _first_line(ready))
             if match is None:
-                said.seek(0)
-                why = said.read().decode(errors="replace").strip() or "it says nothing"
+                errors.seek(0)
+                why = errors.read().decode(errors="replace").strip() or "it says nothing"
                 raise BackupError(f"a Keyfront restored from it does not start: {why[-1000:]}")
             yield int(match[1])
         finally:
@@ -306,7 +306,7 @@ def _first_line(stream: int) -> bytes:
     return line
 
 
-class _Asker:
+class _DrillClient:
     """Sends requests to the edge as a viewer does, and reads the verdicts in its access log."""
 
     def __init__(self, port: int, log: Path, viewer_ip: str) -> None:
@@ -314,13 +314,13 @@ class _Asker:
         self._log = log
         self._viewer_ip = viewer_ip
         self._mark = f"keyfront-drill/{random.SystemRandom().getrandbits(48):012x}"
-        self._asked = 0
+        self._requests = 0
 
-    def judge(self, how: str, proof: Proof) -> Result:
+    def check(self, how: str, proof: Proof) -> Result:
         parts = urlsplit(proof.url)
         where = f"{parts.scheme}://{parts.netloc}{parts.path}"
-        said = re.search(r"[?&]Key-Pair-Id=([^&#]+)", proof.url)
-        key_pair_id = said[1] if said else proof.key_pair_id
+        signed_by = re.search(r"[?&]Key-Pair-Id=([^&#]+)", proof.url)
+        key_pair_id = signed_by[1] if signed_by else proof.key_pair_id
         try:
             fault = self._fault(proof.url, key_pair_id)
         except (OSError, http.client.HTTPException, KeyfrontError) as error:
@@ -328,25 +328,25 @@ class _Asker:
         return Result(how, where, key_pair_id, fault)
 
     def _fault(self, url: str, key_pair_id: str) -> str:
-        record = self._ask(url)
+        record = self._request(url)
         if record.get("verdict") != "allowed":
             if not record.get("distribution"):
                 return "no distribution of the archive has this host name"
             if not record.get("verdict"):
-                return f"nobody asked for its signature: the edge answered {record.get('status')}"
+                return f"the edge did not check its signature: it responded with {record.get('status')}"
             return f"refused: {record.get('reason')} {record.get('explanation', '')}".strip()
         if record.get("key_pair_id") != key_pair_id:
             return f"allowed by another key, {record.get('key_pair_id')}"
-        if self._ask(_spoilt(url)).get("verdict") != "refused":
+        if self._request(_spoilt(url)).get("verdict") != "refused":
             return "a spoilt signature is not refused"
         return ""
 
-    def _ask(self, url: str) -> dict[str, Any]:
+    def _request(self, url: str) -> dict[str, Any]:
         """Return the access log entry of a request for `url`."""
         parts = urlsplit(url)
         target = url[url.index("/", len(parts.scheme) + 3) :].partition("#")[0] if parts.path else "/"
-        self._asked += 1
-        agent = f"{self._mark}/{self._asked}"
+        self._requests += 1
+        agent = f"{self._mark}/{self._requests}"
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_ANSWER)
         try:
             connection.putrequest("GET", target, skip_host=True, skip_accept_encoding=True)

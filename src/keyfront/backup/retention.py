@@ -50,17 +50,17 @@ def read_rule(text: str) -> Rule:
 
     :raises SettingsError: if `text` is not a rule, or selects nothing: keeping nothing is never intended.
     """
-    said: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for part in text.split(","):
         name, _, number = part.strip().partition("=")
-        if name not in _PERIODS or not re.fullmatch("[0-9]{1,5}", number) or name in said:
+        if name not in _PERIODS or not re.fullmatch("[0-9]{1,5}", number) or name in counts:
             raise SettingsError(
                 f"{part.strip()!r} is not of the form NAME=NUMBER with each of {', '.join(_PERIODS)} once at most"
             )
-        said[name] = int(number)
-    if not any(said.values()):
+        counts[name] = int(number)
+    if not any(counts.values()):
         raise SettingsError(f"{text!r} keeps nothing at all")
-    return Rule(**said)
+    return Rule(**counts)
 
 
 def kept(archives: Iterable[Name], rule: Rule, now: float) -> set[Name]:

@@ -181,10 +181,10 @@ class Bucket:
         """Return the digest in the object's metadata, since the server checked it when the whole object was stored. For
         an object stored by other means, return the digest of its content."""
         try:
-            told = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)["Metadata"]
+            metadata = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)["Metadata"]
         except self._errors as error:
             raise BackupError(f"{self.uri}{name} cannot be read: {error}") from error
-        return str(told.get(_DIGEST) or hashlib.sha256(self.get(name)).hexdigest())
+        return str(metadata.get(_DIGEST) or hashlib.sha256(self.get(name)).hexdigest())
 
     def remove(self, name: Name) -> None:
         try:

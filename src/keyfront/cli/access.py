@@ -352,10 +352,10 @@ def simulate(
 
     found = next((one for one in admin.users() if one.name == user), None)
     policies = admin.policies_of(user)  # raises if there is no such user
-    asked = action if ":" in action else f"cloudfront:{action}"
-    vendor = asked.partition(":")[0].lower()
+    requested = action if ":" in action else f"cloudfront:{action}"
+    vendor = requested.partition(":")[0].lower()
     actions = iam.actions() if vendor == "cloudfront" else iam.OWN_ACTIONS if vendor == "keyfront" else ()
-    name = {name.lower(): name for name in actions}.get(asked.partition(":")[2].lower())
+    name = {name.lower(): name for name in actions}.get(requested.partition(":")[2].lower())
     if name is None:
         raise SettingsError(f"neither CloudFront nor Keyfront has an action {action!r}")
     caller = Caller("", user_arn(ACCOUNT, user), ACCOUNT, found.id if found else "")

@@ -163,6 +163,7 @@ def agent(listen: ListenOptions, access: AccessOptions, audit_file: str | None, 
 def _serve(listen: ListenOptions, access: AccessOptions, audit_file: str | None) -> None:
     from keyfront.control.wire.head_timeout import HeadTimeoutH11Protocol
     from keyfront.custody.agent import http_app, server, signing
+    from keyfront.custody.agent.audit import Audit
     from keyfront.custody.agent.authorization import Rules
     from keyfront.custody.schemes import open_records
     from keyfront.custody.signers.key_group_signer import (
@@ -200,7 +201,7 @@ def _serve(listen: ListenOptions, access: AccessOptions, audit_file: str | None)
         where = f"http://{url_host(host)}:{port}"
         own = None
     agent = signing.Agent(
-        Rules(tuple(rules)), follow, signing.Audit(os.path.abspath(audit_file) if audit_file else "")
+        Rules(tuple(rules)), follow, Audit(os.path.abspath(audit_file) if audit_file else "")
     )
     app = http_app.build_app(agent, http_app.by_peer if tokens is None else http_app.by_token(tokens))
 

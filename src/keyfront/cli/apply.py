@@ -61,9 +61,9 @@ class Job:
         self.hide = Hider(self._document.secrets | secret_values(self.setup))
         chosen = choose(_selection(options.selection, self._document.endpoint_url))
         self.account = Account(chosen.endpoint_url, chosen.profile, chosen.credentials)
-        self.plan, self.facts = self.ask()
+        self.plan, self.facts = self.compare()
 
-    def ask(self) -> tuple[Plan, Facts]:
+    def compare(self) -> tuple[Plan, Facts]:
         """Query what exists, and plan what to do about it."""
         try:
             facts = self.account.facts(self.setup, adopt=self._options.adopt)
@@ -159,7 +159,7 @@ def apply_plan(*, as_json: bool, yes: bool, wait: bool, timeout: float, **option
         if wait:
             job.account.wait(job.account.distributions(job.setup.owner), timeout)
         if taken or wait:
-            remains, facts = job.ask()
+            remains, facts = job.compare()
     except (AccountError, DeclarationError, KeyboardInterrupt) as error:
         stopped = job.hide.text(str(error)) or "interrupted"
         left = _not_done(job.plan.steps[len(taken) :])

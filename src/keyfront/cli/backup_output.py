@@ -107,7 +107,7 @@ def print_plan(plan: Plan, archive: Archive, folder: Path) -> None:
     manifest = archive.manifest
     click.echo(f"{iso(manifest.taken)}, snapshot {manifest.snapshot}, onto {folder}:")
     for change in plan.changes:
-        text = f"  {_MARKS[change.deed]} {change.what} {change.name}"
+        text = f"  {_MARKS[change.kind]} {change.what} {change.name}"
         click.echo("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
     if not plan.changes:
         click.echo("  no changes")

@@ -219,7 +219,7 @@ def undelete(uri: str) -> None:
 def export(uri: str, out: Path | None, to_stdout: bool) -> None:
     """Export a private key as unencrypted PKCS#8 in PEM. Some places never allow this."""
     if (out is None) is not to_stdout:
-        raise SettingsError("say where to write the private key: --out FILE, or --stdout")
+        raise SettingsError("give a destination for the private key: --out FILE, or --stdout")
     place, name = _key(uri)
     pem = place.export(name).to_pem()
     if out is None:

@@ -209,7 +209,7 @@ def _row(
     bounds: Bounds,
 ) -> dict[str, Any]:
     from keyfront.lifecycle.findings import ends
-    from keyfront.lifecycle.rotation import name_of
+    from keyfront.lifecycle.key_names import name_of
 
     id_ = known.id if known else entry.key_pair_id if entry else ""
     use = facts.use(id_)

@@ -35,7 +35,7 @@ from keyfront.errors import KeyfrontError, RotationError, SettingsError
 
 if TYPE_CHECKING:
     from keyfront.custody.key_record import RotationPolicy
-    from keyfront.lifecycle.executor import Conductor
+    from keyfront.lifecycle.executor import RotationExecutor
     from keyfront.signing.keys import Algorithm
 
 _DURATION = DurationType()
@@ -53,7 +53,7 @@ def rotation() -> None:
 def _command(
     name: str, *, group: bool = True, accounted: bool = False
 ) -> Callable[[Callable[..., int | None]], click.Command]:
-    """A command with the options that choose the CloudFront and the records. It gets a `Conductor` as its first
+    """A command with the options that choose the CloudFront and the records. It gets a `RotationExecutor` as its first
     argument, and returns the exit status.
 
     :param group: whether it has the argument GROUP.
@@ -65,7 +65,7 @@ def _command(
         def command(account: Account, journal: Path | None, hooks: Path | None, **arguments: Any) -> None:
             if accounted:
                 arguments["account"] = account
-            sys.exit(function(_conductor(account, journal, hooks), **arguments) or 0)
+            sys.exit(function(_executor(account, journal, hooks), **arguments) or 0)
 
         wrapped = with_options(
             account_options,
@@ -87,11 +87,11 @@ def _command(
     return decorate
 
 
-def _conductor(account: Account, journal: Path | None, hooks: Path | None) -> Conductor:
+def _executor(account: Account, journal: Path | None, hooks: Path | None) -> RotationExecutor:
     from keyfront.custody.schemes import open_records
     from keyfront.lifecycle.cloudfront import CloudFront  # botocore's client, which few commands need
     from keyfront.lifecycle.events import Journal, Listener
-    from keyfront.lifecycle.executor import Conductor
+    from keyfront.lifecycle.executor import RotationExecutor
     from keyfront.lifecycle.hooks import Hooks, read_hooks
 
     place = open_records(account.records_uri())
@@ -101,7 +101,7 @@ def _conductor(account: Account, journal: Path | None, hooks: Path | None) -> Co
     if journal:
         listeners.append(Journal(journal))
     api = CloudFront(account.endpoint_url, account.profile, credentials=account.credentials)
-    return Conductor(api, place, os.environ, listeners, options=account.options)
+    return RotationExecutor(api, place, os.environ, listeners, options=account.options)
 
 
 def _by() -> str:
@@ -225,7 +225,7 @@ _key_options = option_group(
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @json_option
 def start(
-    conductor: Conductor,
+    executor: RotationExecutor,
     group: str,
     account: Account,
     keys: KeyOptions,
@@ -247,9 +247,9 @@ def start(
 
     refuse_unwatched(account)
     place = keys.custody(account)
-    found = conductor.api.find_key_group(group) or conductor.api.key_group(group)
+    found = executor.api.find_key_group(group) or executor.api.key_group(group)
     if found is None:
-        raise RotationError(f"{conductor.api.endpoint} has no key group {group}")
+        raise RotationError(f"{executor.api.endpoint} has no key group {group}")
     if not place.partition("?")[0].endswith("/"):
         raise SettingsError(f"--custody {place}: a place without a key's name ends with a slash")
     policy = terms.apply_to(RotationPolicy(place))
@@ -259,9 +259,9 @@ def start(
         )  # here, Deployed means that every edge has applied it
     for warning in commands.warnings(commands.validated(policy, time.time()), time.time()):
         print_warning(warning)
-    record = conductor.start(found, policy, keys.adopted(), _by(), dry_run=dry_run)
+    record = executor.start(found, policy, keys.adopted(), _by(), dry_run=dry_run)
     if dry_run:
-        return print_rotation_plan(conductor, *conductor.plan_of(record), as_json=as_json)
+        return print_rotation_plan(executor, *executor.plan_of(record), as_json=as_json)
     if warning := unwatched(account):
         print_warning(warning)
     by_itself = account.running and not warning
@@ -269,27 +269,27 @@ def start(
         "keyfront up performs the steps" if by_itself else f"Next: keyfront rotation run{account.options}"
     )
     if not as_json:
-        click.echo(f"{record.group} at {conductor.api.endpoint} is rotated from now on. {following}")
-    print_status(conductor, [record.group], as_json)
+        click.echo(f"{record.group} at {executor.api.endpoint} is rotated from now on. {following}")
+    print_status(executor, [record.group], as_json)
     return 0
 
 
 @_command("status", group=False)
 @click.argument("group", required=False)
 @json_option
-def status(conductor: Conductor, group: str | None, as_json: bool) -> int:
+def status(executor: RotationExecutor, group: str | None, as_json: bool) -> int:
     """Show the keys of GROUP or of all groups, their stages, and what comes next.
 
     Exit status 3: someone must act.
     """
-    return print_status(conductor, [group] if group else conductor.groups(), as_json)
+    return print_status(executor, [group] if group else executor.groups(), as_json)
 
 
 @_command("plan")
 @json_option
-def plan_(conductor: Conductor, group: str, as_json: bool) -> int:
+def plan_(executor: RotationExecutor, group: str, as_json: bool) -> int:
     """Show all steps to come, each with its earliest time. Changes nothing."""
-    return print_rotation_plan(conductor, *conductor.plan(group), as_json=as_json)
+    return print_rotation_plan(executor, *executor.plan(group), as_json=as_json)
 
 
 @_command("run", group=False)
@@ -303,7 +303,7 @@ def plan_(conductor: Conductor, group: str, as_json: bool) -> int:
 @click.option("--dry-run", is_flag=True, help="Only show the next step.")
 @json_option
 def run(
-    conductor: Conductor,
+    executor: RotationExecutor,
     groups: tuple[str, ...],
     until_idle: bool,
     timeout: float,
@@ -314,14 +314,14 @@ def run(
 
     Exit status 1: a step failed; 3: someone must act.
     """
-    names = list(groups) or conductor.groups()
+    names = list(groups) or executor.groups()
     if dry_run:
-        return print_status(conductor, names, as_json)
+        return print_status(executor, names, as_json)
     ends = time.monotonic() + timeout if until_idle else 0.0
     statuses = {0}
     for name in names:
         try:
-            statuses.add(_run(conductor, name, ends, as_json))
+            statuses.add(_run(executor, name, ends, as_json))
         except KeyfrontError as error:  # the other groups must not wait for this one
             print_warning(f"{name}: {error}")
             statuses.add(1)
@@ -330,37 +330,37 @@ def run(
 
 @_command("rotate")
 @json_option
-def rotate(conductor: Conductor, group: str, as_json: bool) -> int:
+def rotate(executor: RotationExecutor, group: str, as_json: bool) -> int:
     """Rotate now, regardless of the schedule; the key that signs drains as usual."""
-    conductor.rotate(group, _by())
-    print_status(conductor, [group], as_json)
+    executor.rotate(group, _by())
+    print_status(executor, [group], as_json)
     return 0
 
 
 @_command("pause")
 @json_option
-def pause(conductor: Conductor, group: str, as_json: bool) -> int:
+def pause(executor: RotationExecutor, group: str, as_json: bool) -> int:
     """Perform no further steps until `resume`. Signers continue to sign, and edges trust the same keys."""
-    conductor.pause(group, _by())
-    print_status(conductor, [group], as_json)
+    executor.pause(group, _by())
+    print_status(executor, [group], as_json)
     return 0
 
 
 @_command("resume")
 @json_option
-def resume(conductor: Conductor, group: str, as_json: bool) -> int:
+def resume(executor: RotationExecutor, group: str, as_json: bool) -> int:
     """Continue after `pause`, `rollback`, or a clock that was wrong."""
-    conductor.resume(group, _by())
-    print_status(conductor, [group], as_json)
+    executor.resume(group, _by())
+    print_status(executor, [group], as_json)
     return 0
 
 
 @_command("rollback")
 @json_option
-def rollback(conductor: Conductor, group: str, as_json: bool) -> int:
+def rollback(executor: RotationExecutor, group: str, as_json: bool) -> int:
     """Let the previous key sign again, and pause; the new one drains. A new key that does not sign yet is withdrawn."""
-    conductor.rollback(group, _by())
-    print_status(conductor, [group], as_json)
+    executor.rollback(group, _by())
+    print_status(executor, [group], as_json)
     return 0
 
 
@@ -374,7 +374,7 @@ def rollback(conductor: Conductor, group: str, as_json: bool) -> int:
 @click.option("-y", "--yes", is_flag=True, help="Do not prompt.")
 @json_option
 def emergency(
-    conductor: Conductor, group: str, key_id: str, keep_serving: bool, yes: bool, as_json: bool
+    executor: RotationExecutor, group: str, key_id: str, keep_serving: bool, yes: bool, as_json: bool
 ) -> int:
     """Replace the compromised key KEY_ID now. Every link that it signed is then refused.
 
@@ -383,8 +383,8 @@ def emergency(
     """
     from keyfront.lifecycle.commands import find_entry
 
-    entry = find_entry(conductor.record(group).succession, key_id)
-    others = list(conductor.sharing(group, entry))
+    entry = find_entry(executor.versioned(group).record, key_id)
+    others = list(executor.sharing(group, entry))
     if others:
         print_warning(f"the same key is also in {', '.join(others)}, and is removed there, too")
     if not yes:
@@ -396,14 +396,14 @@ def emergency(
         )
     status = 0
     try:
-        conductor.emergency(group, entry.uri, _by(), keep_serving=keep_serving)
+        executor.emergency(group, entry.uri, _by(), keep_serving=keep_serving)
     except RotationError as error:
-        if not find_entry(conductor.record(group).succession, entry.uri).compromised:
+        if not find_entry(executor.versioned(group).record, entry.uri).compromised:
             raise
         print_warning(str(error))
         status = ACTION_NEEDED
     if not others:
-        return _run(conductor, group, time.monotonic() + 1800.0, as_json) or status
+        return _run(executor, group, time.monotonic() + 1800.0, as_json) or status
     statuses = {status}
     for ends in (
         0.0,
@@ -412,7 +412,7 @@ def emergency(
         statuses = {status}
         for name in (group, *others):
             try:
-                statuses.add(_run(conductor, name, ends, as_json))
+                statuses.add(_run(executor, name, ends, as_json))
             except KeyfrontError as error:
                 print_warning(f"{name}: {error}")
                 statuses.add(1)
@@ -423,7 +423,9 @@ def emergency(
 @click.option("--custody", "place", metavar="URI", help="The place where new keys are created; ends with /.")
 @term_options
 @json_option
-def terms_(conductor: Conductor, group: str, place: str | None, terms: TermOptions, as_json: bool) -> int:
+def terms_(
+    executor: RotationExecutor, group: str, place: str | None, terms: TermOptions, as_json: bool
+) -> int:
     """Show or change how GROUP is rotated. Links that are already signed remain valid as long as they were promised."""
     from keyfront.lifecycle import commands
 
@@ -431,10 +433,10 @@ def terms_(conductor: Conductor, group: str, place: str | None, terms: TermOptio
         return terms.apply_to(policy if place is None else msgspec.structs.replace(policy, place=place))
 
     if place is not None or any(value is not None for value in msgspec.structs.asdict(terms).values()):
-        record = conductor.change_terms(group, changed, _by())
+        record = executor.change_terms(group, changed, _by())
         for warning in commands.warnings(record.terms, time.time()):
             print_warning(warning)
-    policy = conductor.record(group).succession.terms
+    policy = executor.versioned(group).record.terms
     if as_json:
         print_json(policy_json(policy))
     else:
@@ -445,17 +447,17 @@ def terms_(conductor: Conductor, group: str, place: str | None, terms: TermOptio
 
 @_command("stop")
 @click.option("-y", "--yes", is_flag=True, help="Do not prompt.")
-def stop(conductor: Conductor, group: str, yes: bool) -> int:
+def stop(executor: RotationExecutor, group: str, yes: bool) -> int:
     """Stop rotating GROUP. Its keys stay in the group and in custody, and Keyfront no longer manages them.
 
     Whatever signs by the key group's name stops when it has not read the record for max-staleness.
     """
-    record = conductor.record(group).succession
+    record = executor.versioned(group).record
     if not yes:
         if not sys.stdin.isatty():
             raise SettingsError("standard input is not a terminal, so nobody can confirm: give --yes")
         click.confirm(f"Stop rotating {group} ({len(record.entries)} keys stay where they are)?", abort=True)
-    conductor.stop(group, _by())
+    executor.stop(group, _by())
     for entry in record.entries:
         click.echo(f"{entry.key_pair_id}  {entry.uri}  was {entry.stage.value}")
     return 0
@@ -474,11 +476,11 @@ def _pair(text: str) -> tuple[str, str]:
 # Performing steps
 
 
-def _run(conductor: Conductor, group: str, ends: float, as_json: bool) -> int:
+def _run(executor: RotationExecutor, group: str, ends: float, as_json: bool) -> int:
     """Perform all steps of a group that are due; until `ends` (monotonic seconds), also wait for edges."""
     shown, failed = "", ""
     for _ in range(10_000):
-        outcome = step_with_retries(conductor, group)
+        outcome = step_with_retries(executor, group)
         if outcome.taken is not None and not outcome.raced and (not outcome.error or outcome.error != failed):
             print_step(group, outcome, as_json)
             failed = outcome.error or failed
@@ -488,7 +490,7 @@ def _run(conductor: Conductor, group: str, ends: float, as_json: bool) -> int:
         wait = outcome.wait
         left = ends - time.monotonic()
         if wait is not None and not wait.attention and left > 0:
-            pause = 0.5 if wait.until is None else wait.until - conductor.now()
+            pause = 0.5 if wait.until is None else wait.until - executor.now()
             if pause < left:
                 if wait.reason != shown:
                     print_wait(group, wait, as_json)

@@ -13,22 +13,24 @@ from keyfront.errors import CustodyUnavailable
 
 if TYPE_CHECKING:
     from keyfront.custody.key_record import Entry, RotationPolicy
-    from keyfront.lifecycle.executor import Conductor, Outcome
-    from keyfront.lifecycle.rotation import Done, Facts, Planned, Step, Wait
+    from keyfront.lifecycle.executor import Outcome, RotationExecutor
+    from keyfront.lifecycle.facts import Facts
+    from keyfront.lifecycle.forecast import Planned
+    from keyfront.lifecycle.rotation import Done, Step, Wait
 
 
 ACTION_NEEDED = 3
 """Exit status if someone must act before the rotation can continue."""
 
 
-def step_with_retries(conductor: Conductor, group: str) -> Outcome:
+def step_with_retries(executor: RotationExecutor, group: str) -> Outcome:
     """Perform the next step of a group, even if custody is unavailable for a moment."""
     for pause in (0.5, 2.0):
         try:
-            return conductor.step(group)
+            return executor.step(group)
         except CustodyUnavailable:
             time.sleep(pause)
-    return conductor.step(group)
+    return executor.step(group)
 
 
 def print_step(group: str, outcome: Outcome, as_json: bool) -> None:
@@ -55,19 +57,19 @@ def print_wait(group: str, wait: Wait | None, as_json: bool) -> None:
         click.echo(f"{group}: {'! ' if wait.attention else ''}{wait.reason}")
 
 
-def print_status(conductor: Conductor, groups: list[str], as_json: bool) -> int:
+def print_status(executor: RotationExecutor, groups: list[str], as_json: bool) -> int:
     from keyfront.lifecycle.rotation import Step, Wait, next_step
 
     shown, action_needed = [], False
     for group in groups:
-        facts = conductor.facts(conductor.record(group))
-        found = next_step(facts, conductor.now())
+        facts = executor.facts(executor.versioned(group))
+        found = next_step(facts, executor.now())
         action_needed = action_needed or (isinstance(found, Wait) and found.attention)
         if as_json:
-            shown.append(_status_json(facts, found, conductor.api.endpoint))
+            shown.append(_status_json(facts, found, executor.api.endpoint))
             continue
         record = facts.record
-        click.echo(f"{record.group}  {record.key_group_id}  {conductor.api.endpoint}")
+        click.echo(f"{record.group}  {record.key_group_id}  {executor.api.endpoint}")
         print_columns(
             ("key", "id", "stage", "since", "until", "custody"),
             [_row(facts, entry) for entry in record.entries],
@@ -87,7 +89,7 @@ def print_status(conductor: Conductor, groups: list[str], as_json: bool) -> int:
 
 def _row(facts: Facts, entry: Entry) -> tuple[str, ...]:
     from keyfront.custody.key_record import Stage
-    from keyfront.lifecycle.rotation import name_of
+    from keyfront.lifecycle.key_names import name_of
 
     since = {
         Stage.CREATED: entry.created,
@@ -109,7 +111,7 @@ def _row(facts: Facts, entry: Entry) -> tuple[str, ...]:
 
 
 def print_rotation_plan(
-    conductor: Conductor, steps: tuple[Planned, ...], then: Wait | Done, *, as_json: bool
+    executor: RotationExecutor, steps: tuple[Planned, ...], then: Wait | Done, *, as_json: bool
 ) -> int:
     from keyfront.lifecycle.rotation import Wait
 
@@ -129,7 +131,8 @@ def print_rotation_plan(
 
 
 def _status_json(facts: Facts, found: Step | Wait | Done, endpoint: str) -> dict[str, Any]:
-    from keyfront.lifecycle.rotation import Step, Wait, name_of
+    from keyfront.lifecycle.key_names import name_of
+    from keyfront.lifecycle.rotation import Step, Wait
 
     record = facts.record
     return {

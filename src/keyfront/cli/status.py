@@ -257,16 +257,17 @@ def _rotations(folder: Path, result: Status, warnings: list[str], now: float) ->
 def _rotation_states(account: Account, warnings: list[str]) -> list[Rotation]:
     from keyfront.custody.schemes import open_records
     from keyfront.lifecycle.cloudfront import CloudFront
-    from keyfront.lifecycle.executor import Conductor
-    from keyfront.lifecycle.rotation import Step, Wait, name_of, next_step
+    from keyfront.lifecycle.executor import RotationExecutor
+    from keyfront.lifecycle.key_names import name_of
+    from keyfront.lifecycle.rotation import Step, Wait, next_step
 
     api = CloudFront(account.endpoint_url, account.profile, credentials=account.credentials)
-    conductor = Conductor(api, open_records(account.records), os.environ, options=account.options)
+    executor = RotationExecutor(api, open_records(account.records), os.environ, options=account.options)
     states = []
-    for group in conductor.groups():
+    for group in executor.groups():
         try:
-            facts = conductor.facts(conductor.record(group))
-            following = next_step(facts, conductor.now())
+            facts = executor.facts(executor.versioned(group))
+            following = next_step(facts, executor.now())
         except KeyfrontError as error:
             warnings.append(f"the rotation of {group}: {error}")
             continue

@@ -70,7 +70,7 @@ class KeyUses(msgspec.Struct, frozen=True, rename="pascal"):
 _decoder = msgspec.json.Decoder(KeyUses)
 
 
-def ask(session: Session, endpoint_url: str = "") -> KeyUses | None:
+def fetch(session: Session, endpoint_url: str = "") -> KeyUses | None:
     """Return what the control plane at `endpoint_url` knows about the use of keys, or None if there is no such API, as
     with Amazon's CloudFront (no `endpoint_url`).
 
@@ -89,13 +89,13 @@ def ask(session: Session, endpoint_url: str = "") -> KeyUses | None:
     try:
         credentials = session.get_credentials()
         if credentials is None:
-            raise AccountError("the use of keys cannot be asked for: there are no credentials")
+            raise AccountError("the key usage cannot be queried: there are no credentials")
         request = AWSRequest("GET", where.rstrip("/") + PATH, headers={"Accept": "application/json"})
         region = session.get_config_variable("region") or "us-east-1"
         SigV4Auth(credentials.get_frozen_credentials(), "cloudfront", region).add_auth(request)
         answer = URLLib3Session(timeout=(5, 20)).send(request.prepare())
     except (BotoCoreError, HTTPClientError, ValueError) as error:
-        raise AccountError(f"the use of keys cannot be asked for: {error}") from error
+        raise AccountError(f"the key usage cannot be queried: {error}") from error
     return read_answer(answer.status_code, answer.content)
 
 
@@ -116,13 +116,13 @@ def read_answer(status: int, body: bytes) -> KeyUses | None:
     if status == 404:
         return None
     try:
-        said = msgspec.json.decode(body)
+        answer = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        said = None
-    error: Any = said.get("Error") if isinstance(said, dict) else None
+        answer = None
+    error: Any = answer.get("Error") if isinstance(answer, dict) else None
     if isinstance(error, dict) and isinstance(error.get("Code"), str):
         needed = f" (it needs the permission {ACTION})" if status == 403 else ""
         raise AccountError(f"the use of keys: {error['Code']}: {error.get('Message', '')}{needed}")
     if status in (400, 403):
         return None
-    raise AccountError(f"the use of keys cannot be asked for: the answer is {status}")
+    raise AccountError(f"the key usage cannot be queried: the answer is {status}")

@@ -279,7 +279,7 @@ class ControlPlane:
         """Send a heartbeat, unless all calls are stuck."""
         now = time.monotonic()
         if self._supervision.edges is not None:
-            self._supervision.edges.look(now)
+            self._supervision.edges.note_heartbeats(now)
         if self._calls.held_up(now) < CALLS_STUCK:
             self._supervision.beat()
 

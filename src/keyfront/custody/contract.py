@@ -114,7 +114,7 @@ class Handle(Protocol):
 
     A handle whose key is in this process also has `after_fork()`: in a child process, a handle for the same key that
     shares nothing, such as a connection, with the parent. A handle that checks its place at intervals also has
-    `look()`: it checks at once, so that no signature waits for the check for a while.
+    `check()`: it checks at once, so that no signature waits for the check for a while.
     """
 
     @property

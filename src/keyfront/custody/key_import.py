@@ -28,7 +28,7 @@ def wrapped_for_import(key: PrivateKey, public_key: bytes) -> bytes:
     except ValueError:
         wrapping = None
     if not isinstance(wrapping, rsa.RSAPublicKey):
-        raise CustodyError("the key under which a private key should be sealed is no RSA key")
+        raise CustodyError("the key that should wrap a private key is not an RSA key")
     der = serialization.load_pem_private_key(key.to_pem().encode(), None).private_bytes(
         serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -113,8 +113,8 @@ class RotationPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
 class KeyGroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The record of one key group. `group` is the key group's name, `key_group_id` its ID in CloudFront, and `entries`
     its keys from the oldest to the newest. RETIRED keys are dropped after a while; the audit log keeps them. `save`
-    sets `serial`. `made` counts the keys ever created for the group, and `asked` is when a rotation was requested
-    that has not happened yet."""
+    sets `serial`. `made` counts the keys ever created for the group, and `rotation_requested` is when a rotation was
+    requested that has not happened yet."""
 
     group: str
     key_group_id: str
@@ -122,7 +122,7 @@ class KeyGroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     entries: tuple[Entry, ...] = ()
     serial: int = 0
     made: int = 0
-    asked: float = 0.0
+    rotation_requested: float = msgspec.field(default=0.0, name="asked")
 
     @property
     def signing(self) -> Entry | None:
@@ -155,7 +155,7 @@ class KeyGroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 _decoder = msgspec.json.Decoder(KeyGroupRecord)
 
 
-def read_succession(data: bytes) -> KeyGroupRecord:
+def parse_record(data: bytes) -> KeyGroupRecord:
     """:raises CustodyError: if `data` is not a key group's record, or is inconsistent (`check`)."""
     try:
         found = _decoder.decode(data)
@@ -165,36 +165,36 @@ def read_succession(data: bytes) -> KeyGroupRecord:
     return found
 
 
-def check(succession: KeyGroupRecord) -> None:
+def check(record: KeyGroupRecord) -> None:
     """:raises CustodyError: if signers cannot use the record. The message says why: two keys that sign at once, one key
     named twice, a stage without its time, a missing ID that CloudFront must have assigned, or an invalid time or
     duration."""
-    told = f"the record of key group {succession.group[:100]!r}"
-    if not succession.group:
+    where = f"the record of key group {record.group[:100]!r}"
+    if not record.group:
         raise CustodyError("the record of a key group names no group")
-    if succession.serial < 0:
-        raise CustodyError(f"{told} has a serial below 0")
-    terms = succession.terms
+    if record.serial < 0:
+        raise CustodyError(f"{where} has a serial below 0")
+    terms = record.terms
     for name in ("every", "overlap", "max_lifetime", "max_staleness", "settle", "grace"):
         value = getattr(terms, name)
         if not isinstance(value, str) and not (math.isfinite(value) and 0 <= value <= MAX_EPOCH):
-            raise CustodyError(f"{told}: {name} is a length in seconds, not {value}")
+            raise CustodyError(f"{where}: {name} is a length in seconds, not {value}")
     if not (terms.max_lifetime > 0 and terms.max_staleness > 0 and terms.every != 0):
-        raise CustodyError(f"{told}: max_lifetime, max_staleness and every are more than 0")
-    entries = succession.entries
+        raise CustodyError(f"{where}: max_lifetime, max_staleness and every are more than 0")
+    entries = record.entries
     for named in ([entry.uri for entry in entries], [e.key_pair_id for e in entries if e.key_pair_id]):
         if len(set(named)) < len(named):
-            raise CustodyError(f"{told} names one key twice")
+            raise CustodyError(f"{where} names one key twice")
     if sum(entry.stage is Stage.SIGNING for entry in entries) > 1:
-        raise CustodyError(f"{told} has two keys that sign at once: it was not made by Keyfront")
+        raise CustodyError(f"{where} has two keys that sign at once: it was not made by Keyfront")
     for entry in entries:
         for name in _TIMES:
             value = getattr(entry, name)
             if not (math.isfinite(value) and 0 <= value <= MAX_EPOCH):
-                raise CustodyError(f"{told}: {name} of {entry.uri} is no time in epoch seconds: {value}")
+                raise CustodyError(f"{where}: {name} of {entry.uri} is not a time in epoch seconds: {value}")
         for name in _NEEDED[entry.stage]:
             if not getattr(entry, name):
-                raise CustodyError(f"{told}: {entry.uri} is {entry.stage.value} and has no {name}")
+                raise CustodyError(f"{where}: {entry.uri} is {entry.stage.value} and has no {name}")
 
 
 _TIMES = ("created", "published", "signing", "draining", "drain_until", "retired", "reach", "leaving", "gone")
@@ -216,7 +216,7 @@ and a time of a later stage may be present (a key that was reinstated)."""
 class VersionedRecord(NamedTuple):
     """A record as stored in its place, and the version needed to change it."""
 
-    succession: KeyGroupRecord
+    record: KeyGroupRecord
     version: str
 
 
@@ -233,7 +233,7 @@ def record_name(group: str) -> str:
     try:
         digest = hashlib.sha256(group.encode()).hexdigest()
     except UnicodeEncodeError as error:
-        raise CustodyError(f"{group[:100]!a} is no text that a key group can be called") from error
+        raise CustodyError(f"{group[:100]!a} cannot be the name of a key group") from error
     legible = re.sub(r"[^A-Za-z0-9]+", "-", group)[:24].strip("-")
     return f"{_DERIVED}{legible}-{digest[:24]}" if legible else f"{_DERIVED}{digest[:24]}"
 
@@ -250,17 +250,17 @@ def load(records: Records, group: str) -> VersionedRecord | None:
     found = records.read(record_name(group))
     if found is None:
         return None
-    succession = read_succession(found.data)
-    if succession.group != group:
+    record = parse_record(found.data)
+    if record.group != group:
         raise CustodyError(
-            f"the record {found.name} in {records.uri} is that of key group {succession.group[:100]!r}, "
+            f"the record {found.name} in {records.uri} is that of key group {record.group[:100]!r}, "
             f"not of {group[:100]!r}"
         )
-    return VersionedRecord(succession, found.version)
+    return VersionedRecord(record, found.version)
 
 
-def save(records: Records, succession: KeyGroupRecord, version: str | None, *, now: float) -> VersionedRecord:
-    """Replace the record with `succession`, which was made from the one at `version` (None: there was none). The write
+def save(records: Records, record: KeyGroupRecord, version: str | None, *, now: float) -> VersionedRecord:
+    """Replace the record with `record`, which was made from the one at `version` (None: there was none). The write
     is durable when this returns. The return value is what was written, with its new serial: the time in
     milliseconds, or one more than the previous serial if that time is not later. So a record that is restored from a
     backup and saved again is newer than any written before, and running signers adopt it.
@@ -268,13 +268,13 @@ def save(records: Records, succession: KeyGroupRecord, version: str | None, *, n
     :raises RecordChanged: if the stored record has changed; nothing was written.
     :raises CustodyError: if signers could not use the record, or it is too long.
     """
-    written = msgspec.structs.replace(succession, serial=max(succession.serial + 1, int(now * 1000)))
+    written = msgspec.structs.replace(record, serial=max(record.serial + 1, int(now * 1000)))
     check(written)
     data = written.to_bytes()
     if len(data) > MOST_BYTES:
         raise CustodyError(
-            f"the record of key group {succession.group[:100]!r} would take {len(data)} bytes, and {MOST_BYTES} is "
+            f"the record of key group {record.group[:100]!r} would take {len(data)} bytes, and {MOST_BYTES} is "
             "what every place of records takes: leave out keys that are RETIRED"
         )
-    read_succession(data)  # never write what could not be read again
-    return VersionedRecord(written, records.write(record_name(succession.group), data, version).version)
+    parse_record(data)  # never write what could not be read again
+    return VersionedRecord(written, records.write(record_name(record.group), data, version).version)

@@ -26,15 +26,15 @@ class Watch:
         self._held = held
         self._every = every
         self._next = time.monotonic() + every
-        self._looking = threading.Lock()
+        self._checking = threading.Lock()
 
     def asleep(self) -> Watch:
         """Return a copy that never queries the place."""
         return Watch(self._describe, self._held, float("inf"))
 
-    def look(self, *, early: bool = False) -> None:
+    def check(self, *, early: bool = False) -> None:
         """:raises NoSuchKey: if the key is gone or scheduled for deletion, or another key has its name."""
-        if (time.monotonic() < self._next and not early) or not self._looking.acquire(
+        if (time.monotonic() < self._next and not early) or not self._checking.acquire(
             blocking=self._every == 0
         ):
             return  # one signature waits for the response; the others need not
@@ -46,11 +46,11 @@ class Watch:
         except CustodyUnavailable:
             self._next = time.monotonic() + self._every
         finally:
-            self._looking.release()
+            self._checking.release()
 
 
 def gone(uri: str) -> NoSuchKey:
-    return NoSuchKey(f"{uri} is gone, or is to be deleted: it signs no more")
+    return NoSuchKey(f"{uri} is deleted, or is to be deleted: it no longer signs")
 
 
 class LoadedHandle:
@@ -65,15 +65,15 @@ class LoadedHandle:
         self._watch = watch
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
-        self._watch.look()
+        self._watch.check()
         return self._key.sign(data, hash_name)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Query the place now, so that the next signatures need not wait for it.
 
         :raises NoSuchKey: if the key may no longer sign.
         """
-        self._watch.look(early=True)
+        self._watch.check(early=True)
 
     def after_fork(self) -> LoadedHandle:
         """Return a handle that does not query its place, because the parent uses the place's connections."""

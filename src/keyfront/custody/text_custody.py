@@ -44,7 +44,7 @@ class Texts(Protocol):
         """Yield all records, in any order."""
 
 
-class KeptKey(msgspec.Struct, frozen=True, omit_defaults=True):
+class StoredKey(msgspec.Struct, frozen=True, omit_defaults=True):
     """The content of a text. All fields are strings, for places that store fields of text."""
 
     private_key: str
@@ -53,10 +53,10 @@ class KeptKey(msgspec.Struct, frozen=True, omit_defaults=True):
     delete_at: str = ""
 
     def __repr__(self) -> str:
-        return "<KeptKey>"
+        return "<StoredKey>"
 
 
-_decoder = msgspec.json.Decoder(KeptKey)
+_decoder = msgspec.json.Decoder(StoredKey)
 
 
 class TextCustody:
@@ -97,73 +97,73 @@ class TextCustody:
         self, name: str, key: Callable[[], PrivateKey], now: float, labels: Mapping[str, str] | None
     ) -> HeldKey:
         checked_name(name)
-        kept_labels = msgspec.json.encode(checked_labels(labels)).decode()
+        stored_labels = msgspec.json.encode(checked_labels(labels)).decode()
         taken = KeyExists(f"{self._written(name)} is there already")
         if self._read(name) is not None:
             raise taken
         made = key()
-        kept = KeptKey(made.to_pem(), repr(now), kept_labels)
+        stored = StoredKey(made.to_pem(), repr(now), stored_labels)
         try:
-            self._texts.write(name, msgspec.json.encode(kept), None)
+            self._texts.write(name, msgspec.json.encode(stored), None)
         except RecordChanged:
             raise taken from None
-        return self._held(name, kept, made)
+        return self._held(name, stored, made)
 
     # ---- listing and describing keys
 
     def list(self) -> Iterator[HeldKey]:
         for record in sorted(self._texts.all(), key=lambda record: record.name):
             try:
-                kept = self._live(record)
-                if kept is not None:
-                    yield self._held(record.name, kept)
+                stored = self._live(record)
+                if stored is not None:
+                    yield self._held(record.name, stored)
             except CustodyUnavailable:
                 raise
             except CustodyError:
                 continue  # not one of Keyfront's
 
     def describe(self, name: str) -> HeldKey:
-        return self._held(name, self._there(name)[1])
+        return self._held(name, self._existing(name)[1])
 
     def handle(self, name: str) -> LoadedHandle:
-        kept = self._there(name)[1]
-        key = _private(kept, self._written(name))
-        held = self._held(name, kept, key)
+        stored = self._existing(name)[1]
+        key = _private(stored, self._written(name))
+        held = self._held(name, stored, key)
         if held.delete_at is not None:
             raise NoSuchKey(f"{held.uri} is to be deleted: it signs no more")
         return LoadedHandle(held.uri, key, Watch(lambda: self.describe(name), held, self._check_every))
 
     def export(self, name: str) -> PrivateKey:
-        return _private(self._there(name)[1], self._written(name))
+        return _private(self._existing(name)[1], self._written(name))
 
     # ---- deleting keys
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         checked_grace(grace)
         for _ in range(_TRIES):
-            record, kept = self._there(name)
-            at = now + grace if not kept.delete_at else min(now + grace, float(kept.delete_at))
-            doomed = msgspec.structs.replace(kept, delete_at=repr(at))
+            record, stored = self._existing(name)
+            at = now + grace if not stored.delete_at else min(now + grace, float(stored.delete_at))
+            marked = msgspec.structs.replace(stored, delete_at=repr(at))
             try:
                 if grace <= 0:
                     self._texts.remove(name, record.version)
-                elif doomed != kept:
-                    self._texts.write(name, msgspec.json.encode(doomed), record.version)
+                elif marked != stored:
+                    self._texts.write(name, msgspec.json.encode(marked), record.version)
             except RecordChanged:
                 continue
-            return self._held(name, doomed)
+            return self._held(name, marked)
         raise self._busy(name)
 
     def undelete(self, name: str) -> HeldKey:
         for _ in range(_TRIES):
-            record, kept = self._there(name)
-            back = msgspec.structs.replace(kept, delete_at="")
+            record, stored = self._existing(name)
+            restored = msgspec.structs.replace(stored, delete_at="")
             try:
-                if back != kept:
-                    self._texts.write(name, msgspec.json.encode(back), record.version)
+                if restored != stored:
+                    self._texts.write(name, msgspec.json.encode(restored), record.version)
             except RecordChanged:
                 continue
-            return self._held(name, back)
+            return self._held(name, restored)
         raise self._busy(name)
 
     def _busy(self, name: str) -> CustodyUnavailable:
@@ -171,54 +171,56 @@ class TextCustody:
 
     # ---- internals
 
-    def _read(self, name: str) -> tuple[Record, KeptKey] | None:
+    def _read(self, name: str) -> tuple[Record, StoredKey] | None:
         record = self._texts.read(checked_name(name))
-        kept = None if record is None else self._live(record)
-        return None if record is None or kept is None else (record, kept)
+        stored = None if record is None else self._live(record)
+        return None if record is None or stored is None else (record, stored)
 
-    def _there(self, name: str) -> tuple[Record, KeptKey]:
+    def _existing(self, name: str) -> tuple[Record, StoredKey]:
         found = self._read(name)
         if found is None:
             raise NoSuchKey(f"there is no {self._written(name)}")
         return found
 
-    def _live(self, record: Record) -> KeptKey | None:
+    def _live(self, record: Record) -> StoredKey | None:
         """Parse the text. Returns None, and removes the key, if its deletion time has come."""
         try:
-            kept = _decoder.decode(record.data)
-            over = bool(kept.delete_at) and float(kept.delete_at) <= time.time()
+            stored = _decoder.decode(record.data)
+            over = bool(stored.delete_at) and float(stored.delete_at) <= time.time()
         except (msgspec.MsgspecError, ValueError):
-            raise CustodyError(f"{self._written(record.name)} is no key that Keyfront keeps") from None
+            raise CustodyError(f"{self._written(record.name)} is not a key that Keyfront stored") from None
         if not over:
-            return kept
+            return stored
         try:
             self._texts.remove(record.name, record.version)
         except RecordChanged:
             pass  # another process has removed it
         return None
 
-    def _held(self, name: str, kept: KeptKey, key: PrivateKey | None = None) -> HeldKey:
+    def _held(self, name: str, stored: StoredKey, key: PrivateKey | None = None) -> HeldKey:
         uri = self._written(name)
-        key = key or _private(kept, uri)
+        key = key or _private(stored, uri)
         try:
             return HeldKey(
                 uri,
                 name,
                 key.public_key,
-                float(kept.created),
+                float(stored.created),
                 exportable=True,
-                delete_at=float(kept.delete_at) if kept.delete_at else None,
-                labels=msgspec.json.decode(kept.labels, type=dict[str, str]),
+                delete_at=float(stored.delete_at) if stored.delete_at else None,
+                labels=msgspec.json.decode(stored.labels, type=dict[str, str]),
             )
         except (msgspec.MsgspecError, ValueError):
-            raise CustodyError(f"{uri} is no key that Keyfront keeps") from None
+            raise CustodyError(f"{uri} is not a key that Keyfront stored") from None
 
 
-def _private(kept: KeptKey, uri: str) -> PrivateKey:
+def _private(stored: StoredKey, uri: str) -> PrivateKey:
     """Parse the key. An error reveals nothing of unreadable text: it may still be a secret."""
-    if not kept.private_key.startswith("-----BEGIN "):  # text that is not PEM would be taken for a file name
+    if not stored.private_key.startswith(
+        "-----BEGIN "
+    ):  # text that is not PEM would be taken for a file name
         raise CustodyError(f"{uri} holds no private key in PEM")
     try:
-        return parse_private_key(kept.private_key)
+        return parse_private_key(stored.private_key)
     except ValueError:
         raise CustodyError(f"{uri} holds a private key that cannot be read") from None

@@ -36,7 +36,7 @@ def segments(scheme: str, place: str) -> list[str]:
     for segment in found:
         if not re.fullmatch(SEGMENT, segment):
             raise CustodyError(
-                f"{scheme}:{place} is no place: between the slashes are letters, digits, _ . and -, "
+                f"{scheme}:{place} is not a place: between the slashes are letters, digits, _ . and -, "
                 "the first a letter or a digit"
             )
     return found
@@ -51,7 +51,7 @@ def check_every(options: Mapping[str, str]) -> float:
     if text is None:
         return CHECK_EVERY
     if not re.fullmatch(r"[0-9]{1,6}", text):
-        raise CustodyError(f"check-every={text!r} is no number of seconds")
+        raise CustodyError(f"check-every={text!r} is not a number of seconds")
     return float(text)
 
 

@@ -234,7 +234,7 @@ class Account:
 
 def _changed(step: Step) -> Refused:
     return Refused(
-        f"the {ROWS[step.kind].title} {step.label} ({step.id}) was changed by somebody else after the plan was made. "
+        f"the {ROWS[step.kind].title} {step.label} ({step.id}) was changed by another caller after the plan was made. "
         "That change was not overwritten: run this again to see the current differences",
         "PreconditionFailed",
     )

@@ -33,7 +33,7 @@ _MARK = re.compile(r"(?:^|\s)\(keyfront ([^()\s]+)\)$")
 _OURS = ("rotation_days",)
 
 
-class Said(msgspec.Struct, frozen=True):
+class NamedReference(msgspec.Struct, frozen=True):
     """A reference as written in the file: a label, a name, or an ID of a resource of `kind`."""
 
     kind: str
@@ -42,8 +42,8 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Desired(msgspec.Struct, frozen=True):
-    """A desired resource. `config` is the API's config, as far as the file states it, with `Said` in place of IDs.
-    `tags` is None if the file does not mention tags. `chosen` means that the file itself states the identity."""
+    """A desired resource. `config` is the API's config, as far as the file states it, with `NamedReference` in place of
+    IDs. `tags` is None if the file does not mention tags. `chosen` means that the file itself states the identity."""
 
     kind: str
     label: str
@@ -111,26 +111,26 @@ class _Reader:
             self._faults.add(path, "must be a table")
             table = {}
         ours = {key: value for key, value in table.items() if key[:1].islower()}
-        said = {key: value for key, value in table.items() if key not in ours}
-        tags = self._tags(said.pop("Tags"), (*path, "Tags")) if row.tagged and "Tags" in said else None
+        stated = {key: value for key, value in table.items() if key not in ours}
+        tags = self._tags(stated.pop("Tags"), (*path, "Tags")) if row.tagged and "Tags" in stated else None
         shape: Shape = service().operations[f"Create{row.name}"].input.members[row.config]
         supplied = {row.identity, row.comment, "CallerReference", "Enabled"}
-        config = self._words.api(shape, said, path, frozenset(supplied))
+        config = self._words.api(shape, stated, path, frozenset(supplied))
         known = _OURS if row.name == "PublicKey" else ()
         for key in ours.keys() - set(known):
             self._faults.unknown((*path, key), (*known, *shape.members), f"word for a {row.title}")
         fingerprint = self._public_key(config, path) if row.name == "PublicKey" else ""
         identity = self._identify(row, label, config, fingerprint)
-        self._say_whose(row, config, path)
+        self._mark_as_ours(row, config, path)
         if "Enabled" in shape.members:
             config.setdefault("Enabled", True)
         for reference in row.refers_to:
-            rewrite(config, reference, lambda text, kind, prefix: Said(kind, text, prefix))
+            rewrite(config, reference, lambda text, kind, prefix: NamedReference(kind, text, prefix))
         return Desired(
             kind=row.name,
             label=label,
             identity=identity,
-            chosen=row.identity in said,
+            chosen=row.identity in stated,
             config=config,
             tags=tags,
             rotation_days=self._days(ours.get("rotation_days"), path),
@@ -147,7 +147,7 @@ class _Reader:
             config.setdefault("CallerReference", f"{self._owner}/{label}")
         return str(config[row.identity])
 
-    def _say_whose(self, row: Row, config: dict[str, Any], path: Path) -> None:
+    def _mark_as_ours(self, row: Row, config: dict[str, Any], path: Path) -> None:
         comment = config.get(row.comment, "")
         if not isinstance(comment, str):
             return

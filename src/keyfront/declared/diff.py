@@ -39,9 +39,9 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Dif
     return list(_structures("", before, after))
 
 
-def says_nothing(value: Any, member: str = "") -> bool:
+def is_default(value: Any, member: str = "") -> bool:
     if isinstance(value, Mapping):
-        return all(says_nothing(inner, key) for key, inner in value.items())
+        return all(is_default(inner, key) for key, inner in value.items())
     return not value or value == _DEFAULTS.get(member)
 
 
@@ -82,7 +82,7 @@ def _structures(path: str, before: Mapping[str, Any], after: Mapping[str, Any]) 
 def _values(path: str, member: str, before: Any, after: Any) -> Iterator[Difference]:
     if before is None or after is None:
         there = after if before is None else before
-        if not says_nothing(there, member):
+        if not is_default(there, member):
             yield from _alone(path, there, appears=before is None)
     elif isinstance(before, Mapping) and isinstance(after, Mapping):
         yield from _structures(path, before, after)
@@ -97,7 +97,7 @@ def _alone(path: str, value: Any, *, appears: bool) -> Iterator[Difference]:
         yield Difference(path, value, None)
         return
     for leaf, inner in leaves(value, path):
-        if not says_nothing(inner, leaf.rpartition(".")[2]):
+        if not is_default(inner, leaf.rpartition(".")[2]):
             yield Difference(leaf, None, inner) if appears else Difference(leaf, inner, None)
 
 

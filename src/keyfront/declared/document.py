@@ -140,14 +140,14 @@ class _Variables:
         self._types: dict[str, str] = {}
         self._secret: set[str] = set()
         self._values: dict[str, Any] = {}
-        for name, said in declared.items():
-            self._declare(name, said)
+        for name, value in declared.items():
+            self._declare(name, value)
 
-    def _declare(self, name: str, said: Any) -> None:
+    def _declare(self, name: str, value: Any) -> None:
         path: Path = ("variables", name)
         if not _VARIABLE.fullmatch(name) or name in _BUILT_IN:
             self._faults.add(path, "a variable cannot have this name")
-        described = said if isinstance(said, dict) else {"default": said}
+        described = value if isinstance(value, dict) else {"default": value}
         for key in described.keys() - {"default", "secret", "type"}:
             self._faults.unknown((*path, key), ("default", "secret", "type"), "word for a variable")
         default = described.get("default")

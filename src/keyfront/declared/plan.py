@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from keyfront.declared.desired import Desired, Said, Setup, owner_of, references
+from keyfront.declared.desired import Desired, NamedReference, Setup, owner_of, references
 from keyfront.declared.diff import Difference, differences, leaves
 from keyfront.declared.locations import Places
 from keyfront.declared.problems import Faults, nearest
@@ -163,7 +163,7 @@ def plan(
         found
         for kind in ROWS
         for found in facts.get(kind, ())
-        if found.owner == setup.owner and found.id not in used | known.spoken_of
+        if found.owner == setup.owner and found.id not in used | known.referenced
     ]
     gone = spare if delete else []
     return Plan(
@@ -208,42 +208,44 @@ class _Names:
         self.labels = {found.id: str(path[1]) for path, found in matches.items() if found is not None}
         self._called = {found.id: found.name or found.id for kind in facts.values() for found in kind}
         self._called |= self.labels
-        self.spoken_of: set[str] = set()
+        self.referenced: set[str] = set()
         """IDs that the file refers to."""
         for each in setup.desired:
             for reference in ROWS[each.kind].refers_to:
                 for at, holder, key in references(each.config, reference):
-                    said: Said = holder[key]
-                    found = self._candidates(said)
+                    named: NamedReference = holder[key]
+                    found = self._candidates(named)
                     if not found:
-                        self._refuse(said, (*each.path, *at), faults)
+                        self._refuse(named, (*each.path, *at), faults)
                     elif isinstance(found[0], str):
-                        self.spoken_of.add(found[0])
+                        self.referenced.add(found[0])
 
-    def _candidates(self, said: Said) -> list[Any]:
-        path = (said.kind, said.text)
+    def _candidates(self, reference: NamedReference) -> list[Any]:
+        path = (reference.kind, reference.text)
         if path in self._desired:
-            return [self._ids.get(path) or Named(said.kind, said.text)]
-        there = self._facts.get(said.kind, ())
-        return [f.id for f in there if f.name == said.text] or [f.id for f in there if f.id == said.text]
+            return [self._ids.get(path) or Named(reference.kind, reference.text)]
+        there = self._facts.get(reference.kind, ())
+        return [f.id for f in there if f.name == reference.text] or [
+            f.id for f in there if f.id == reference.text
+        ]
 
-    def _refuse(self, said: Said, at: tuple[str | int, ...], faults: Faults) -> None:
-        title = ROWS[said.kind].title if said.kind in ROWS else said.kind
-        names = {str(label) for kind, label in self._desired if kind == said.kind}
-        names |= {found.name for found in self._facts.get(said.kind, ()) if found.name}
-        faults.add(at, f"there is no {title} {said.text!r}{nearest(said.text, names)}")
+    def _refuse(self, reference: NamedReference, at: tuple[str | int, ...], faults: Faults) -> None:
+        title = ROWS[reference.kind].title if reference.kind in ROWS else reference.kind
+        names = {str(label) for kind, label in self._desired if kind == reference.kind}
+        names |= {found.name for found in self._facts.get(reference.kind, ()) if found.name}
+        faults.add(at, f"there is no {title} {reference.text!r}{nearest(reference.text, names)}")
 
     def resolve(self, desired: Desired) -> dict[str, Any]:
         """Return the config with IDs, and `Named` for those not known yet."""
         config = copy.deepcopy(desired.config)
         for reference in ROWS[desired.kind].refers_to:
             for _, holder, key in references(config, reference):
-                said: Said = holder[key]
-                found = self._candidates(said)[0]
+                named: NamedReference = holder[key]
+                found = self._candidates(named)[0]
                 holder[key] = (
-                    Named(found.kind, found.label, said.prefix)
+                    Named(found.kind, found.label, named.prefix)
                     if isinstance(found, Named)
-                    else said.prefix + found
+                    else named.prefix + found
                 )
         return config
 
@@ -262,21 +264,21 @@ class _Names:
 
 def _step(desired: Desired, found: Found | None, known: _Names, faults: Faults) -> Step | None:
     row = ROWS[desired.kind]
-    said = known.resolve(desired)
+    stated = known.resolve(desired)
     if found is None or found.config is None:
         return Step(
             action="create",
             kind=row.name,
             label=desired.label,
-            config=_complete(row, said),
-            differences=tuple(Difference(path, None, known.call(value)) for path, value in leaves(said)),
+            config=_complete(row, stated),
+            differences=tuple(Difference(path, None, known.call(value)) for path, value in leaves(stated)),
             tags=desired.tags,
         )
     if row.has_reference:  # it never changes, and matters only when a resource is created
-        said["CallerReference"] = found.config["CallerReference"]
-    if row.name == "PublicKey" and _same_key(said["EncodedKey"], found.config["EncodedKey"]):
-        said["EncodedKey"] = found.config["EncodedKey"]
-    after = _complete(row, said)
+        stated["CallerReference"] = found.config["CallerReference"]
+    if row.name == "PublicKey" and _same_key(stated["EncodedKey"], found.config["EncodedKey"]):
+        stated["EncodedKey"] = found.config["EncodedKey"]
+    after = _complete(row, stated)
     changed = differences(_complete(row, found.config), after)
     for difference in changed:
         if difference.path in row.fixed:
@@ -323,15 +325,15 @@ def _complete(row: Row, config: dict[str, Any]) -> dict[str, Any]:
     return _keep(row.complete(config), config)  # type: ignore[no-any-return]
 
 
-def _keep(complete: Any, said: Any) -> Any:
-    if isinstance(complete, Mapping) and isinstance(said, Mapping):
+def _keep(complete: Any, stated: Any) -> Any:
+    if isinstance(complete, Mapping) and isinstance(stated, Mapping):
         found = dict(complete)
-        for member, value in said.items():
+        for member, value in stated.items():
             found[member] = _keep(complete[member], value) if member in complete else value
         return found
-    if isinstance(complete, list) and isinstance(said, list) and len(complete) == len(said):
-        ordered = all(isinstance(item, Mapping) for item in said)
-        return [_keep(*pair) for pair in zip(complete, said, strict=True)] if ordered else complete
+    if isinstance(complete, list) and isinstance(stated, list) and len(complete) == len(stated):
+        ordered = all(isinstance(item, Mapping) for item in stated)
+        return [_keep(*pair) for pair in zip(complete, stated, strict=True)] if ordered else complete
     return complete
 
 
@@ -380,10 +382,10 @@ def _aliases(setup: Setup, facts: Facts, matches: Mapping[Any, Found | None], fa
             taken = _aliases_of(each.config) & {alias.lower() for alias in found.aliases}
             if found.id in ours or not taken:
                 continue
-            reference = (found.config or {}).get("CallerReference", "")
+            stated = (found.config or {}).get("CallerReference", "")
             hint = (
-                f"it is left over from this set-up: CallerReference = {reference!r} keeps it under the new label"
-                if found.owner == setup.owner and reference
+                f"it is left over from this set-up: CallerReference = {stated!r} keeps it under the new label"
+                if found.owner == setup.owner and stated
                 else "it is not this set-up's"
             )
             names = ", ".join(sorted(taken))
@@ -430,10 +432,10 @@ def _meaning(steps: Iterable[Step], known: _Names) -> Iterable[str]:
         for each in step.differences:
             if each.path.endswith("TrustedKeyGroups") and not each.after:
                 where = each.path.removesuffix(".TrustedKeyGroups")
-                yield f"{title} {step.label}: {where} becomes public: it will ask for no signature"
+                yield f"{title} {step.label}: {where} becomes public: it will require no signature"
             elif isinstance(each.before, Mapping) and each.before.get("TrustedKeyGroups", {}).get("Items"):
                 yield (
-                    f"{title} {step.label}: {each.path} goes, which asked for signatures: "
+                    f"{title} {step.label}: {each.path} goes, which required signatures: "
                     "its paths fall to the behaviors that remain"
                 )
 

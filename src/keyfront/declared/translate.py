@@ -54,7 +54,7 @@ class Words:
             return self._list(shape, value, path)
         if shape.type_name == "string" and isinstance(value, dict):
             value = self.text_of(value, path)
-        wanted, name = _WANTED.get(shape.type_name, ((), "left out: it cannot be said in a file"))
+        wanted, name = _WANTED.get(shape.type_name, ((), "left out: a file cannot express it"))
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
             quoted = f', such as "{value}"' if wanted is str and type(value) is int else ""
             self._faults.add(path, f"must be {name}{quoted}")
@@ -104,22 +104,22 @@ class Words:
             return []
         return [self.api(shape.member, inner, (*path, at)) for at, inner in enumerate(value)]
 
-    def text_of(self, said: Mapping[str, Any], path: Path) -> str:
+    def text_of(self, value: Mapping[str, Any], path: Path) -> str:
         """Return the text of the file that `{ file = "…" }` names."""
-        if set(said) != {"file"} or not isinstance(said["file"], str):
+        if set(value) != {"file"} or not isinstance(value["file"], str):
             self._faults.add(path, 'must be a text, or { file = "…" }')
             return ""
         try:
-            data = self._load(said["file"])
+            data = self._load(value["file"])
             if len(data) > LARGEST:
                 raise ValueError("larger than 1 MiB")
             return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
-            self._faults.add(path, f"{said['file']} is not UTF-8 text")
+            self._faults.add(path, f"{value['file']} is not UTF-8 text")
         except OSError as error:
-            self._faults.add(path, f"{said['file']}: {error.strerror or 'cannot be read'}")
+            self._faults.add(path, f"{value['file']}: {error.strerror or 'cannot be read'}")
         except ValueError as error:
-            self._faults.add(path, f"{said['file']}: {error}")
+            self._faults.add(path, f"{value['file']}: {error}")
         return ""
 
 

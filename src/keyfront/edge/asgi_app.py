@@ -44,7 +44,9 @@ class Worker:
             await self._live(receive, send)
             return
         if self._app is None:
-            raise RuntimeError("the server does not speak ASGI's lifespan, or did not wait for its start")
+            raise RuntimeError(
+                "the server does not support ASGI's lifespan protocol, or did not wait for its startup"
+            )
         self._open += 1
         try:
             await self._app(scope, receive, send)

@@ -128,8 +128,8 @@ class Follower:
                 logger.warning("%s cannot report: %s", self._name, error)
             self.reports = False
 
-    async def follow(self, stop: asyncio.Event, besides: Callable[[], object] | None = None) -> None:
-        """Poll and report until `stop` is set. `besides` is called about once a second."""
+    async def follow(self, stop: asyncio.Event, also: Callable[[], object] | None = None) -> None:
+        """Poll and report until `stop` is set. `also` is called about once a second."""
         clock = asyncio.get_running_loop().time
         reported = clock()
         while not stop.is_set():
@@ -141,8 +141,8 @@ class Follower:
             if due:
                 self._edge.fetcher.access.poll()
                 self._edge.log.retry()
-                if besides is not None:
-                    besides()
+                if also is not None:
+                    also()
             if self.poll() or due:
                 self.report()
                 reported = clock()

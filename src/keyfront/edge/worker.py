@@ -41,98 +41,112 @@ logger = logging.getLogger("keyfront.edge")
 
 def run_worker(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None = None) -> None:
     """Serve until SIGTERM, then drain. The worker also ends when `lifeline`, a pipe from the parent, is closed."""
-    uvloop.run(_work(settings, on_ready, lifeline))
+    uvloop.run(_run(settings, on_ready, lifeline))
 
 
-async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None) -> None:
-    loop = asyncio.get_running_loop()
-    data = Path(settings.data)
-    settings = within_open_files(settings, raise_open_files())
-    log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
-    edge = Edge(settings.edge, log, segment=_segment(settings))
-    if edge.tiers.disk is not None:
-        edge.tiers.disk.start()
-    listeners = [Listener(edge, peers=TrustedProxies(settings.trusted_proxies), limits=settings.limits)]
-    feed = Path(settings.feed) if settings.feed else None
-    follower = Follower(
-        edge,
-        FollowerSettings(settings.name, data, feed, settings.region),
-        lambda: sum(len(each.connections) for each in listeners),
-    )
-    follower.poll()
-
-    def trouble() -> Trouble:
-        found = Trouble(0)
-        if log.failing:
-            found |= Trouble.ACCESS_LOG
-        if not follower.reports:
-            found |= Trouble.REPORT
-        if edge.tiers.disk is not None and edge.tiers.disk.failing:
-            found |= Trouble.CACHE_DISK
-        return found
-
-    inherited = settings.inherited
-    ports = Ports(inherited, trouble)
-    follower.progress = ports.beat
-    await ports.listen(
-        listeners[0], inherited.http if inherited is not None else (), (settings.host, settings.port)
-    )
-    look_at_certificates = None
-    certificates = None
-    if settings.tls is not None:
-        certificates = Certificates(
-            Path(settings.tls.certificates),
-            time.time(),
-            lambda text: logger.warning("%s: %s", settings.name, text),
-        )
-        listeners.append(
-            Listener(
-                edge, scheme="https", peers=TrustedProxies(settings.trusted_proxies), limits=settings.limits
-            )
-        )
-        await ports.listen(
-            lambda: listeners[1].secured(certificates.context),
-            inherited.tls if inherited is not None else (),
-            (settings.tls.host, settings.tls.port),
-        )
-
-        def look_at_certificates() -> None:
-            if certificates.poll(time.time()):
-                logger.info("certificates reloaded")
-
-    if settings.shield is not None:
-        server = ShieldServer(edge, Secrets.of_file(settings.edge.shield_secret))
-        below = Listener(edge, handler=server, scheme=SHIELD, limits=settings.limits)
-        listeners.append(below)
-        context = None if certificates is None else certificates.context
-        await ports.listen(
-            lambda: below() if context is None else below.secured(context),
-            inherited.shield if inherited is not None else (),
-            settings.shield,
-        )
-
-    stop = asyncio.Event()
+async def _run(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None) -> None:
+    worker = _Worker(within_open_files(settings, raise_open_files()))
+    await worker.listen()
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if lifeline is not None:
         loop.add_reader(lifeline, stop.set)
-
-    follower.report()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    ports.start()
-    on_ready()
-    await follower.follow(stop, look_at_certificates)
-
+    await worker.serve(stop, on_ready)
     if lifeline is not None:
         loop.remove_reader(lifeline)
-    ports.close()
-    await asyncio.gather(*(listener.drain() for listener in listeners))
-    await edge.aclose()
-    log.close()
-    follower.leave()
-    await ports.end()
+    await worker.drain()
+
+
+class _Worker:
+    """All parts of a worker, connected. Created on its event loop."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        data = Path(settings.data)
+        self._log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
+        self._edge = edge = Edge(settings.edge, self._log, segment=_segment(settings))
+        if edge.tiers.disk is not None:
+            edge.tiers.disk.start()
+        self._listeners: list[Listener] = []
+        self._certificates: Certificates | None = None
+        feed = Path(settings.feed) if settings.feed else None
+        self._follower = Follower(
+            edge,
+            FollowerSettings(settings.name, data, feed, settings.region),
+            lambda: sum(len(each.connections) for each in self._listeners),
+        )
+        self._follower.poll()
+        self._ports = Ports(settings.inherited, self._trouble)
+        self._follower.progress = self._ports.beat
+
+    def _trouble(self) -> Trouble:
+        found = Trouble(0)
+        if self._log.failing:
+            found |= Trouble.ACCESS_LOG
+        if not self._follower.reports:
+            found |= Trouble.REPORT
+        disk = self._edge.tiers.disk
+        if disk is not None and disk.failing:
+            found |= Trouble.CACHE_DISK
+        return found
+
+    async def listen(self) -> None:
+        """Listen for viewers over HTTP, and if configured over HTTPS, and for edges whose Origin Shield this is."""
+        settings, edge, ports = self._settings, self._edge, self._ports
+        inherited, limits = settings.inherited, settings.limits
+        proxies = TrustedProxies(settings.trusted_proxies)
+        http = Listener(edge, peers=proxies, limits=limits)
+        self._listeners.append(http)
+        await ports.listen(
+            http, inherited.http if inherited is not None else (), (settings.host, settings.port)
+        )
+        certificates = None
+        if settings.tls is not None:
+            certificates = self._certificates = Certificates(
+                Path(settings.tls.certificates),
+                time.time(),
+                lambda text: logger.warning("%s: %s", settings.name, text),
+            )
+            https = Listener(edge, scheme="https", peers=proxies, limits=limits)
+            self._listeners.append(https)
+            await ports.listen(
+                lambda: https.secured(certificates.context),
+                inherited.tls if inherited is not None else (),
+                (settings.tls.host, settings.tls.port),
+            )
+        if settings.shield is not None:
+            server = ShieldServer(edge, Secrets.of_file(settings.edge.shield_secret))
+            shield = Listener(edge, handler=server, scheme=SHIELD, limits=limits)
+            self._listeners.append(shield)
+            await ports.listen(
+                lambda: shield() if certificates is None else shield.secured(certificates.context),
+                inherited.shield if inherited is not None else (),
+                settings.shield,
+            )
+
+    async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        """Accept connections and follow the feed until `stop` is set."""
+        self._follower.report()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        self._ports.start()
+        on_ready()
+        await self._follower.follow(stop, self._poll_certificates)
+
+    def _poll_certificates(self) -> None:
+        if self._certificates is not None and self._certificates.poll(time.time()):
+            logger.info("certificates reloaded")
+
+    async def drain(self) -> None:
+        """Accept no more connections, let those in progress finish, and close everything."""
+        self._ports.close()
+        await asyncio.gather(*(listener.drain() for listener in self._listeners))
+        await self._edge.aclose()
+        self._log.close()
+        self._follower.leave()
+        await self._ports.end()
 
 
 def within_open_files(settings: WorkerSettings, files: int) -> WorkerSettings:

@@ -1,7 +1,7 @@
 """The client of the CloudFront API for rotations, Amazon's or Keyfront's: eight operations, and Keyfront's report on
 key usage.
 
-`Api` is the interface that the conductor uses. `CloudFront` implements it for a real endpoint: it reads all pages of a
+`Api` is the interface that the executor uses. `CloudFront` implements it for a real endpoint: it reads all pages of a
 list, takes ETags from fresh reads, and measures the server's clock against the local one.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from keyfront.cloudfront import key_usage
 from keyfront.cloudfront.session import CloudFrontClient, Refused
-from keyfront.lifecycle.rotation import Distribution, Group, KnownKey
+from keyfront.lifecycle.facts import Distribution, Group, KnownKey
 
 OPERATIONS = (
     "GetKeyGroup",
@@ -201,7 +201,7 @@ class CloudFront:
     # ---- key usage
 
     def last_expiry(self) -> Mapping[str, float]:
-        uses = key_usage.ask(self._client.session, self.endpoint)
+        uses = key_usage.fetch(self._client.session, self.endpoint)
         return {use.key_pair_id: use.signatures_end for use in uses.items} if uses else {}
 
 

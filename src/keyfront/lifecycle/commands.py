@@ -16,19 +16,16 @@ from keyfront.custody.contract import checked_labels
 from keyfront.custody.key_record import DAY, Entry, KeyGroupRecord, RotationPolicy, Stage, check
 from keyfront.custody.key_uri import split
 from keyfront.errors import CustodyError, RotationError
+from keyfront.lifecycle.facts import Facts, Group
+from keyfront.lifecycle.key_names import name_of, named
+from keyfront.lifecycle.moves import Action, move
+from keyfront.lifecycle.record_changes import after
 from keyfront.lifecycle.rotation import (
     CLOCKS,
     RESERVED_SLOTS,
     SLOTS,
-    Action,
-    Facts,
-    Group,
     Step,
-    after,
     deployment_wait,
-    move,
-    name_of,
-    named,
     next_due,
     next_key,
     urgent,
@@ -137,7 +134,7 @@ def rotated(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
         raise RotationError("the rotation is paused: resume it first")
     if entry := next_key(record):
         raise RotationError(f"a rotation is under way already: {named(entry)} is {entry.stage.value}")
-    return replace(record, asked=now)
+    return replace(record, rotation_requested=now)
 
 
 def paused(record: KeyGroupRecord) -> KeyGroupRecord:
@@ -148,8 +145,13 @@ def paused(record: KeyGroupRecord) -> KeyGroupRecord:
 def resumed(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
     """Continue after a pause. Times in the future come from a wrong clock and are set to `now` (epoch seconds)."""
     entries = tuple(_without_future_times(record, entry, now) for entry in record.entries)
-    asked = min(record.asked, now)
-    return replace(record, terms=replace(record.terms, paused=False), entries=entries, asked=asked)
+    requested = min(record.rotation_requested, now)
+    return replace(
+        record,
+        terms=replace(record.terms, paused=False),
+        entries=entries,
+        rotation_requested=requested,
+    )
 
 
 def _without_future_times(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
@@ -206,7 +208,7 @@ def rolled_back(facts: Facts, now: float) -> KeyGroupRecord:
         step = Step(Action.SWITCH, previous.uri, "rolled back")
     else:
         return record  # rollback_target has raised the reason
-    return replace(paused(after(record, step, now)), asked=0.0)
+    return replace(paused(after(record, step, now)), rotation_requested=0.0)
 
 
 def compromised(

@@ -24,7 +24,7 @@ Phase = Literal["before", "after", "failed"]
 class RotationEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """A rotation step, or a command to a rotation. It contains no secret.
 
-    `at` is epoch seconds. `action` is a step (`rotation.Action`) or a command (start, rotate, pause, resume, rollback,
+    `at` is epoch seconds. `action` is a step (`moves.Action`) or a command (start, rotate, pause, resume, rollback,
     emergency, terms, stop). `by` is the user who issued the command, empty for a step. `key` is the key's name in
     custody, `key_pair_id` its id at CloudFront, if it has one. `error` is the reason for a failure. An `urgent` event
     belongs to an emergency, which waits for no listener: even its `before` is sent after the step.

@@ -1,9 +1,9 @@
 """The executor of rotation steps: it reads the facts, applies the rules, takes the resulting step, and sends events.
 
 Its only state is the steps that failed in the last minute, which it does not retry at once; everything else is read
-again for each step. A failed step does not block other steps of the same pass. Any number of conductors can work on one
+again for each step. A failed step does not block other steps of the same pass. Any number of executors can work on one
 key group, in any thread and on any machine: the record and the key group change only by compare-and-swap (the record's
-version, the key group's ETag), so a conductor that loses the race changes nothing and reads again.
+version, the key group's ETag), so an executor that loses the race changes nothing and reads again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from keyfront.custody.key_record import (
     Stage,
     VersionedRecord,
     load,
-    read_succession,
+    parse_record,
     record_name,
     save,
 )
@@ -44,25 +44,12 @@ from keyfront.errors import (
 from keyfront.lifecycle import commands
 from keyfront.lifecycle.cloudfront import Api
 from keyfront.lifecycle.events import Listener, Phase, RotationEvent, notify
-from keyfront.lifecycle.rotation import (
-    Action,
-    CustodyState,
-    Done,
-    Facts,
-    Group,
-    KnownKey,
-    Planned,
-    Step,
-    Wait,
-    after,
-    another,
-    is_emergency_step,
-    key_prefix,
-    name_of,
-    next_step,
-    plan,
-    same_key,
-)
+from keyfront.lifecycle.facts import CustodyState, Facts, Group, KnownKey, another
+from keyfront.lifecycle.forecast import Planned, plan
+from keyfront.lifecycle.key_names import key_prefix, name_of
+from keyfront.lifecycle.moves import Action
+from keyfront.lifecycle.record_changes import after
+from keyfront.lifecycle.rotation import Done, Step, Wait, is_emergency_step, next_step, same_key
 from keyfront.signing.keys import HashName, load_public_key
 
 replace = msgspec.structs.replace
@@ -109,7 +96,7 @@ class Failure(NamedTuple):
     urgent: bool
 
 
-class Conductor:
+class RotationExecutor:
     """Takes rotation steps and applies operators' commands. Not thread-safe, because `Api` is not: create one per
     thread."""
 
@@ -144,12 +131,12 @@ class Conductor:
         for name in self.records.names():
             record = self.records.read(name)
             try:
-                found += [read_succession(record.data).group] if record is not None else []
+                found += [parse_record(record.data).group] if record is not None else []
             except CustodyError as error:
                 log.error("the record %s in %s: %s", name, self.records.uri, error)
         return sorted(found)
 
-    def record(self, group: str) -> VersionedRecord:
+    def versioned(self, group: str) -> VersionedRecord:
         """:raises RotationError: if the group is not rotated."""
         kept = load(self.records, group)
         if kept is None:
@@ -163,14 +150,14 @@ class Conductor:
 
         :raises AccountError: if CloudFront cannot be queried.
         """
-        record = kept.succession
+        record = kept.record
         group = self.api.key_group(record.key_group_id)
         keys = self.api.public_keys()
         listed = {key.id for key in keys}
-        young = [
+        remaining = [
             e for e in record.entries if not e.gone and (e.stage is not Stage.RETIRED or not e.published)
         ]
-        ids = [entry.key_pair_id for entry in young if entry.key_pair_id]
+        ids = [entry.key_pair_id for entry in remaining if entry.key_pair_id]
         unlisted = [self.api.public_key(id_) for id_ in ids if id_ not in listed]
         keys += tuple(key for key in unlisted if key is not None)
         facts = Facts(record, group, keys, self.api.distributions(record.key_group_id))
@@ -204,7 +191,7 @@ class Conductor:
 
     def plan(self, group: str) -> tuple[tuple[Planned, ...], Wait | Done]:
         """All upcoming steps (`rotation.plan`)."""
-        facts = self.facts(self.record(group))
+        facts = self.facts(self.versioned(group))
         return plan(facts, self.now())
 
     def plan_of(self, record: KeyGroupRecord) -> tuple[tuple[Planned, ...], Wait | Done]:
@@ -229,7 +216,7 @@ class Conductor:
         failed: Outcome | None = None
         while True:
             try:
-                kept = self.record(group)
+                kept = self.versioned(group)
                 facts = self.facts(kept)
             except (KeyfrontError, OSError):
                 if failed is None:
@@ -293,7 +280,7 @@ class Conductor:
                 try:
                     self._save(kept, after(facts.record, step, now, key_pair_id=id_), now)
                 except RecordChanged:
-                    entry = self.record(facts.record.group).succession.entry(step.uri)
+                    entry = self.versioned(facts.record.group).record.entry(step.uri)
                     if entry is None or entry.gone:  # withdrawn since: nothing else would clean up
                         self.api.delete_public_key(id_)
                     raise
@@ -312,12 +299,12 @@ class Conductor:
         self._save(kept, after(facts.record, step, now), now)
 
     def _save(self, kept: VersionedRecord, record: KeyGroupRecord, now: float) -> VersionedRecord:
-        if record == kept.succession:
+        if record == kept.record:
             return kept
         return save(self.records, record, kept.version, now=now)
 
     def _create(self, kept: VersionedRecord, step: Step, now: float) -> None:
-        record = kept.succession
+        record = kept.record
         place, terms = self._place(record.terms.place), record.terms
         labels = {"key-group-id": record.key_group_id}
         if terms.application:
@@ -325,7 +312,7 @@ class Conductor:
         try:
             held = place.create(step.name, terms.algorithm, now=now, labels=labels)
         except KeyExists:
-            # Created before a crash, or just now by another conductor. Its number was never used, so neither was the
+            # Created before a crash, or just now by another executor. Its number was never used, so neither was the
             # key.
             held = place.describe(step.name)
             if held.delete_at is not None or held.public_key.algorithm != terms.algorithm:
@@ -360,7 +347,7 @@ class Conductor:
     def _destroy(self, record: KeyGroupRecord, step: Step, now: float) -> None:
         for group in self.groups():
             other = load(self.records, group)
-            entry = other.succession.entry(step.uri) if other and group != record.group else None
+            entry = other.record.entry(step.uri) if other and group != record.group else None
             if entry is not None and not entry.gone:
                 return  # another group's rotation also has the key, and deletes it
         place, entry = self._place(step.uri), record.entry(step.uri)
@@ -501,7 +488,7 @@ class Conductor:
         found = {}
         for other in self.groups():
             kept = load(self.records, other) if other != group else None
-            for each in kept.succession.entries if kept else ():
+            for each in kept.record.entries if kept else ():
                 if each.stage is not Stage.RETIRED and same_key(each, entry):
                     found[other] = each.uri
         return found
@@ -510,12 +497,12 @@ class Conductor:
         """Stop rotating the group. Its keys stay where they are. Signers that follow the record stop once they have not
         seen it for `max_staleness` seconds."""
         now = self.now()
-        kept = self.record(group)
-        event = _command_event("stop", kept.succession, now, by)
+        kept = self.versioned(group)
+        event = _command_event("stop", kept.record, now, by)
         self._notify("before", event)
         self.records.remove(record_name(group), kept.version)
         self._notify("after", event)
-        return kept.succession
+        return kept.record
 
     def _order(
         self,
@@ -527,14 +514,14 @@ class Conductor:
     ) -> KeyGroupRecord:
         try:
             self.api.key_group(
-                self.record(group).succession.key_group_id
+                self.versioned(group).record.key_group_id
             )  # the response carries CloudFront's time
         except AccountError:
             pass  # commands also work without CloudFront
         for _ in range(10):
-            kept, now = self.record(group), self.now()
+            kept, now = self.versioned(group), self.now()
             try:
-                return self._ordered(action, change(kept.succession, now), kept.version, now, by, key)
+                return self._ordered(action, change(kept.record, now), kept.version, now, by, key)
             except RecordChanged:
                 continue
         raise RotationError(f"the record of {group} keeps changing: try again")
@@ -546,7 +533,7 @@ class Conductor:
         if not event.urgent:
             self._notify("before", event)
         try:
-            written = save(self.records, record, version, now=now).succession
+            written = save(self.records, record, version, now=now).record
         except KeyfrontError as error:
             self._notify("failed", event, str(error))
             raise

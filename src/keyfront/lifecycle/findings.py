@@ -19,7 +19,8 @@ import msgspec
 from keyfront.cloudfront.key_usage import KeyUse, KeyUses
 from keyfront.custody.key_record import DAY, Entry, KeyGroupRecord, Stage
 from keyfront.errors import RotationError
-from keyfront.lifecycle.rotation import name_of, named, next_due, next_key, same_key
+from keyfront.lifecycle.key_names import name_of, named
+from keyfront.lifecycle.rotation import next_due, next_key, same_key
 
 SPANS = (1 * DAY, 7 * DAY, 30 * DAY, 60 * DAY)
 """How long before the end of a term a warning is issued, in seconds, from the last warning to the first."""
@@ -41,7 +42,7 @@ CODES: Mapping[str, str] = {
     "no-signing-key": "a rotated group has no signing key",
     "key-lost": "custody no longer has the private key of the signing key or the next key",
     "group-missing": "a rotated key group no longer exists at CloudFront",
-    "signs-after-its-time": "somebody still signs with a draining key",
+    "signs-after-its-time": "a draining key still signs",
     "key-ends": "a key is near or past the end of its term, and has no successor",
     "rotation-overdue": "a rotation is behind its schedule",
     "rotation-stuck": "a new key was created long ago and does not sign yet",
@@ -321,8 +322,8 @@ def _draining(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     facts,
                     entry,
                     f"{named(entry)} stopped signing for {record.group} on {date(entry.draining)}, but edges have "
-                    f"accepted a signature of it that is valid until {date(use.signatures_end)}: somebody still signs "
-                    f"with it, or for longer than the terms allow{_where(use)}",
+                    f"accepted a signature of it that is valid until {date(use.signatures_end)}: an application "
+                    f"still signs with it, or for longer than the terms allow{_where(use)}",
                     "find who signs with it: the access log has each request with its key_pair_id; let it follow the "
                     "record (docs/guide/signing.md). If it is not one of your signers: "
                     + facts.commands.rotation("emergency", record.group, entry.key_pair_id),
@@ -354,7 +355,7 @@ def _draining(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 )
 
 
-def _strangers(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
+def _unknown_keys(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
     """Keys of a rotated group that do not belong to the rotation, and groups that no longer exist."""
     for record in facts.records or ():
         group = next((each for each in facts.groups if each.id == record.key_group_id), None)
@@ -379,7 +380,7 @@ def _strangers(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     name,
                     f"{record.group} trusts {name or id_} ({id_}), which does not belong to its rotation: whoever has "
                     "its private key can sign, and nothing will ever remove it",
-                    f"remove it from the group when nobody signs with it any more{_seen(facts, id_)}",
+                    f"remove it from the group when no application signs with it any longer{_seen(facts, id_)}",
                 )
 
 
@@ -487,7 +488,16 @@ def _keys(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
             )
 
 
-RULES: tuple[Rule, ...] = (_compromised, _signing, _next, _draining, _strangers, _lifetimes, _groups, _keys)
+RULES: tuple[Rule, ...] = (
+    _compromised,
+    _signing,
+    _next,
+    _draining,
+    _unknown_keys,
+    _lifetimes,
+    _groups,
+    _keys,
+)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ import msgspec
 
 from keyfront.errors import RotationError, SettingsError
 from keyfront.lifecycle.events import Phase, RotationEvent
-from keyfront.lifecycle.rotation import Action
+from keyfront.lifecycle.moves import Action
 
 log = logging.getLogger("keyfront.rotation")
 
@@ -172,9 +172,9 @@ def _fault(hook: Hook) -> str:
         return "retries is 0 to 10"
     if hook.command:
         if not os.path.isabs(hook.command[0]):
-            return f"the command {hook.command[0]!r} is no absolute path"
+            return f"the command {hook.command[0]!r} is not an absolute path"
         if not os.access(hook.command[0], os.X_OK):
-            return f"{hook.command[0]} is no program that can be run"
+            return f"{hook.command[0]} is not a program that can be run"
         if any("\0" in part for part in hook.command):
             return "a command holds no NUL"
         if hook.secret_file:
@@ -186,19 +186,19 @@ def _fault(hook: Hook) -> str:
         parts = urlsplit(hook.webhook)
         _ = parts.port
     except ValueError as error:
-        return f"the webhook is no URL: {error}"
+        return f"the webhook is not a URL: {error}"
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
         or re.search(r"[^\x21-\x7e]", hook.webhook)
     ):
-        return "the webhook is no http or https URL"
+        return "the webhook is not an http or https URL"
     if parts.username is not None or parts.password is not None:
         return "a webhook's URL holds no password: it is signed with secret-file"
     if not hook.secret_file and parts.scheme == "https":
         return ""
     if not hook.secret_file:
-        return "a webhook by plain http needs a secret-file, by which it can be told from anybody else's"
+        return "a webhook over plain HTTP needs a secret-file, which proves who sends it"
     try:
         _secret(hook.secret_file)
     except (OSError, SettingsError) as error:
@@ -392,7 +392,7 @@ class Hooks:
         """
         answered: list[int | Exception] = []
 
-        def ask() -> None:
+        def request() -> None:
             try:
                 connection.request("POST", target, body, dict(headers))
                 answered.append(connection.getresponse().status)
@@ -401,11 +401,11 @@ class Hooks:
             finally:
                 connection.close()
 
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
+        requesting = threading.Thread(target=request, daemon=True)
+        requesting.start()
         ends = time.monotonic() + timeout
         while True:
-            asking.join(_TICK)
+            requesting.join(_TICK)
             if answered:
                 break
             if time.monotonic() >= ends or self._stopping.is_set():

@@ -10,7 +10,7 @@ from datetime import datetime
 from keyfront.cloudfront import key_usage
 from keyfront.cloudfront.key_usage import KeyUses
 from keyfront.custody.contract import Records
-from keyfront.custody.key_record import KeyGroupRecord, read_succession
+from keyfront.custody.key_record import KeyGroupRecord, parse_record
 from keyfront.errors import AccountError, CustodyError
 from keyfront.lifecycle.cloudfront import CloudFront, trusted
 from keyfront.lifecycle.findings import Commands, Facts, KnownGroup, KnownKey
@@ -52,7 +52,7 @@ class Account(CloudFront):
 
         :raises AccountError: if this caller may not read it.
         """
-        return key_usage.ask(self._client.session, self.endpoint)
+        return key_usage.fetch(self._client.session, self.endpoint)
 
 
 def _epoch(moment: object) -> float:
@@ -91,7 +91,7 @@ def read_records(records: Records, complain: Callable[[str], None]) -> tuple[Key
             record = records.read(name)
             try:
                 if record is not None:
-                    found.append(read_succession(record.data))
+                    found.append(parse_record(record.data))
             except CustodyError as error:
                 complain(f"{name} in {records.uri}: {error}")
     except (CustodyError, OSError) as error:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from keyfront.custody.key_record import Entry, KeyGroupRecord
 from keyfront.custody.schemes import open_place
 from keyfront.errors import CustodyError, NoSuchKey
-from keyfront.lifecycle.rotation import name_of, next_key
+from keyfront.lifecycle.key_names import name_of
+from keyfront.lifecycle.rotation import next_key
 
 
 def lost_keys(

@@ -1,5 +1,4 @@
-"""A key's lifecycle as a table, and the rules for the next step of a key group's rotation. Pure: facts in, one step
-out.
+"""The rules for the next step of a key group's rotation. Pure: facts in, one step out.
 
 The record (custody/key_record.py) holds the desired state; CloudFront and custody hold the actual state. A step is the
 smallest change that brings the actual state closer to the desired one. There is no other state, so:
@@ -20,18 +19,17 @@ emergency (`_clock`).
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
-from enum import Enum
 
 import msgspec
 from cronsim import CronSim, CronSimError
 
 from keyfront.custody.key_record import Entry, KeyGroupRecord, Stage
-from keyfront.errors import KeyLoadError, RotationError
-from keyfront.signing.keys import load_public_key
+from keyfront.errors import RotationError
+from keyfront.lifecycle.facts import CustodyState, Facts, another, fingerprint_of
+from keyfront.lifecycle.key_names import key_name, name_of, named, uri_of
+from keyfront.lifecycle.moves import Action
 
 replace = msgspec.structs.replace
 
@@ -43,188 +41,6 @@ CLOCKS = 60.0
 """Seconds by which the local clock may differ from CloudFront's, or lag behind the timestamps in the record."""
 LISTED = 600.0
 """Seconds for which a new public key may be missing from CloudFront's lists."""
-REMEMBERED = 2
-"""Number of deleted keys that stay in the record."""
-
-
-class Action(Enum):
-    CREATE = "create"
-    REGISTER = "register"
-    PUBLISH = "publish"
-    CONFIRM = "confirm"
-    SWITCH = "switch"
-    RELIEVE = "relieve"
-    RELEASE = "release"
-    REMOVE = "remove"
-    RETIRE = "retire"
-    UNREGISTER = "unregister"
-    DESTROY = "destroy"
-
-
-MEANING: Mapping[Action, str] = {
-    Action.CREATE: "custody creates a key pair",
-    Action.REGISTER: "the public key is created at CloudFront (CreatePublicKey)",
-    Action.PUBLISH: "the public key is added to the key group (UpdateKeyGroup)",
-    Action.CONFIRM: "all distributions that trust the group are Deployed: every edge trusts the key",
-    Action.SWITCH: "the record names it as the signing key; that write is the switch",
-    Action.RELIEVE: "the same write ends signing with the previous key",
-    Action.RELEASE: "the record states that edges are to stop trusting the key",
-    Action.REMOVE: "the public key is removed from the key group (UpdateKeyGroup)",
-    Action.RETIRE: "all distributions are Deployed without the key: no edge trusts it",
-    Action.UNREGISTER: "the public key is deleted at CloudFront (DeletePublicKey)",
-    Action.DESTROY: "custody deletes the private key, after the grace period",
-}
-
-MOVES: Mapping[Stage | None, Mapping[Action, Stage]] = {
-    None: {Action.CREATE: Stage.CREATED},
-    Stage.CREATED: {
-        Action.REGISTER: Stage.CREATED,
-        Action.PUBLISH: Stage.CREATED,
-        Action.CONFIRM: Stage.PUBLISHED,
-        Action.SWITCH: Stage.SIGNING,  # in an emergency only
-        Action.RELEASE: Stage.CREATED,
-        Action.REMOVE: Stage.CREATED,
-        Action.RETIRE: Stage.RETIRED,
-    },
-    Stage.PUBLISHED: {
-        Action.PUBLISH: Stage.CREATED,  # it was removed externally: confirm again that edges trust it
-        Action.SWITCH: Stage.SIGNING,
-        Action.RELEASE: Stage.PUBLISHED,
-        Action.REMOVE: Stage.PUBLISHED,
-        Action.RETIRE: Stage.RETIRED,
-    },
-    Stage.SIGNING: {
-        Action.PUBLISH: Stage.SIGNING,
-        Action.RELIEVE: Stage.DRAINING,
-        Action.RELEASE: Stage.SIGNING,  # in an emergency only
-        Action.REMOVE: Stage.SIGNING,
-    },
-    Stage.DRAINING: {
-        Action.PUBLISH: Stage.DRAINING,
-        Action.SWITCH: Stage.SIGNING,  # a rotation is rolled back
-        Action.RELEASE: Stage.DRAINING,
-        Action.REMOVE: Stage.DRAINING,
-        Action.RETIRE: Stage.RETIRED,
-    },
-    Stage.RETIRED: {
-        Action.REMOVE: Stage.RETIRED,  # it was added back externally
-        Action.UNREGISTER: Stage.RETIRED,
-        Action.DESTROY: Stage.RETIRED,
-    },
-}
-"""The actions allowed in each stage of a key, and the stage that each leads to. No other transition can be written."""
-
-
-def move(stage: Stage | None, action: Action) -> Stage:
-    """:raises RotationError: if the table has no such move."""
-    try:
-        return MOVES[stage][action]
-    except KeyError:
-        raise RotationError(
-            f"a key that {'is ' + stage.value if stage else 'does not exist'} does not allow {action.value}"
-        ) from None
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Facts: the actual state, as just read
-
-
-class Group(msgspec.Struct, frozen=True):
-    """A key group. `modified` is CloudFront's LastModifiedTime in epoch seconds, 0.0 if unknown."""
-
-    id: str
-    name: str
-    items: tuple[str, ...]
-    etag: str
-    modified: float = 0.0
-    comment: str = ""
-
-
-class KnownKey(msgspec.Struct, frozen=True):
-    """A public key that CloudFront knows."""
-
-    id: str
-    name: str
-    encoded_key: str
-
-
-class Distribution(msgspec.Struct, frozen=True):
-    """A distribution that trusts the group. `status` is Deployed or InProgress (semantics §7.6)."""
-
-    id: str
-    status: str
-
-
-class CustodyState(msgspec.Struct, frozen=True):
-    """A private key in custody: the fingerprint of its public half, empty if the key is gone or scheduled for deletion.
-    If custody is unavailable, `unknown` says why."""
-
-    fingerprint: str = ""
-    unknown: str = ""
-
-
-class Facts(msgspec.Struct, frozen=True):
-    """The actual state.
-
-    `group` is None if it does not exist. `elsewhere` maps a public key's id to the other key groups that contain it.
-    `held` is keyed by URI. `last_expiry` maps a public key's id to the time when the latest link that edges have seen
-    expires, in epoch seconds, where known. `unseen` is the reason why edges cannot report it, empty if they can or if
-    there are no such reports (Amazon). `skew` is the number of seconds by which CloudFront's clock is ahead of the
-    local one, None if unknown.
-    """
-
-    record: KeyGroupRecord
-    group: Group | None
-    public_keys: tuple[KnownKey, ...] = ()
-    distributions: tuple[Distribution, ...] = ()
-    elsewhere: Mapping[str, tuple[str, ...]] = {}
-    held: Mapping[str, CustodyState] = {}
-    last_expiry: Mapping[str, float] = {}
-    skew: float | None = None
-    unseen: str = ""
-
-    @property
-    def items(self) -> tuple[str, ...]:
-        return self.group.items if self.group else ()
-
-    def knows(self, key_pair_id: str) -> bool:
-        return any(key.id == key_pair_id for key in self.public_keys)
-
-    def id_of(self, entry: Entry) -> str:
-        """The key's id at CloudFront, even if a crash prevented its recording; empty if CloudFront does not have the
-        key."""
-        if entry.key_pair_id:
-            return entry.key_pair_id if self.knows(entry.key_pair_id) else ""
-        named = (key for key in self.public_keys if key.name == name_of(entry.uri))
-        return next((key.id for key in named if _fingerprint(key.encoded_key) == entry.fingerprint), "")
-
-    def lost(self, entry: Entry) -> str:
-        """Why no edge would accept a signature by `entry`; empty if edges would."""
-        return self.forgotten(entry) or self.missing(entry)
-
-    def forgotten(self, entry: Entry) -> str:
-        """Why edges cannot trust the key; empty if they can."""
-        if entry.key_pair_id and not self.knows(entry.key_pair_id):
-            return f"its public key {entry.key_pair_id} was deleted at CloudFront"
-        return ""
-
-    def missing(self, entry: Entry) -> str:
-        """Why custody, as seen from this machine, cannot sign with the key; empty if it can. The key may be in a folder
-        on another machine, so this alone causes no step."""
-        held = self.held.get(entry.uri, CustodyState())
-        if not held.fingerprint and not held.unknown:
-            return f"custody has no {entry.uri} here"
-        if another(entry, held.fingerprint):
-            return f"custody has another key as {entry.uri}"
-        return ""
-
-    def trusted_until(self, entry: Entry) -> float:
-        """When edges no longer need to trust a DRAINING key, epoch seconds."""
-        return max(entry.drain_until, self.last_expiry.get(entry.key_pair_id, 0.0))
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Results
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -303,7 +119,7 @@ def _clock(facts: Facts, now: float) -> Wait | None:
     latest = max((time for entry in facts.record.entries for time in _past_times(entry)), default=0.0)
     if latest > now + CLOCKS:
         return Wait(
-            f"the record has a time in the future, {_date(latest)}: this clock is behind, or was ahead when the record "
+            f"the record has a time in the future, {utc(latest)}: this clock is behind, or was ahead when the record "
             "was written. If the clock is correct now, `resume` starts over from it",
             attention=True,
         )
@@ -353,7 +169,7 @@ def _put_back(facts: Facts, now: float) -> Iterable[Step | Wait]:
             if entry.stage is not Stage.SIGNING:
                 yield _step(Action.RELEASE, entry, facts.forgotten(entry))
         elif entry.stage is Stage.DRAINING and not facts.unseen and now >= facts.trusted_until(entry):
-            yield _step(Action.RELEASE, entry, "it has drained, and somebody removed it from the key group")
+            yield _step(Action.RELEASE, entry, "it has drained, and was removed from the key group by hand")
         elif len(facts.items) >= SLOTS:
             yield Wait(f"{named(entry)} was removed from the key group, which is full now", attention=True)
         else:
@@ -394,7 +210,7 @@ def _advance_next_key(facts: Facts, now: float) -> Iterable[Step | Wait]:
 def _register(facts: Facts, entry: Entry) -> Step | Wait:
     name = name_of(entry.uri)
     known = next((key for key in facts.public_keys if key.name == name), None)
-    if known is not None and _fingerprint(known.encoded_key) != facts.held[entry.uri].fingerprint:
+    if known is not None and fingerprint_of(known.encoded_key) != facts.held[entry.uri].fingerprint:
         return Wait(f"CloudFront has another public key named {name}, {known.id}", attention=True)
     return _step(Action.REGISTER, entry, "CloudFront does not know it yet")
 
@@ -410,7 +226,7 @@ def _release(facts: Facts, now: float) -> Iterable[Step | Wait]:
         until = facts.trusted_until(entry)
         if now < until:
             seen = ", when a link that edges have seen expires" if until > entry.drain_until else ""
-            yield Wait(f"{named(entry)} drains until {_date(until)}{seen}", until)
+            yield Wait(f"{named(entry)} drains until {utc(until)}{seen}", until)
         elif facts.unseen:
             yield _expiry_unknown(facts, entry)
         elif signing is None or signing.key_pair_id not in facts.items:
@@ -419,9 +235,7 @@ def _release(facts: Facts, now: float) -> Iterable[Step | Wait]:
                 attention=True,
             )
         else:
-            yield _step(
-                Action.RELEASE, entry, f"it has drained: its last signature expired by {_date(until)}"
-            )
+            yield _step(Action.RELEASE, entry, f"it has drained: its last signature expired by {utc(until)}")
 
 
 def _remove_released(facts: Facts, now: float) -> Iterable[Step | Wait]:
@@ -435,13 +249,13 @@ def _remove_released(facts: Facts, now: float) -> Iterable[Step | Wait]:
             drains = entry.stage is Stage.DRAINING
             if drains and now < (until := facts.trusted_until(entry)):
                 yield Wait(
-                    f"{named(entry)} stays in the key group until {_date(until)}: a link is valid until then",
+                    f"{named(entry)} stays in the key group until {utc(until)}: a link is valid until then",
                     until,
                 )
             elif drains and facts.unseen:
                 yield _expiry_unknown(facts, entry)
             elif now < after:
-                yield Wait(f"{named(entry)} will be removed from the key group at {_date(after)}", after)
+                yield Wait(f"{named(entry)} will be removed from the key group at {utc(after)}", after)
             elif items:
                 yield _step(Action.REMOVE, entry, _removal_reason(entry), items)
 
@@ -511,7 +325,7 @@ def _create_when_due(facts: Facts, now: float) -> Iterable[Step | Wait]:
     if when is None:
         return
     if now < when:
-        yield Wait(f"{because} at {_date(when)}", when)
+        yield Wait(f"{because} at {utc(when)}", when)
         return
     full = _no_free_slot(facts, now)
     if full:
@@ -547,11 +361,6 @@ compromised key."""
 
 # ------------------------------------------------------------------------------------------------------------
 # Conditions that the rules use
-
-
-def another(entry: Entry, fingerprint: str) -> bool:
-    """Whether a key with `fingerprint` (empty if unknown) differs from the one in the record."""
-    return bool(entry.fingerprint and fingerprint and fingerprint != entry.fingerprint)
 
 
 def same_key(one: Entry, other: Entry) -> bool:
@@ -602,7 +411,7 @@ def due(facts: Facts) -> tuple[str, float | None]:
         return f"{named(signing)} is compromised", 0.0
     if forgotten := facts.forgotten(signing):
         return f"{named(signing)} cannot be used: {forgotten}", 0.0
-    if record.asked:
+    if record.rotation_requested:
         return "a rotation was requested", 0.0
     if record.terms.every == "":
         return "", None
@@ -641,7 +450,7 @@ def _no_free_slot(facts: Facts, now: float) -> Wait | None:
         f"the key group has {taken} keys already"
         + (f", {others} of them not of this rotation" if others > 0 else "")
         + f", and {RESERVED_SLOTS} of its {SLOTS} slots are reserved"
-        + (f": the next slot becomes free at {_date(min(free))}" if free else ""),
+        + (f": the next slot becomes free at {utc(min(free))}" if free else ""),
         min(free) if free and now < min(free) else None,
         attention=not free,
     )
@@ -659,7 +468,7 @@ def deployment_wait(facts: Facts, now: float, what: str) -> Wait | None:
     settled = modified + facts.record.terms.settle
     ahead = modified > now + CLOCKS  # the clock was wrong when the group changed, which was long ago
     if facts.distributions and not ahead and now < settled:
-        return Wait(f"{what} is assumed from {_date(settled)}", settled)
+        return Wait(f"{what} is assumed from {utc(settled)}", settled)
     return None
 
 
@@ -676,7 +485,7 @@ def _removal_reason(entry: Entry) -> str:
     if entry.compromised:
         return "it is compromised"
     if entry.stage is Stage.RETIRED:
-        return "it is RETIRED, and somebody added it again"
+        return "it is RETIRED, and was added again by hand"
     return "it has drained" if entry.stage is Stage.DRAINING else "it was withdrawn"
 
 
@@ -684,174 +493,5 @@ def _step(action: Action, entry: Entry, reason: str, items: tuple[str, ...] = ()
     return Step(action, entry.uri, reason, entry.key_pair_id, name_of(entry.uri), items)
 
 
-def _fingerprint(encoded_key: str) -> str:
-    try:
-        return load_public_key(encoded_key).fingerprint
-    except KeyLoadError:
-        return ""
-
-
-def _date(time: float) -> str:
+def utc(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Names
-
-
-def key_name(group: str, key_group_id: str, number: int) -> str:
-    """The name of the key with that number, in custody and at CloudFront. It depends only on the group and the number,
-    so a key created before a crash is found afterward. Groups with the same name in two accounts get different key
-    names."""
-    return f"{key_prefix(group, key_group_id)}{number}"
-
-
-def key_prefix(group: str, key_group_id: str) -> str:
-    """The prefix shared by the names of all keys of a group."""
-    legible = re.sub(r"[^A-Za-z0-9]+", "-", group)[:32].strip("-")
-    digest = hashlib.sha256(f"{group}\0{key_group_id}".encode()).hexdigest()[:8]
-    return f"{legible}-{digest}-" if legible else f"{digest}-"
-
-
-def uri_of(place: str, name: str) -> str:
-    """The URI of the key `name` in the custody `place`."""
-    path, question, options = place.partition("?")
-    return f"{path}{name}{question}{options}"
-
-
-def name_of(uri: str) -> str:
-    """The key's name from its URI."""
-    return uri.partition("?")[0].rpartition("/")[2]
-
-
-def named(entry: Entry) -> str:
-    """The key's name in messages."""
-    return f"{name_of(entry.uri)} ({entry.key_pair_id})" if entry.key_pair_id else name_of(entry.uri)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# What a step writes
-
-
-def after(
-    record: KeyGroupRecord, step: Step, now: float, *, key_pair_id: str = "", fingerprint: str = ""
-) -> KeyGroupRecord:
-    """Return the record after `step`. It is unchanged if the step changes only CloudFront.
-
-    :param key_pair_id: for REGISTER: the key's id at CloudFront.
-    :param fingerprint: for CREATE: the fingerprint of the public half.
-    :raises RotationError: if `MOVES` does not allow the step.
-    """
-    action = step.action
-    if action is Action.CREATE:
-        made = Entry(step.uri, move(None, action), now, fingerprint=fingerprint)
-        return replace(record, entries=(*record.entries, made), made=record.made + 1)
-    found = record.entry(step.uri)
-    if found is None:
-        raise RotationError(f"the record has no key {step.uri}")
-    changed = replace(
-        found, stage=move(found.stage, action), **_written(record, found, action, now, key_pair_id)
-    )
-    entries = [changed if entry is found else entry for entry in record.entries]
-    if action is Action.SWITCH:
-        entries = [relieved(record, each, now) if each is not changed else each for each in entries]
-        record = replace(record, asked=0.0)
-    if tuple(entries) == record.entries:
-        return record
-    return replace(record, entries=_remembered(entries))
-
-
-def _written(
-    record: KeyGroupRecord, entry: Entry, action: Action, now: float, id_: str
-) -> dict[str, float | str]:
-    match action:
-        case Action.REGISTER:
-            return {"key_pair_id": id_}
-        case Action.CONFIRM:
-            return {"published": now}
-        case Action.SWITCH:
-            reach = max(entry.reach, record.terms.reach)
-            return {"signing": now, "draining": 0.0, "drain_until": 0.0, "reach": reach}
-        case Action.RELEASE:
-            return {"leaving": now}
-        case Action.RETIRE:
-            return {"retired": now}
-        case Action.DESTROY:
-            return {"gone": now}
-    return {}
-
-
-def relieved(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
-    """`entry` once another key signs: the previous signing key drains, and a compromised one leaves the record's
-    trust."""
-    if entry.stage is not Stage.SIGNING:
-        return entry
-    left = replace(entry, stage=move(entry.stage, Action.RELIEVE), draining=now)
-    if entry.compromised:
-        return replace(left, drain_until=now, leaving=entry.leaving or now)
-    return replace(left, drain_until=record.drains_until(entry, now))
-
-
-def _remembered(entries: list[Entry]) -> tuple[Entry, ...]:
-    """All entries except the keys deleted longest ago; the last `REMEMBERED` deleted keys remain."""
-    gone = sorted((entry.gone for entry in entries if entry.gone), reverse=True)
-    return tuple(entry for entry in entries if not entry.gone or entry.gone in gone[:REMEMBERED])
-
-
-# ------------------------------------------------------------------------------------------------------------
-# All upcoming steps
-
-
-class Planned(msgspec.Struct, frozen=True):
-    """A step, and the earliest time at which it can be taken."""
-
-    at: float
-    step: Step
-
-
-def plan(facts: Facts, now: float) -> tuple[tuple[Planned, ...], Wait | Done]:
-    """All steps until the next key signs and the current signing key is gone, each at its earliest possible time, and
-    what follows or blocks them. Assumes that every distribution is Deployed at once and that nothing else makes
-    changes."""
-    steps: list[Planned] = []
-    first = facts.record.signing
-    while len(steps) < 60:
-        found = next_step(facts, now)
-        if isinstance(found, Step):
-            record = facts.record
-            gone = first is None or all(e.gone for e in record.entries if e.uri == first.uri)
-            if found.action is Action.CREATE and record.signing and gone:
-                reason = found.reason if found.reason.endswith("UTC") else f"{found.reason} at {_date(now)}"
-                return tuple(steps), Wait(reason, now)
-            steps.append(Planned(now, found))
-            facts = _after_step(facts, found, now)
-        elif isinstance(found, Wait) and found.until is not None and found.until > now:
-            gone = first is not None and all(e.gone for e in facts.record.entries if e.uri == first.uri)
-            if gone and not next_key(facts.record):
-                return tuple(steps), found
-            now = found.until
-        elif isinstance(found, Wait) and any(each.status != "Deployed" for each in facts.distributions):
-            deployed = tuple(replace(each, status="Deployed") for each in facts.distributions)
-            facts = replace(facts, distributions=deployed)
-        else:
-            return tuple(steps), found
-    return tuple(steps), Done()
-
-
-def _after_step(facts: Facts, step: Step, now: float) -> Facts:
-    """The facts after `step`, if it succeeds."""
-    id_ = step.key_pair_id or f"(id of {step.name})"
-    record = after(facts.record, step, now, key_pair_id=id_, fingerprint="yet to be made")
-    known, group, held = facts.public_keys, facts.group, dict(facts.held)
-    match step.action:
-        case Action.CREATE:
-            held[step.uri] = CustodyState("yet to be made")
-        case Action.REGISTER:
-            known = (*known, KnownKey(id_, step.name, ""))
-        case Action.PUBLISH | Action.REMOVE if group is not None:
-            group = replace(group, items=step.items, modified=now)
-        case Action.UNREGISTER:
-            known = tuple(key for key in known if key.id != step.key_pair_id)
-        case Action.DESTROY:
-            held[step.uri] = CustodyState()
-    return replace(facts, record=record, group=group, public_keys=known, held=held)

@@ -66,14 +66,14 @@ class Reference(msgspec.Struct, frozen=True):
     :param paths: where the ids are in the config; `*` stands for every item of a list.
     :param missing: the error for an id that does not exist.
     :param prefix: precedes the id in the config.
-    :param crowd: the quota of referring resources, and the error if it is exceeded.
+    :param referrer_quota: the quota of referring resources, and the error if it is exceeded.
     """
 
     kind: str
     paths: tuple[tuple[str, ...], ...]
     missing: str
     prefix: str = ""
-    crowd: tuple[str, str] | None = None
+    referrer_quota: tuple[str, str] | None = None
 
     def ids(self, config: Mapping[str, Any]) -> Iterator[str]:
         """The ids in `config` as written, in order, with repetitions. An empty string is not an id, unless it is an
@@ -282,19 +282,19 @@ DISTRIBUTION = Kind(
             "KeyGroup",
             _behaviors("TrustedKeyGroups", "Items", "*"),
             "TrustedKeyGroupDoesNotExist",
-            crowd=("distributions_per_key_group", "TooManyDistributionsAssociatedToKeyGroup"),
+            referrer_quota=("distributions_per_key_group", "TooManyDistributionsAssociatedToKeyGroup"),
         ),
         Reference(
             "CachePolicy",
             _behaviors("CachePolicyId"),
             "NoSuchCachePolicy",
-            crowd=("distributions_per_cache_policy", "TooManyDistributionsAssociatedToCachePolicy"),
+            referrer_quota=("distributions_per_cache_policy", "TooManyDistributionsAssociatedToCachePolicy"),
         ),
         Reference(
             "OriginRequestPolicy",
             _behaviors("OriginRequestPolicyId"),
             "NoSuchOriginRequestPolicy",
-            crowd=(
+            referrer_quota=(
                 "distributions_per_origin_request_policy",
                 "TooManyDistributionsAssociatedToOriginRequestPolicy",
             ),
@@ -303,7 +303,7 @@ DISTRIBUTION = Kind(
             "ResponseHeadersPolicy",
             _behaviors("ResponseHeadersPolicyId"),
             "NoSuchResponseHeadersPolicy",
-            crowd=(
+            referrer_quota=(
                 "distributions_per_response_headers_policy",
                 "TooManyDistributionsAssociatedToResponseHeadersPolicy",
             ),
@@ -312,7 +312,7 @@ DISTRIBUTION = Kind(
             "OriginAccessControl",
             (("Origins", "Items", "*", "OriginAccessControlId"),),
             "InvalidOriginAccessControl",
-            crowd=(
+            referrer_quota=(
                 "distributions_per_origin_access_control",
                 "TooManyDistributionsAssociatedToOriginAccessControl",
             ),

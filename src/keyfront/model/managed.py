@@ -172,13 +172,13 @@ CACHE_POLICIES: dict[str, dict[str, Any]] = {
         "UseOriginCacheControlHeaders",
         (0, 0, _YEAR),
         _Key(gzip=True, brotli=True, headers=_OVERRIDING, cookies="all"),
-        comment="Caching as the origin says, query strings not in the key",
+        comment="Caching as the origin specifies, query strings not in the key",
     ),
     "4cc15a8a-d715-48a4-82b8-cc0b614638fe": _cache_policy(
         "UseOriginCacheControlHeaders-QueryStrings",
         (0, 0, _YEAR),
         _Key(gzip=True, brotli=True, headers=_OVERRIDING, cookies="all", query="all"),
-        comment="Caching as the origin says, query strings in the key",
+        comment="Caching as the origin specifies, query strings in the key",
     ),
     "08627262-05a9-4f76-9ded-b50ca2e3a84f": _cache_policy(
         "Elemental-MediaPackage",

@@ -127,7 +127,7 @@ def _origin(
     if not set(versions) <= set(_TLS_VERSIONS):
         custom.refuse(f"OriginSslProtocols must be of {', '.join(_TLS_VERSIONS)}")
     elif versions == ("SSLv3",):
-        custom.refuse("Keyfront does not speak SSLv3: OriginSslProtocols must name a later version")
+        custom.refuse("Keyfront does not support SSLv3: OriginSslProtocols must name a later version")
     policy = custom.text("OriginProtocolPolicy", None, ("http-only", "match-viewer", "https-only"))
     return Origin(
         **common,

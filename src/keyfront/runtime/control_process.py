@@ -169,7 +169,7 @@ class ControlProcess:
         exit."""
 
         def beat() -> None:
-            self._edges.look(time.monotonic())
+            self._edges.note_heartbeats(time.monotonic())
             self._beat()
 
         instead = Unavailable(

@@ -45,16 +45,16 @@ class Watchdog(msgspec.Struct, frozen=True):
     """How a child's heartbeat is monitored.
 
     `slot` is its place on the board. Without a heartbeat for `stuck_after` seconds it is killed; 0 disables this.
-    `deputies` are the slots of the children that do its work while it is down.
+    `substitutes` are the slots of the children that do its work while it is down.
     """
 
     board: Board
     slot: int
     stuck_after: float
-    deputies: range = range(0)
+    substitutes: range = range(0)
 
-    def has_deputy(self, now: float) -> bool:
-        return any(self.board.accepts(slot, now) for slot in self.deputies if slot != self.slot)
+    def has_substitute(self, now: float) -> bool:
+        return any(self.board.accepts(slot, now) for slot in self.substitutes if slot != self.slot)
 
 
 class Child:
@@ -173,7 +173,7 @@ class Child:
         if (
             short_runs > MANY_SHORT_RUNS
             and self._watchdog is not None
-            and self._watchdog.has_deputy(time.monotonic())
+            and self._watchdog.has_substitute(time.monotonic())
         ):
             most = MAX_DELAY_WITH_DEPUTY
         return float(min(MIN_RESTART_DELAY * 2 ** min(short_runs, 10), most))

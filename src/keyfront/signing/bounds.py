@@ -54,10 +54,10 @@ class Bounds:
         host, slash, path = rest.partition("/")
         if not (separator and scheme and slash and host) or "?" in host or _steps_aside(path):
             return False
-        asked = frozenset(filter(glob(scheme.lower()), _SCHEMES))
-        if not asked or not asked <= self._schemes:
+        requested = frozenset(filter(glob(scheme.lower()), _SCHEMES))
+        if not requested or not requested <= self._schemes:
             return False
-        plain = {plain_host(one, host.lower()) for one in asked}
+        plain = {plain_host(one, host.lower()) for one in requested}
         if not all(self._host(_as_text(one)) for one in plain):
             return False
         if "?" in path:

@@ -20,8 +20,9 @@ import msgspec
 
 from keyfront.errors import Denial, Denied, PolicyError
 from keyfront.signing.diagnosis import assembly, comparison, values
+from keyfront.signing.diagnosis.mistakes import Mistake, mistakes_of
 from keyfront.signing.diagnosis.search import Candidate, Search, canned_candidates, custom_candidates, how
-from keyfront.signing.diagnosis.signer_mistakes import Mistake, Request, mistakes_of
+from keyfront.signing.diagnosis.signer_mistakes import Request
 from keyfront.signing.keys import PublicKey, cf_b64decode
 from keyfront.signing.policy import Statement, canned_expires, canned_policy, ipv4, parse_policy
 from keyfront.signing.raw_url import SIGNING_PARAMETERS, split_url
@@ -602,7 +603,9 @@ class _Explanation:
                 ),
             )
         if "%2A" in pattern.upper() and self._matched_by(re.sub("%2[aA]", "*", pattern)):
-            words = "The * of the policy was percent-encoded (%2A), and so it is no wildcard: write it bare."
+            words = (
+                "The * of the policy was percent-encoded (%2A), and so it is not a wildcard: write it bare."
+            )
             return (Mistake("encoding", words),)
         left = _MAX_MATCHED
         unsure = _unsure(pattern)
@@ -663,7 +666,7 @@ class _Explanation:
         passed = address is not None and network[0] <= address <= network[1]
         mistakes: tuple[Mistake, ...] = ()
         if address is None:
-            words = "The viewer came by IPv6; IpAddress knows IPv4 only. Leave the condition out, or serve IPv4 only."
+            words = "The viewer came by IPv6; IpAddress supports IPv4 only. Omit the condition, or serve IPv4 only."
             mistakes = (Mistake("viewer_ipv6", words),)
         elif not passed:
             words = (

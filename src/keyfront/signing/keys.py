@@ -373,7 +373,7 @@ def load_public_key(pem: bytes | str) -> PublicKey:
     except UnicodeError as error:
         raise KeyLoadError("a public key in PEM is plain ASCII text", _PUBLIC_PEM_HINT) from error
     if len(text) > _LONGEST_PUBLIC:
-        raise KeyLoadError(f"a text of {len(text)} characters is no public key", _PUBLIC_PEM_HINT)
+        raise KeyLoadError(f"a text of {len(text)} characters is not a public key", _PUBLIC_PEM_HINT)
     labels = [label for label, _ in _BLOCK.findall(text)]
     stripped = text.strip()
     if labels != ["PUBLIC KEY"] or not (stripped.startswith("-----BEGIN") and stripped.endswith("-----")):
@@ -481,7 +481,7 @@ def _private_pem(data: bytes, depth: int = 0) -> bytes | None:
         if data[:1] == b"\x30":  # a DER SEQUENCE
             return None
         raise KeyLoadError(
-            "this is no private key",
+            "this is not a private key",
             "A key in PEM begins with -----BEGIN PRIVATE KEY----- (or RSA or EC PRIVATE KEY)",
         )
     blocks = _BLOCK.findall(text)
@@ -551,7 +551,7 @@ def _wrap_der(der: bytes) -> bytes | None:
     try:
         serialization.load_der_public_key(der)
     except (ValueError, UnsupportedAlgorithm):
-        raise KeyLoadError("base64 of something that is no private key", _convert_hint()) from None
+        raise KeyLoadError("base64 of something that is not a private key", _convert_hint()) from None
     raise KeyLoadError(*_NOT_PRIVATE["PUBLIC KEY"])
 
 

@@ -149,10 +149,10 @@ def parse_network(text: str) -> Network:
     address, slash, mask = text.partition("/")
     first = ipv4(address)
     if first is None or (slash and not (mask.isascii() and mask.isdigit() and len(mask) <= 2)):
-        raise PolicyError(f"{text[:60]!r} is no IPv4 address or CIDR")
+        raise PolicyError(f"{text[:60]!r} is not an IPv4 address or CIDR")
     bits = int(mask) if slash else 32
     if bits > 32:
-        raise PolicyError(f"{text[:60]!r} is no IPv4 address or CIDR")
+        raise PolicyError(f"{text[:60]!r} is not an IPv4 address or CIDR")
     span = (1 << (32 - bits)) - 1
     return first & ~span, first | span
 

@@ -94,7 +94,7 @@ def as_sent(url: str) -> RawUrl:
             f"the host {host!r} is not ASCII. Give its xn-- form, as in the distribution's aliases"
         )
     if not _HOST.fullmatch(host):
-        raise SigningError(f"{host!r} is no host name")
+        raise SigningError(f"{host!r} is not a host name")
     scheme, host = parts.scheme.lower(), host.lower()
     host = host.removesuffix(":443" if scheme == "https" else ":80")
     path = _encode(parts.path, _IN_PATH)
@@ -151,7 +151,7 @@ def pattern_as_sent(pattern: str) -> str:
     if match is None or not (match["scheme"] or pattern.startswith("*")):
         raise PolicyError(f"the resource {pattern[:200]!r} begins with neither http://, https:// nor *")
     if not match["host"].isascii() or " " in match["host"]:
-        raise PolicyError(f"{match['host']!r} is no host name; give the xn-- form of a name beyond ASCII")
+        raise PolicyError(f"{match['host']!r} is not a host name; give the xn-- form of a name beyond ASCII")
     path = _encode(match["path"] or "", _IN_PATH)
     query = _encode(match["query"] or "", _IN_QUERY)
     return f"{match['scheme'] or ''}{match['host']}".lower() + path + query

@@ -162,7 +162,7 @@ def sign_url(  # noqa: PLR0913 - public API of the SDK: one URL, one signer, and
 
 
 _NO_WILDCARD = (
-    "{} grants one URL, letter by letter: a * in it is no wildcard. To grant many URLs pass resource= with "
+    "{} grants one URL, letter by letter: a * in it is not a wildcard. To grant many URLs pass resource= with "
     "the pattern; if the URL really holds a *, write it %2A"
 )
 
@@ -280,9 +280,7 @@ def sign_cookies(  # noqa: PLR0913 - public API of the SDK: as `sign_url`, and t
         else:
             raise PolicyError("a canned policy has no starts and no ip")
     elif canned or not (expires is None and starts is None and ip is None):
-        raise PolicyError(
-            "a policy says itself what it grants: expires, starts, ip and canned have no place here"
-        )
+        raise PolicyError("a policy states what it grants: omit expires, starts, ip and canned")
     else:
         terms = _custom(resource, now)
     attributes = _cookie_attributes(domain, path, secure, http_only, same_site, partitioned)
@@ -427,7 +425,7 @@ def _signed_by(
         fits = signature[:1] == b"\x30" and 8 <= len(signature) <= 72
     if not fits:
         raise SigningError(
-            f"the signer's answer is no {signer.public_key.algorithm} signature as CloudFront takes it "
+            f"the signer did not return a {signer.public_key.algorithm} signature as CloudFront takes it "
             "(RSA: 256 bytes; ECDSA: ASN.1 DER)"
         )
     parameters = {
@@ -468,7 +466,7 @@ def checked_id(key_pair_id: str) -> str:
         # A value that may be a key is not shown.
         shown = "this" if mistake is not None and mistake.code == "key_id_is_a_key" else repr(text[:40])
         raise SigningError(
-            f"{shown} is no key pair id{why}. It is the Id of the public key in CloudFront, such as "
+            f"{shown} is not a key pair id{why}. It is the Id of the public key in CloudFront, such as "
             "K2JCJMDEHXQW5F"
         )
     return text

@@ -73,7 +73,7 @@ def _bytes_of(table: Table) -> int:
     return table.bytes
 
 
-class Remembered(Generic[V]):
+class TwoGenerationCache(Generic[V]):
     """A bounded cache that keeps entries in use: two generations of plain dicts.
 
     New and reused entries go to the young generation. When that is full, by count or by bytes, it becomes the old one,

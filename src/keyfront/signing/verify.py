@@ -34,7 +34,7 @@ from keyfront.signing.keys import HashName, PublicKey, cf_b64decode, load_public
 from keyfront.signing.policy import Network, Statement, canned_expires, canned_policy, ipv4, parse_policy
 from keyfront.signing.raw_url import SIGNING_PARAMETERS
 from keyfront.signing.resource import plain_host
-from keyfront.signing.tables import Budget, Key, Remembered
+from keyfront.signing.tables import Budget, Key, TwoGenerationCache
 
 Mode = Literal["url", "cookies"]
 
@@ -217,9 +217,11 @@ class KeyRing:
             {id_: key if isinstance(key, PublicKey) else load_public_key(key) for id_, key in keys.items()}
         )
         self.groups: Mapping[str, str] = MappingProxyType(dict(groups or {}))
-        self._urls: Remembered[Grant] = Remembered(entries, size, _grant_bytes, budget)
-        self._cookies: Remembered[Grant] = Remembered(entries, size // 2, _grant_bytes, budget)
-        self._policies: Remembered[tuple[str | Statement, int]] = Remembered(
+        self._urls: TwoGenerationCache[Grant] = TwoGenerationCache(entries, size, _grant_bytes, budget)
+        self._cookies: TwoGenerationCache[Grant] = TwoGenerationCache(
+            entries, size // 2, _grant_bytes, budget
+        )
+        self._policies: TwoGenerationCache[tuple[str | Statement, int]] = TwoGenerationCache(
             entries, size // 2, _policy_bytes, budget
         )
 

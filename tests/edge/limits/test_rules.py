@@ -62,7 +62,7 @@ def test_a_floor_asks_for_no_more_than_there_was(
     looks: list[tuple[float, int, int]], slow_at: float | None
 ) -> None:
     floor = Floor()
-    found = [now for now, moved, owed in looks if floor.slow(now, moved, 10, 30.0, owed=owed)]
+    found = [now for now, moved, waiting in looks if floor.slow(now, moved, 10, 30.0, waiting=waiting)]
     assert (found[0] if found else None) == slow_at
 
 

@@ -223,8 +223,8 @@ def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
         if block == bytes(_BLOCK):
             break
         try:
-            said = tarfile.TarInfo.frombuf(block, "ascii", "strict")
-            name, size = said.name, said.size
+            parsed = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+            name, size = parsed.name, parsed.size
         except (tarfile.TarError, ValueError) as error:
             raise BackupError(f"it is damaged: a member's header cannot be read ({error})") from error
         total += size
@@ -251,13 +251,13 @@ class _Reader:
     def read(self, size: int) -> bytes:
         """:raises BackupError: if fewer than `size` bytes are left."""
         pieces: list[bytes] = []
-        wanted = size
-        while wanted:
-            piece = self._some(wanted)
+        missing = size
+        while missing:
+            piece = self._some(missing)
             if not piece:
                 raise BackupError("it is damaged: it is cut off")
             pieces.append(piece)
-            wanted -= len(piece)
+            missing -= len(piece)
         return b"".join(pieces)
 
     def ended(self) -> bool:

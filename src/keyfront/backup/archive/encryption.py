@@ -49,7 +49,7 @@ def seal_for(recipients: Sequence[str], passphrase_file: Path | None) -> Seal:
     """:raises SettingsError: if there is neither a recipient nor a passphrase, or both, or a recipient is invalid."""
     if bool(recipients) == (passphrase_file is not None):
         raise SettingsError(
-            "say whom the archive is for: --recipient age1… (as often as needed), or --passphrase-file"
+            "give the recipient of the archive: --recipient age1… (as often as needed), or --passphrase-file"
         )
     if passphrase_file is not None:
         return Seal(passphrase=read_passphrase(passphrase_file))
@@ -84,7 +84,7 @@ def read_passphrase(path: Path) -> str:
 def opener(identity_files: Sequence[Path], passphrase_file: Path | None) -> Opener:
     """:raises SettingsError: if neither is given, or a file holds no identity or is readable by others."""
     if not identity_files and passphrase_file is None:
-        raise SettingsError("say what opens the archive: --identity FILE, or --passphrase-file FILE")
+        raise SettingsError("give what decrypts the archive: --identity FILE, or --passphrase-file FILE")
     identities = [one for path in identity_files for one in _identities(path)]
     return Opener(tuple(identities), read_passphrase(passphrase_file) if passphrase_file is not None else "")
 
@@ -100,7 +100,7 @@ def _recipient(text: str) -> Recipient:
         return kind(text)
     except pyrage.RecipientError as error:
         raise SettingsError(
-            f"{text[:80]!r} is no recipient: age1…, or a line as in ~/.ssh/id_ed25519.pub ({error})"
+            f"{text[:80]!r} is not a recipient: age1…, or a line as in ~/.ssh/id_ed25519.pub ({error})"
         ) from error
 
 
@@ -162,7 +162,7 @@ def opened(data: bytes, opener: Opener) -> bytes:
     :raises BackupError: if it is not an age file, is not encrypted for `opener`, or is damaged.
     """
     if not data.startswith(MAGIC):
-        raise BackupError("it is no archive: it does not begin as a file of age does")
+        raise BackupError("it is not an archive: it does not begin like an age file")
     by_passphrase = b"\n-> scrypt " in data[:200] or not opener.identities
     if by_passphrase and not opener.passphrase:
         raise BackupError("it is encrypted under a passphrase: give --passphrase-file")
@@ -173,4 +173,4 @@ def opened(data: bytes, opener: Opener) -> bytes:
             return bytes(pyrage.passphrase.decrypt(data, opener.passphrase))
         return bytes(pyrage.decrypt(data, list(opener.identities)))
     except pyrage.DecryptError as error:
-        raise BackupError(f"it is damaged, or for somebody else: {error}") from error
+        raise BackupError(f"it is damaged, or encrypted for another recipient: {error}") from error

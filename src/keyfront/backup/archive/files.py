@@ -83,8 +83,8 @@ def read(lines: Iterable[bytes]) -> list[File]:
     files: dict[str, File] = {}
     for line in lines:
         try:
-            said = _decoder.decode(line)
-            file = File(said.path, said.mode, bytes_of(said.data))
+            entry = _decoder.decode(line)
+            file = File(entry.path, entry.mode, bytes_of(entry.data))
         except (msgspec.MsgspecError, ValueError) as error:
             raise BackupError(f"a file of it cannot be read: {error}") from error
         if not _belongs(file.path) or not 0 <= file.mode <= 0o777 or file.path in files:

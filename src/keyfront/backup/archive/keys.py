@@ -15,7 +15,7 @@ import msgspec
 
 from keyfront.backup.archive.container import Proof
 from keyfront.custody import Record, Records, open_key, open_place, open_records, split
-from keyfront.custody.key_record import KeyGroupRecord, Stage, read_succession, save
+from keyfront.custody.key_record import KeyGroupRecord, Stage, parse_record, save
 from keyfront.errors import BackupError, CustodyError, KeyExists, NotExportable, SigningError
 from keyfront.model.pattern import compile_pattern
 from keyfront.model.snapshot import Distribution, Snapshot
@@ -32,10 +32,10 @@ class RecordRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     text: str
 
-    def succession(self) -> KeyGroupRecord | None:
+    def record(self) -> KeyGroupRecord | None:
         """Return the parsed record, or None if it is not a key group's record."""
         try:
-            return read_succession(self.text.encode())
+            return parse_record(self.text.encode())
         except CustodyError:
             return None
 
@@ -112,15 +112,15 @@ def found_records(records: str, environment: Mapping[str, str]) -> tuple[list[Re
 
 
 def found_keys(
-    successions: Iterable[KeyGroupRecord], custodies: Iterable[str], environment: Mapping[str, str]
+    group_records: Iterable[KeyGroupRecord], custodies: Iterable[str], environment: Mapping[str, str]
 ) -> tuple[list[KeyRow], list[str], list[str]]:
     """Return the private keys that the records name and all in the places `custodies`; the keys that are never
     exported; and the keys that should be exportable but cannot be exported now."""
     wanted: dict[str, tuple[str, bool]] = {}
     kept: list[str] = []
     missing: list[str] = []
-    for succession in successions:
-        for entry in succession.entries:
+    for record in group_records:
+        for entry in record.entries:
             if entry.stage is not Stage.RETIRED:
                 wanted[entry.uri] = (entry.key_pair_id, entry.stage is Stage.SIGNING)
     for uri in custodies:
@@ -143,12 +143,12 @@ def found_keys(
     return rows, kept, missing
 
 
-def not_contained(successions: Iterable[KeyGroupRecord], environment: Mapping[str, str]) -> list[str]:
+def not_contained(group_records: Iterable[KeyGroupRecord], environment: Mapping[str, str]) -> list[str]:
     """For an archive without private keys, return the ones that could have been included and that no restore
     recovers."""
     found: list[str] = []
-    for succession in successions:
-        for entry in succession.entries:
+    for record in group_records:
+        for entry in record.entries:
             if entry.stage is Stage.RETIRED:
                 continue
             try:
@@ -156,7 +156,7 @@ def not_contained(successions: Iterable[KeyGroupRecord], environment: Mapping[st
             except CustodyError:
                 exports = True  # unknown: assume that it can be exported
             if exports:
-                found.append(f"private key {_shown(entry.uri)}: not asked for (--private-keys)")
+                found.append(f"private key {_shown(entry.uri)}: not requested (--private-keys)")
     return found
 
 
@@ -188,7 +188,7 @@ class _Signer:
 
 
 def proofs(
-    successions: Iterable[KeyGroupRecord], snapshot: Snapshot, now: float, environment: Mapping[str, str]
+    group_records: Iterable[KeyGroupRecord], snapshot: Snapshot, now: float, environment: Mapping[str, str]
 ) -> tuple[list[Proof], list[str]]:
     """Return a URL for each restricted behavior of `snapshot`, signed with the key that currently signs for a group
     that the behavior trusts, wherever that key is stored; and the reason for each behavior without one. The URL is
@@ -196,17 +196,17 @@ def proofs(
     nothing if found."""
     made: list[Proof] = []
     missing: list[str] = []
-    for succession in successions:
-        entry = succession.signing
+    for record in group_records:
+        entry = record.signing
         if entry is None:
             continue
         try:
             signer = _Signer(entry.key_pair_id, entry.uri, environment)
-            for url in drill_urls(snapshot, succession.key_group_id):
+            for url in drill_urls(snapshot, record.key_group_id):
                 signed = sign_url(url, signer, expires=int(now) + _YEARS, now=now)
-                made.append(Proof(signed, entry.key_pair_id, succession.group))
+                made.append(Proof(signed, entry.key_pair_id, record.group))
         except (CustodyError, SigningError) as error:
-            missing.append(f"proof for key group {succession.group}: {error}")
+            missing.append(f"proof for key group {record.group}: {error}")
     return made[:_MOST_PROOFS], missing
 
 
@@ -269,7 +269,7 @@ def inside(uri: str, folder: Path) -> bool:
 
 
 def moved_record(row: RecordRow, old: str, new: Path) -> RecordRow:
-    found = row.succession()
+    found = row.record()
     if found is None or old.rstrip("/") == str(new):
         return row
     terms = msgspec.structs.replace(found.terms, place=moved(found.terms.place, old, new))
@@ -295,7 +295,7 @@ def any_records(place: str) -> bool:
 def alike(one: bytes, other: bytes) -> bool:
     """Whether two records have the same content apart from their serials."""
     try:
-        found = [msgspec.structs.replace(read_succession(data), serial=0) for data in (one, other)]
+        found = [msgspec.structs.replace(parse_record(data), serial=0) for data in (one, other)]
     except CustodyError:
         return one == other
     return found[0] == found[1]
@@ -316,7 +316,7 @@ def put_records(
             if there is not None and alike(there.data, row.text.encode()):
                 continue
             records, version = open_records(place, environment), None if there is None else there.version
-            found = row.succession()
+            found = row.record()
             if found is None:
                 records.write(row.name, row.text.encode(), version)
             else:
@@ -329,7 +329,7 @@ def put_records(
 
 def _serial(record: Record | None) -> int:
     try:
-        return 0 if record is None else read_succession(record.data).serial
+        return 0 if record is None else parse_record(record.data).serial
     except CustodyError:
         return 0
 

@@ -86,7 +86,7 @@ def filled(
     try:
         if not 1 <= version <= schema.VERSION:
             raise BackupError(
-                f"its rows are of schema {version}, and this Keyfront knows schemas up to {schema.VERSION}: "
+                f"its rows are of schema {version}, and this Keyfront supports schemas up to {schema.VERSION}: "
                 "a newer Keyfront took it"
             )
         with database.migrating.begin() as connection:
@@ -105,8 +105,8 @@ def filled(
         return Store(database)
     except (DBAPIError, OverflowError, UnicodeError) as error:
         database.close()
-        said = cause(error) if isinstance(error, DBAPIError) else str(error)
-        raise BackupError(f"its rows are not those of a store: {said}") from error
+        why = cause(error) if isinstance(error, DBAPIError) else str(error)
+        raise BackupError(f"its rows are not those of a store: {why}") from error
     except BaseException:
         database.close()
         raise

@@ -49,7 +49,7 @@ def exclude_compromised(
         notes = [f"{uri} is compromised, and is restored as the archive has it" for uri in ids]
         return RestorableKeys(records, keys, notes, ids)
     for row in records:
-        found = row.succession()
+        found = row.record()
         merged = found if found is None else _merged(found, current.get(row.name), marked)
         if found is None or merged == found:
             rows.append(row)
@@ -148,19 +148,19 @@ def missing_keys(
     found: dict[str, str] = {}
     restored = {(_without_options(key.uri), key.key().public_key.fingerprint) for key in keys}
     for row in records:
-        record = row.succession()
+        record = row.record()
         if record is None or (entry := record.signing) is None:
             continue
         uri = _without_options(entry.uri)
-        wanted = entry.fingerprint or public.get(entry.key_pair_id, "")
-        if any(at == uri and wanted in ("", print_) for at, print_ in restored):
+        fingerprint = entry.fingerprint or public.get(entry.key_pair_id, "")
+        if any(at == uri and fingerprint in ("", print_) for at, print_ in restored):
             continue
-        if why := _lacks(entry, wanted, environment):
+        if why := _lacks(entry, fingerprint, environment):
             found[uri] = f"record {row.name}: no signer can use {uri}: {why}"
     return found
 
 
-def _lacks(entry: Entry, wanted: str, environment: Mapping[str, str]) -> str:
+def _lacks(entry: Entry, fingerprint: str, environment: Mapping[str, str]) -> str:
     """Why the key of `entry` cannot sign; empty if it can."""
     try:
         held = open_place(entry.uri, environment).describe(split(entry.uri).name)
@@ -168,7 +168,7 @@ def _lacks(entry: Entry, wanted: str, environment: Mapping[str, str]) -> str:
         return str(error)
     if held.delete_at is not None:
         return "it is to be deleted"
-    if wanted and held.public_key.fingerprint != wanted:
+    if fingerprint and held.public_key.fingerprint != fingerprint:
         return "custody has another key of that name"
     return ""
 
@@ -183,7 +183,7 @@ def current_records(
     if not archived_keys.any_records(place):
         return {}, []
     rows, trouble = archived_keys.found_records(place, environment)
-    found = {row.name: record for row in rows if (record := row.succession()) is not None}
+    found = {row.name: record for row in rows if (record := row.record()) is not None}
     return found, [f"it is not known which keys have been marked compromised since: {why}" for why in trouble]
 
 

@@ -16,23 +16,23 @@ from keyfront.control.store.store import Store
 from keyfront.errors import ApiError, SettingsError
 
 
-class Look(NamedTuple):
+class StoreState(NamedTuple):
     """`store` is None if there is no store, or none that can be compared; `trouble` then says why."""
 
     store: Store | None
     trouble: str = ""
 
 
-def look(file: Path, url: str, password_file: Path | None) -> Look:
+def inspect_store(file: Path, url: str, password_file: Path | None) -> StoreState:
     """:param file: the SQLite file, used if `url` is empty. It is copied into memory and migrated there.
     :param url: the URL of a PostgreSQL database; only one with this version's schema is read.
     :raises SettingsError: if the database cannot be opened."""
     return _shared(Postgres(url, password_file)) if url else _copied(file)
 
 
-def _copied(file: Path) -> Look:
+def _copied(file: Path) -> StoreState:
     if not file.exists():
-        return Look(None)
+        return StoreState(None)
     memory = Memory()
     try:
         # Opening a file that has no journal beside it must not leave one behind that another user could not write.
@@ -44,21 +44,21 @@ def _copied(file: Path) -> Look:
             source.backup(cast(sqlite3.Connection, connection.connection.driver_connection))
         store = Store(memory)
         with store.read() as transaction:
-            said = str(transaction.connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+            problem = str(transaction.connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
     except (sqlite3.Error, SettingsError, ApiError, DBAPIError) as error:
-        said = str(error)
-    if said == "ok":
-        return Look(store)
+        problem = str(error)
+    if problem == "ok":
+        return StoreState(store)
     memory.close()
-    return Look(None, said)
+    return StoreState(None, problem)
 
 
-def _shared(database: Postgres) -> Look:
+def _shared(database: Postgres) -> StoreState:
     try:
         with database.reading.connect() as connection:
             found = schema.version(connection)
         if found >= schema.VERSION:
-            return Look(Store(database))  # this has nothing to migrate, or refuses
+            return StoreState(Store(database))  # this has nothing to migrate, or refuses
     except DBAPIError as error:
         database.close()
         raise SettingsError(f"the store {database.name} cannot be opened: {cause(error)}") from error
@@ -67,6 +67,6 @@ def _shared(database: Postgres) -> Look:
         raise
     database.close()
     if not found:
-        return Look(None)
+        return StoreState(None)
     why = f"{database.name} has schema {found}, which the restore brings to {schema.VERSION} before it keeps it aside"
-    return Look(None, why)
+    return StoreState(None, why)

@@ -25,7 +25,7 @@ ChangeKind = Literal["add", "change", "remove"]
 class Change(msgspec.Struct, frozen=True):
     """`what` is a kind, such as `Distribution`, `user`, or `file`; `name` identifies the item."""
 
-    deed: ChangeKind
+    kind: ChangeKind
     what: str
     name: str
 
@@ -94,8 +94,8 @@ def _rows(staged: Store, current: Store | None) -> Iterator[Change]:
         for key in sorted(new.keys() | old.keys()):
             if new.get(key) == old.get(key):
                 continue
-            deed: ChangeKind = "add" if key not in old else "remove" if key not in new else "change"
-            yield Change(deed, what or key[0], _named(new.get(key) or old[key], key if what else key[1:]))
+            kind: ChangeKind = "add" if key not in old else "remove" if key not in new else "change"
+            yield Change(kind, what or key[0], _named(new.get(key) or old[key], key if what else key[1:]))
 
 
 _KINDS = {"PublicKey": "public key", "KeyGroup": "key group"}

@@ -32,7 +32,7 @@ from keyfront.backup.audit import RESTORED, AuditActor, append_event
 from keyfront.backup.capture import Archive, compiled
 from keyfront.backup.restore import compromised
 from keyfront.backup.restore import plan as restore_plan
-from keyfront.backup.restore.current_state import look
+from keyfront.backup.restore.current_state import inspect_store
 from keyfront.backup.restore.lock import RUNNING
 from keyfront.backup.restore.plan import Plan
 from keyfront.control.publish.replica import renumber
@@ -158,7 +158,7 @@ class Restore:
         files, stay = archived_files.settled(self._archive.files, self._target.folder)
         archive = msgspec.structs.replace(self._archive, files=files, records=self._rows, keys=self._keys)
         target = self._target
-        seen = look(target.folder / _STORE, target.store, target.password_file)
+        seen = inspect_store(target.folder / _STORE, target.store, target.password_file)
         staged: Store | None = None
         try:
             staged = self._archive.store(Memory(), without=(schema.audit.name,))
@@ -434,10 +434,10 @@ def _swap_postgres(staged: Store, current: Store, aside: str) -> None:
         pour(source, target)
 
 
-def _free_schema(connection: sa.Connection, wanted: str) -> str:
-    """Return `wanted`, or `wanted` with a number if an unfinished restore has saved something under that name."""
+def _free_schema(connection: sa.Connection, name: str) -> str:
+    """Return `name`, or `name` with a number if an unfinished restore has saved something under that name."""
     taken = set(connection.execute(sa.text("SELECT nspname FROM pg_namespace")).scalars())
-    names = (wanted, *(f"{wanted}_{number}" for number in range(2, 1000)))
+    names = (name, *(f"{name}_{number}" for number in range(2, 1000)))
     return next(name for name in names if name not in taken)
 
 

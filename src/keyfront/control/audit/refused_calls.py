@@ -83,7 +83,7 @@ class Refusals:
         self._rng = rng
         self._lock = threading.Lock()
         self._kinds: dict[tuple[str, str, str], _Kind] = {}
-        self._crowd: _Kind | None = None
+        self._overflow: _Kind | None = None
         """All calls that exceed KINDS or the budget."""
         self._budget = float(BURST)
         self._filled_at: float | None = None
@@ -97,7 +97,7 @@ class Refusals:
                 if len(self._kinds) < KINDS:
                     kind = self._kinds[name] = _Kind(refusal)
                 else:
-                    kind = self._crowd = self._crowd or _Kind(refusal)
+                    kind = self._overflow = self._overflow or _Kind(refusal)
             kind.count += 1
             kind.last = refusal
 
@@ -117,16 +117,16 @@ class Refusals:
                         found.append(self._entry(kind, now))
                         kind.written, kind.count = True, 0
                     elif over:
-                        self._crowd = self._crowd or _Kind(kind.first)
-                        self._crowd.count += kind.count
-                        self._crowd.last = kind.last
+                        self._overflow = self._overflow or _Kind(kind.first)
+                        self._overflow.count += kind.count
+                        self._overflow.last = kind.last
                         kind.count = 0
                 if over and not kind.count:
                     del self._kinds[name]
-            crowd = self._crowd
-            if crowd is not None and (everything or abs(now - crowd.began) >= WINDOW):
-                self._crowd = None
-                found.append(self._entry(crowd, now, crowd=True))
+            overflow = self._overflow
+            if overflow is not None and (everything or abs(now - overflow.began) >= WINDOW):
+                self._overflow = None
+                found.append(self._entry(overflow, now, overflow=True))
             return found
 
     def _fill(self, now: float) -> None:
@@ -134,8 +134,8 @@ class Refusals:
             self._budget = min(BURST, self._budget + (now - self._filled_at) * PER_MINUTE / 60)
         self._filled_at = now
 
-    def _entry(self, kind: _Kind, now: float, *, crowd: bool = False) -> Entry:
-        record = _record(kind, now, uuid.UUID(int=self._rng.getrandbits(128), version=4), crowd)
+    def _entry(self, kind: _Kind, now: float, *, overflow: bool = False) -> Entry:
+        record = _record(kind, now, uuid.UUID(int=self._rng.getrandbits(128), version=4), overflow)
         return Entry(
             record=encode(record),
             index=AuditIndex(
@@ -148,23 +148,23 @@ class Refusals:
         )
 
 
-def _record(kind: _Kind, now: float, id_: uuid.UUID, crowd: bool) -> dict[str, Any]:
+def _record(kind: _Kind, now: float, id_: uuid.UUID, overflow: bool) -> dict[str, Any]:
     last = kind.last
     identity = {"type": "Unknown", "principalId": ""}
-    if last.access_key_id and not crowd:
+    if last.access_key_id and not overflow:
         identity["accessKeyId"] = shown_key(last.access_key_id)
     return {
         "eventVersion": "1.09",
         "userIdentity": identity,
         "eventTime": _time(last.now),
         "eventSource": last.source,
-        "eventName": "RefusedCalls" if crowd else last.operation,
+        "eventName": "RefusedCalls" if overflow else last.operation,
         "awsRegion": "us-east-1",
-        "sourceIPAddress": "various" if crowd else last.source_ip[:_LONGEST],
-        "userAgent": "" if crowd else last.user_agent[:_LONGEST],
-        "errorCode": "AccessDenied" if crowd else last.error.code,
+        "sourceIPAddress": "various" if overflow else last.source_ip[:_LONGEST],
+        "userAgent": "" if overflow else last.user_agent[:_LONGEST],
+        "errorCode": "AccessDenied" if overflow else last.error.code,
         "errorMessage": "Calls from unknown callers, too many to be recorded separately."
-        if crowd
+        if overflow
         else last.error.message[:_LONGEST],
         "responseElements": None,
         "requestParameters": None,

@@ -109,7 +109,7 @@ def _profiles(text: str, path: Path) -> Iterator[tuple[str, str, str]]:
             raise SettingsError(f"{path}: {name!r} cannot be the name of a caller")
         if "aws_session_token" in section:
             raise SettingsError(
-                f"{path}: profile {name} has a session token; Keyfront knows no temporary credentials"
+                f"{path}: profile {name} has a session token; Keyfront does not support temporary credentials"
             )
         key_id, secret = section.get("aws_access_key_id", ""), section.get("aws_secret_access_key", "")
         if not _ID.fullmatch(key_id):
@@ -125,4 +125,4 @@ def _profiles(text: str, path: Path) -> Iterator[tuple[str, str, str]]:
         seen[key_id] = name
         yield name, key_id, secret
     if not seen:
-        raise SettingsError(f"{path} names nobody; remove it to have new credentials made")
+        raise SettingsError(f"{path} names no caller; remove it to have new credentials created")

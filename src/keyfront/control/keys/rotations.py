@@ -25,7 +25,7 @@ from keyfront.lifecycle.hooks import Hook, Hooks
 
 if TYPE_CHECKING:
     from keyfront.lifecycle.events import Listener
-    from keyfront.lifecycle.executor import Conductor
+    from keyfront.lifecycle.executor import RotationExecutor
 
 PATIENCE = 10.0
 """Seconds that a running step has to finish when the control plane stops. A step that takes longer is repeated after
@@ -84,7 +84,7 @@ class Rotations:
 
     def start(self) -> None:
         """Start the threads. The endpoint must already respond."""
-        scheduler = Scheduler(self._records, self._conductor, self.lease, self._stopping)
+        scheduler = Scheduler(self._records, self._executor, self.lease, self._stopping)
         self._threads = (
             threading.Thread(target=keep_renewing, args=(self.lease, RENEW, self._stopping), daemon=True),
             threading.Thread(target=scheduler.run, name="rotation", daemon=True),
@@ -107,14 +107,14 @@ class Rotations:
             AuditListener(self._audit, settings.account),
         )
 
-    def _conductor(self) -> Conductor:
+    def _executor(self) -> RotationExecutor:
         # These import botocore's client, which is rarely needed.
         from keyfront.lifecycle.cloudfront import CloudFront
-        from keyfront.lifecycle.executor import Conductor
+        from keyfront.lifecycle.executor import RotationExecutor
 
         settings = self._settings
         api = CloudFront(settings.endpoint, credentials=settings.credentials)
-        return Conductor(api, self._records, settings.environment, self.listeners())
+        return RotationExecutor(api, self._records, settings.environment, self.listeners())
 
 
 def lease_name(uri: str) -> str:

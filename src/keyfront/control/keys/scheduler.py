@@ -1,9 +1,9 @@
 """Automatic rotations: the leading control plane takes the steps that are due.
 
 The scheduler holds no rotation rules. It watches the records of key groups, and if one is due or was changed (by an
-operator's command, for example), it lets a conductor take steps until there is something to wait for. A failed step is
+operator's command, for example), it lets an executor take steps until there is something to wait for. A failed step is
 retried with increasing delays and logged once. Of several control planes on one store, only the holder of the lease
-takes steps; conductors tolerate a brief overlap of two holders.
+takes steps; executors tolerate a brief overlap of two holders.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from keyfront.custody.contract import Records
-from keyfront.custody.key_record import read_succession
+from keyfront.custody.key_record import parse_record
 from keyfront.errors import KeyfrontError
 
 if TYPE_CHECKING:
-    from keyfront.lifecycle.executor import Conductor, Outcome
+    from keyfront.lifecycle.executor import Outcome, RotationExecutor
 
 log = logging.getLogger("keyfront.rotation")
 
@@ -50,23 +50,23 @@ class Scheduler:
     """Run `run` in its own thread. It returns soon after `stopping` is set, at the latest when the running step has
     finished.
 
-    :param conductor: creates a conductor, in the thread that uses it, once there is a key group under rotation.
+    :param executor: creates an executor, in the thread that uses it, once there is a key group under rotation.
     """
 
     def __init__(
         self,
         records: Records,
-        conductor: Callable[[], Conductor],
+        executor: Callable[[], RotationExecutor],
         lease: LeaderLease,
         stopping: threading.Event,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._records = records
-        self._make = conductor
+        self._make = executor
         self._lease = lease
         self._stopping = stopping
         self._clock = clock
-        self._conductor: Conductor | None = None
+        self._executor: RotationExecutor | None = None
         self._interval = LOOK_AT_FILES if records.uri.startswith("file:") else LOOK_ELSEWHERE
         self._versions: dict[str, str] = {}
         self._due: dict[str, float] = {}
@@ -142,11 +142,11 @@ class Scheduler:
             self._due[name] = self._clock()
         if self._due.get(name, float("inf")) > self._clock():
             return
-        group = read_succession(record.data).group
-        if self._conductor is None:
-            self._conductor = self._make()
+        group = parse_record(record.data).group
+        if self._executor is None:
+            self._executor = self._make()
         for _ in range(AT_ONCE):
-            outcome = self._conductor.step(group)
+            outcome = self._executor.step(group)
             self._log_outcome(name, outcome)
             if not outcome.moved or outcome.raced or self._stopping.is_set() or not self._lease.held:
                 break

@@ -84,10 +84,10 @@ class KeyUsageCollector:
                 for path, report in feed.ended():
                     self._read(report, now, found)
                     ended.append((feed, path))
-            news = {run: each for run, each in found.items() if self._known.get(run) != each[0]}
-            if news:
+            changed = {run: each for run, each in found.items() if self._known.get(run) != each[0]}
+            if changed:
                 with self._store.write_relaxed() as transaction:
-                    add(transaction, news, now)
+                    add(transaction, changed, now)
             self._known = {run: counts for run, (counts, _) in found.items()}
             for feed, path in ended:
                 feed.forget(path)
@@ -189,15 +189,15 @@ def _count(
 
 def _extend(connection: sa.Connection, counted: Iterable[KeyCounts], now: float) -> None:
     """Store when the signatures in use expire."""
-    news: dict[str, ExpiryStats] = {}
+    changed: dict[str, ExpiryStats] = {}
     for counts in counted:
         for id_, latest, longest, until in counts.ends:
-            known = news.get(id_)
+            known = changed.get(id_)
             if known is None:
-                news[id_] = ExpiryStats(latest, longest, until)
+                changed[id_] = ExpiryStats(latest, longest, until)
             else:
                 known.add(latest, longest, until, now)
-    for id_, ends in news.items():
+    for id_, ends in changed.items():
         found = connection.execute(sa.select(_end).where(_end.c.key_pair_id == id_)).one_or_none()
         if found is None:
             connection.execute(sa.insert(_end).values(key_pair_id=id_, **_columns(ends)))

@@ -17,7 +17,7 @@ from keyfront.control.keys.usage import uses
 from keyfront.control.store.store import Store
 from keyfront.control.store.transaction import Transaction
 from keyfront.custody.contract import Records
-from keyfront.custody.key_record import KeyGroupRecord, Stage, read_succession
+from keyfront.custody.key_record import KeyGroupRecord, Stage, parse_record
 from keyfront.errors import ApiError, CustodyError, KeyfrontError
 from keyfront.lifecycle.findings import Commands, Facts, Finding, KnownGroup, KnownKey, Severity, findings
 from keyfront.lifecycle.missing_keys import lost_keys
@@ -97,7 +97,7 @@ class KeyWatch:
             try:
                 record = records.read(name)
                 if record is not None:
-                    found.append(read_succession(record.data))
+                    found.append(parse_record(record.data))
                 self._trouble.pop(name, None)
             except (CustodyError, OSError) as error:
                 self._log_once(name, f"the rotation record {name} cannot be read: {error}")

@@ -142,8 +142,8 @@ def _targets_of(
                 if not any(each.code == reference.missing and repr(id_) in each.message for each in problems):
                     problems.append(refusal(reference.missing, f"There is no {reference.kind} {id_!r}."))
                 continue
-            if reference.crowd is not None:
-                quota, error = reference.crowd
+            if reference.referrer_quota is not None:
+                quota, error = reference.referrer_quota
                 others = set(context.transaction.referrers(reference.kind, id_, kind.name)) - {row.id}
                 if len(others) >= getattr(context.service.quotas, quota):
                     problems.append(refusal(error))

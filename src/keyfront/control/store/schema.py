@@ -434,7 +434,8 @@ def migrate(connection: sa.Connection) -> None:
     found = version(connection)
     if found > VERSION:
         raise SettingsError(
-            f"the store has schema {found} and this Keyfront knows schemas up to {VERSION}: a newer Keyfront wrote it"
+            f"the store has schema {found} and this Keyfront supports schemas up to {VERSION}: a newer Keyfront "
+            "wrote it"
         )
     if 0 < found < VERSION:  # wait for writes by a control plane of the old version
         connection.execute(sa.select(counter).where(counter.c.name == "snapshot").with_for_update())

@@ -83,7 +83,7 @@ class Store:
             if found > schema.VERSION:
                 raise ApiError(
                     "ServiceUnavailable",
-                    f"A newer Keyfront has migrated the store to schema {found}; this one knows schemas up to "
+                    f"A newer Keyfront has migrated the store to schema {found}; this one supports schemas up to "
                     f"{schema.VERSION} and only reads. Nothing was changed.",
                     503,
                 )

@@ -126,7 +126,7 @@ class EdgeWorkers:
         self._feed = feed
         self._beats = [0.0] * len(names)
 
-    def look(self, now: float) -> None:
+    def note_heartbeats(self, now: float) -> None:
         """Note which workers have a current heartbeat at `now` (monotonic). Called several times a second, so that a
         worker that is replaced within SILENT seconds does not count as missing."""
         for slot in range(len(self._names)):
@@ -135,7 +135,7 @@ class EdgeWorkers:
 
     def reasons(self) -> Iterable[str]:
         now, clock = time.monotonic(), time.time()
-        self.look(now)  # it may not have been called yet
+        self.note_heartbeats(now)  # it may not have been called yet
         reports = {report.name: report for report in self._feed.last_reports()}
         published = self._feed.published_at()
         for slot, name in enumerate(self._names):

@@ -163,7 +163,7 @@ def read_rule(text: str, names: Names) -> Rule:
     who, equals, groups = text.partition("=")
     kind, colon, name = who.partition(":")
     if not (equals and colon and name and kind in ("user", "group", "token")):
-        raise CustodyError(f"{text!r} is no rule: user:NAME=KEY_GROUP,… or group:NAME=… or token:NAME=…")
+        raise CustodyError(f"{text!r} is not a rule: user:NAME=KEY_GROUP,… or group:NAME=… or token:NAME=…")
     return _rule(_Allowed(**{kind: name}, key_groups=groups.split(",")), names, repr(text))  # type: ignore[arg-type]
 
 
@@ -188,11 +188,11 @@ def _rule(allowed: _Allowed, names: Names, where: str) -> Rule:
     )
 
 
-def _id(said: str | int, named: Callable[[str], int | None], where: str) -> int:
-    number = int(said) if isinstance(said, int) or (said.isascii() and said.isdigit()) else named(said)
+def _id(name: str | int, named: Callable[[str], int | None], where: str) -> int:
+    number = int(name) if isinstance(name, int) or (name.isascii() and name.isdigit()) else named(name)
     if number is not None and 0 <= number < 2**32 - 1:
         return number
-    raise CustodyError(f"{where} {said!r} is not known here, and is no number")
+    raise CustodyError(f"{where} {name!r} is not known here, and is not a number")
 
 
 class Tokens:

@@ -16,8 +16,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from keyfront.custody.agent.authorization import Caller, Tokens
-from keyfront.custody.agent.signing import Agent, Refused, WantedCookies, WantedKey, WantedUrl
-from keyfront.custody.signers.agent_client import Refusal, Wanted
+from keyfront.custody.agent.signing import Agent, Refused
+from keyfront.custody.signers.agent_protocol import (
+    CookiesRequest,
+    KeyRequest,
+    Refusal,
+    SignRequest,
+    UrlRequest,
+)
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 
 MOST_BODY = 16 * 1024
@@ -62,16 +68,16 @@ def build_app(agent: Agent, identify: Identify) -> Starlette:
 
         async def endpoint(request: Request) -> Response:
             caller: Caller | None = None
-            wanted: Any = None
+            body: Any = None
             try:
                 try:
                     caller = identify(request)
-                    wanted = decoder.decode(await _body(request))
-                    return _json(200, await run_in_threadpool(answer, caller, wanted))
+                    body = decoder.decode(await _body(request))
+                    return _json(200, await run_in_threadpool(answer, caller, body))
                 except Exception as error:
                     raise _refused(error) from error
             except Refused as refused:
-                group = getattr(wanted, "key_group", None)
+                group = getattr(body, "key_group", None)
                 await run_in_threadpool(agent.refused, caller, path, group and group[:200], refused)
                 return _json(refused.status, Refusal(refused.error, str(refused)))
 
@@ -79,10 +85,10 @@ def build_app(agent: Agent, identify: Identify) -> Starlette:
 
     return Starlette(
         routes=[
-            route("/v1/sign", Wanted, agent.sign),
-            route("/v1/key", WantedKey, agent.described),
-            route("/v1/url", WantedUrl, agent.url),
-            route("/v1/cookies", WantedCookies, agent.cookies),
+            route("/v1/sign", SignRequest, agent.sign),
+            route("/v1/key", KeyRequest, agent.described),
+            route("/v1/url", UrlRequest, agent.url),
+            route("/v1/cookies", CookiesRequest, agent.cookies),
         ],
         exception_handlers={HTTPException: _not_found},
     )

@@ -15,23 +15,26 @@ import base64
 import collections
 import contextlib
 import functools
-import json
-import os
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-
+from keyfront.custody.agent.audit import Audit
 from keyfront.custody.agent.authorization import Caller, Rules, granted, read_policy
 from keyfront.custody.key_record import LEEWAY
-from keyfront.custody.signers.agent_client import Described, Signed, Wanted
+from keyfront.custody.signers.agent_protocol import (
+    CookiesRequest,
+    Described,
+    KeyRequest,
+    Signed,
+    SignRequest,
+    UrlRequest,
+)
 from keyfront.custody.signers.key_group_signer import KeyGroupSigner, PinnedKey
 from keyfront.errors import CustodyUnavailable, NoSuchKey, PolicyError
 from keyfront.signing.keys import HashName, PublicKey, cf_b64encode
-from keyfront.signing.policy import MAX_EPOCH, Statement
+from keyfront.signing.policy import Statement
 from keyfront.signing.sign import hash_for, sign_cookies, sign_url
 
 _MOST_GROUPS = 1000
@@ -45,72 +48,6 @@ class Refused(Exception):
         super().__init__(message)
         self.status = status
         self.error = error
-
-
-Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_EPOCH)]
-"""A time in epoch seconds, or a duration in seconds: at most what a policy can hold."""
-
-
-class WantedUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A URL to sign. `expires` and `starts` are epoch seconds; `lifetime`, instead of `expires`, is seconds from now.
-    The other members are `sign_url`'s options."""
-
-    key_group: str
-    url: str
-    expires: Seconds | None = None
-    lifetime: Seconds | None = None
-    starts: Seconds | None = None
-    ip: str | None = None
-    resource: str | None = None
-    hash: HashName | None = None
-
-
-class WantedCookies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Cookies for the URLs that match `resource`; the other members are as for a URL."""
-
-    key_group: str
-    resource: str
-    expires: Seconds | None = None
-    lifetime: Seconds | None = None
-    starts: Seconds | None = None
-    ip: str | None = None
-    hash: HashName | None = None
-
-
-class WantedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    key_group: str
-
-
-class Audit:
-    """Writes one line for each signature and each refusal, to a file or to a descriptor. The file is opened for each
-    line, so that it can be rotated at any time."""
-
-    def __init__(self, path: str = "", descriptor: int = 2) -> None:
-        self._path = path
-        self._descriptor = descriptor
-
-    def write(self, now: float, **fields: object) -> None:
-        """Write a line with those `fields` that are not None.
-
-        :param now: epoch seconds.
-        :raises CustodyUnavailable: if it cannot be written.
-        """
-        time = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        given = {name: value for name, value in fields.items() if value is not None}
-        data = json.dumps({"time": time, **given}).encode() + b"\n"
-        try:
-            if not self._path:
-                written = os.write(self._descriptor, data)
-            else:
-                descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                try:
-                    written = os.write(descriptor, data)
-                finally:
-                    os.close(descriptor)
-        except OSError as error:
-            raise CustodyUnavailable(f"the signature could not be recorded: {error.strerror}") from error
-        if written != len(data):
-            raise CustodyUnavailable("the signature could not be recorded: the disk is full")
 
 
 class Agent:
@@ -136,22 +73,22 @@ class Agent:
         self._lock = threading.Lock()
         self._refusals: dict[str, tuple[int, int]] = {}
 
-    def described(self, caller: Caller, wanted: WantedKey) -> Described:
+    def described(self, caller: Caller, request: KeyRequest) -> Described:
         """The key that signs for a group now."""
-        return _description(self._for(caller, wanted.key_group).pinned(), wanted.key_group)
+        return _description(self._for(caller, request.key_group).pinned(), request.key_group)
 
-    def sign(self, caller: Caller, wanted: Wanted) -> Signed:
+    def sign(self, caller: Caller, request: SignRequest) -> Signed:
         """Sign a policy.
 
         :raises Refused: if a check refuses it; so do the methods that follow.
         """
-        data = wanted.policy.encode()
-        signer = self._for(caller, wanted.key_group)
+        data = request.policy.encode()
+        signer = self._for(caller, request.key_group)
         for last in (False, True):
             key = signer.pinned()
-            if wanted.key_pair_id and wanted.key_pair_id != key.key_pair_id:
-                raise Refused(409, "KeyChanged", f"{key.key_pair_id} signs for {wanted.key_group!r} now")
-            hash_name = hash_for(key, wanted.hash)
+            if request.key_pair_id and request.key_pair_id != key.key_pair_id:
+                raise Refused(409, "KeyChanged", f"{key.key_pair_id} signs for {request.key_group!r} now")
+            hash_name = hash_for(key, request.hash)
             try:
                 signature = key.sign(data, hash_name)
             except NoSuchKey:
@@ -164,31 +101,31 @@ class Agent:
             return Signed(key.key_pair_id, hash_name, base64.b64encode(signature).decode(), parameters)
         raise AssertionError("the second turn is the last")
 
-    def url(self, caller: Caller, wanted: WantedUrl) -> dict[str, object]:
+    def url(self, caller: Caller, request: UrlRequest) -> dict[str, object]:
         """Sign a URL."""
         now = self._clock()
         signed = sign_url(
-            wanted.url,
-            self._for(caller, wanted.key_group),
-            expires=_end(wanted, now),
-            starts=wanted.starts,
-            ip=wanted.ip,
-            resource=wanted.resource,
-            hash_name=wanted.hash,
+            request.url,
+            self._for(caller, request.key_group),
+            expires=_end(request, now),
+            starts=request.starts,
+            ip=request.ip,
+            resource=request.resource,
+            hash_name=request.hash,
             now=now,
         )
         return {"url": signed}
 
-    def cookies(self, caller: Caller, wanted: WantedCookies) -> dict[str, object]:
+    def cookies(self, caller: Caller, request: CookiesRequest) -> dict[str, object]:
         """Sign cookies; their values by name."""
         now = self._clock()
         signed = sign_cookies(
-            wanted.resource,
-            self._for(caller, wanted.key_group),
-            expires=_end(wanted, now),
-            starts=wanted.starts,
-            ip=wanted.ip,
-            hash_name=wanted.hash,
+            request.resource,
+            self._for(caller, request.key_group),
+            expires=_end(request, now),
+            starts=request.starts,
+            ip=request.ip,
+            hash_name=request.hash,
             secure=False,  # the application sets the attributes
             now=now,
         )
@@ -333,9 +270,9 @@ def _caller_fields(caller: Caller | None) -> dict[str, Any]:
     return {"caller": None if caller is None else str(caller), "pid": caller.pid or None if caller else None}
 
 
-def _end(wanted: WantedUrl | WantedCookies, now: float) -> int | None:
-    if wanted.lifetime is None:
-        return wanted.expires
-    if wanted.expires is not None:
+def _end(request: UrlRequest | CookiesRequest, now: float) -> int | None:
+    if request.lifetime is None:
+        return request.expires
+    if request.expires is not None:
         raise PolicyError("give either expires or lifetime")
-    return int(now + wanted.lifetime)
+    return int(now + request.lifetime)

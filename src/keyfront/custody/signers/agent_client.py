@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from keyfront.custody.signers.agent_protocol import Described, Refusal, Signed, SignRequest
 from keyfront.custody.signers.changing_key import ChangingKeySigner
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 from keyfront.signing.keys import HashName, PublicKey, load_public_key
@@ -28,42 +29,6 @@ KNOWN_FOR = 60.0
 """Seconds for which the agent's description of a key is cached. Every signing response says which key signed."""
 
 _MOST_IDLE = 16
-
-
-class Wanted(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A request to the agent to sign `policy`, the text of a policy, for a key group. If `key_pair_id` names a key,
-    only that key may sign."""
-
-    key_group: str
-    policy: str
-    hash: HashName | None = None
-    key_pair_id: str = ""
-
-
-class Signed(msgspec.Struct, frozen=True):
-    """The agent's response. `signature` is in standard base64; `parameters` are those that a URL's query needs in
-    addition to Expires or Policy."""
-
-    key_pair_id: str
-    hash: HashName
-    signature: str
-    parameters: str
-
-
-class Described(msgspec.Struct, frozen=True):
-    """The agent's description of the key that signs for a key group now."""
-
-    key_group: str
-    key_pair_id: str
-    public_key: str
-    hashes: tuple[HashName, ...]
-    max_lifetime: float
-    hash: HashName | None = None
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    error: str
-    message: str
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -99,7 +64,7 @@ def address_of(text: str) -> Address:
         ):
             return Address(host=parts.hostname, port=parts.port, token_file=options["token-file"])
     raise CustodyError(
-        f"{text!r} is no agent's address: it is unix:/run/keyfront/agent.sock, or "
+        f"{text!r} is not an agent's address: use unix:/run/keyfront/agent.sock, or "
         "http://127.0.0.1:PORT?token-file=PATH on the same machine"
     )
 
@@ -111,7 +76,7 @@ class AgentSigner(ChangingKeySigner):
         """:raises CustodyError: if `agent` is not an agent's address."""
         self.group = group
         self._address = address_of(agent)
-        self._asked_hash = hash_name
+        self._hash_name = hash_name
         self._connections: collections.deque[tuple[int, _Connection]] = collections.deque()
         self._known: tuple[Described, PublicKey] | None = None
         self._known_until = float("-inf")
@@ -125,9 +90,9 @@ class AgentSigner(ChangingKeySigner):
         known = self._known
         if known is None or time.monotonic() >= self._known_until:
             known = self._described()
-        if self._asked_hash is not None and self._asked_hash not in known[0].hashes:
-            raise CustodyError(f"{known[0].key_pair_id} cannot sign with {self._asked_hash}")
-        return AgentKey(self, *known, self._asked_hash)
+        if self._hash_name is not None and self._hash_name not in known[0].hashes:
+            raise CustodyError(f"{known[0].key_pair_id} cannot sign with {self._hash_name}")
+        return AgentKey(self, *known, self._hash_name)
 
     def refresh(self) -> None:
         """Ask the agent which key signs now. Calling this when an application starts reveals problems that would
@@ -138,18 +103,18 @@ class AgentSigner(ChangingKeySigner):
         self._described()
 
     def _described(self) -> tuple[Described, PublicKey]:
-        answer = self._ask("POST", "/v1/key", msgspec.json.encode({"key_group": self.group}))
+        answer = self._request("POST", "/v1/key", msgspec.json.encode({"key_group": self.group}))
         try:
-            told = _described.decode(answer)
-            known = told, load_public_key(told.public_key)
+            key = _described.decode(answer)
+            known = key, load_public_key(key.public_key)
         except (msgspec.MsgspecError, SigningError, ValueError) as error:
-            raise CustodyUnavailable(f"what answers at {self._address} is no agent: {error}") from error
+            raise CustodyUnavailable(f"what answers at {self._address} is not an agent: {error}") from error
         self._known = known
         self._known_until = time.monotonic() + KNOWN_FOR
         return known
 
-    def made(self, told: Described, data: bytes, hash_name: HashName) -> bytes:
-        """Return the signature over a policy by the key that `told` describes.
+    def signature_by(self, key: Described, data: bytes, hash_name: HashName) -> bytes:
+        """Return the signature over a policy by the key that `key` describes.
 
         :raises NoSuchKey: if another key signs now. The new key has then been loaded.
         """
@@ -157,9 +122,9 @@ class AgentSigner(ChangingKeySigner):
             policy = data.decode()
         except UnicodeDecodeError as error:
             raise SigningError("an agent signs policies, which are UTF-8, and nothing else") from error
-        wanted = Wanted(self.group, policy, hash_name, told.key_pair_id)
+        request = SignRequest(self.group, policy, hash_name, key.key_pair_id)
         try:
-            answer = _signed.decode(self._ask("POST", "/v1/sign", msgspec.json.encode(wanted)))
+            answer = _signed.decode(self._request("POST", "/v1/sign", msgspec.json.encode(request)))
             signature = base64.b64decode(answer.signature, validate=True)
         except NoSuchKey:
             self._described()
@@ -167,33 +132,33 @@ class AgentSigner(ChangingKeySigner):
         except (msgspec.MsgspecError, ValueError) as error:
             if isinstance(error, SigningError):
                 raise
-            raise CustodyUnavailable(f"what answers at {self._address} is no agent: {error}") from error
-        if answer.key_pair_id != told.key_pair_id or answer.hash != hash_name:
+            raise CustodyUnavailable(f"what answers at {self._address} is not an agent: {error}") from error
+        if answer.key_pair_id != key.key_pair_id or answer.hash != hash_name:
             raise CustodyUnavailable(
-                f"the agent at {self._address} has signed with another key than was asked for"
+                f"the agent at {self._address} has signed with another key than requested"
             )
         return signature
 
     # ---- HTTP
 
-    def _ask(self, method: str, path: str, body: bytes) -> bytes:
+    def _request(self, method: str, path: str, body: bytes) -> bytes:
         """:raises CustodyUnavailable: if there is no response. An idle connection may have been closed meanwhile; the
         request is then retried once on a new one. Signing twice does no harm."""
         headers = {"Content-Type": "application/json"}
         if self._address.token_file:
             headers["Authorization"] = f"Bearer {_token(self._address.token_file)}"
         while True:
-            connection, rested = self._connection()
+            connection, reused = self._connection()
             try:
                 connection.request(method, path, body, headers)
                 answer = connection.getresponse()
                 data = answer.read(_LONGEST + 1)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
-                if rested and not isinstance(error, TimeoutError):
+                if reused and not isinstance(error, TimeoutError):
                     continue
                 raise CustodyUnavailable(
-                    f"the agent at {self._address} cannot be asked: {error or 'no answer'}"
+                    f"the agent at {self._address} cannot be reached: {error or 'no answer'}"
                 ) from error
             if len(data) > _LONGEST or answer.will_close or len(self._connections) >= _MOST_IDLE:
                 connection.close()
@@ -217,11 +182,11 @@ class AgentSigner(ChangingKeySigner):
 
     def _refused(self, status: int, data: bytes) -> NoReturn:
         try:
-            said = _refusal.decode(data)
+            refusal = _refusal.decode(data)
         except (msgspec.MsgspecError, ValueError):
-            said = Refusal("", f"status {status}")
-        raise _ERRORS.get(said.error, CustodyUnavailable if status >= 500 else CustodyError)(
-            f"the agent at {self._address} refuses: {said.message}"
+            refusal = Refusal("", f"status {status}")
+        raise _ERRORS.get(refusal.error, CustodyUnavailable if status >= 500 else CustodyError)(
+            f"the agent at {self._address} refuses: {refusal.message}"
         )
 
     def __repr__(self) -> str:
@@ -231,21 +196,21 @@ class AgentSigner(ChangingKeySigner):
 class AgentKey:
     """The key that the agent named as the current one: a Signer for one signature."""
 
-    __slots__ = ("_signer", "_told", "hash_name", "hash_names", "key_pair_id", "max_lifetime", "public_key")
+    __slots__ = ("_key", "_signer", "hash_name", "hash_names", "key_pair_id", "max_lifetime", "public_key")
 
     def __init__(
-        self, signer: AgentSigner, told: Described, public_key: PublicKey, hash_name: HashName | None
+        self, signer: AgentSigner, key: Described, public_key: PublicKey, hash_name: HashName | None
     ) -> None:
         self._signer = signer
-        self._told = told
-        self.key_pair_id = told.key_pair_id
+        self._key = key
+        self.key_pair_id = key.key_pair_id
         self.public_key = public_key
-        self.hash_names = told.hashes
-        self.hash_name = hash_name or told.hash
-        self.max_lifetime = told.max_lifetime
+        self.hash_names = key.hashes
+        self.hash_name = hash_name or key.hash
+        self.max_lifetime = key.max_lifetime
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
-        return self._signer.made(self._told, data, hash_name)
+        return self._signer.signature_by(self._key, data, hash_name)
 
     def __repr__(self) -> str:
         return f"<AgentKey {self.key_pair_id}>"

@@ -308,9 +308,9 @@ class KeyGroupSigner(ChangingKeySigner):
         :raises CustodyError: if the record cannot be read, or its key cannot be used.
         """
         with self._lock:
-            self._look()
+            self._read_record()
             failure = self._failure
-            self._watch()
+            self._start_thread()
         if failure is not None:
             raise failure
 
@@ -327,7 +327,7 @@ class KeyGroupSigner(ChangingKeySigner):
         with self._lock:
             if self._key is key and self.clock() >= self._missed + _BREATH:
                 self._missed = self.clock()
-                self._look()
+                self._read_record()
 
     def _found(self) -> PinnedKey:
         """The current key if the last read is missing or too old: read the record."""
@@ -337,11 +337,11 @@ class KeyGroupSigner(ChangingKeySigner):
             if self.clock() < self._inherited.until:
                 self._key, self._inherited = self._inherited, _NO_KEY
                 self._wake.set()  # the thread reads the record immediately
-                self._watch()
+                self._start_thread()
                 return self._key
             if self._failure is None or self.clock() >= self._tried + _BREATH:
-                self._look()
-                self._watch()
+                self._read_record()
+                self._start_thread()
                 if self.clock() < self._key.until:
                     return self._key
             failure = self._failure
@@ -355,7 +355,7 @@ class KeyGroupSigner(ChangingKeySigner):
         seen = "cannot be read" if self._serial < 0 else "could not be read for too long to sign by it"
         raise CustodyUnavailable(f"the record of key group {self.group!r} {seen}: {failure}") from failure
 
-    def _look(self) -> None:
+    def _read_record(self) -> None:
         """Read the record and follow it. Stores an error in `_failure`. Called with the lock held."""
         try:
             if self._closed:
@@ -379,7 +379,7 @@ class KeyGroupSigner(ChangingKeySigner):
             raise CustodyError(
                 f"there is no record of key group {self.group!r} in {self._source.place or 'its place'}"
             )
-        found = kept.succession
+        found = kept.record
         data = found.to_bytes()
         if found.serial < self._serial or (found.serial == self._serial and data != self._data):
             raise CustodyUnavailable(
@@ -411,9 +411,9 @@ class KeyGroupSigner(ChangingKeySigner):
                 if not same:
                     raise
         else:
-            look: Callable[[], None] | None = getattr(key.handle, "look", None)
-            if look is not None:
-                look()
+            check: Callable[[], None] | None = getattr(key.handle, "check", None)
+            if check is not None:
+                check()
         if key.terms != terms:
             key = PinnedKey(self, entry, key.handle, terms, self._hash_name)
         if not self._closed:
@@ -445,7 +445,7 @@ class KeyGroupSigner(ChangingKeySigner):
             raise CustodyError(f"{entry.uri} does not sign as its own public key says")
         return key
 
-    def _watch(self) -> None:
+    def _start_thread(self) -> None:
         """Start the thread unless it runs. Called with the lock held."""
         if not self._background or self._closed or (self._thread is not None and self._thread.is_alive()):
             return
@@ -458,15 +458,15 @@ class KeyGroupSigner(ChangingKeySigner):
         with contextlib.suppress(RuntimeError):  # no thread can start: signatures read the record
             self._thread.start()
 
-    def _waits(self) -> float:
+    def _pause(self) -> float:
         pause = min(self._every, _BREATH * 2**self._failures) if self._failures else self._every
         return pause * _jitter.uniform(0.85, 1.0)  # so that signers do not read at the same time
 
-    def _look_again(self) -> bool:
+    def _read_again(self) -> bool:
         """One read by the thread; False if it was the last."""
         if not self._closed:
             with self._lock:
-                self._look()
+                self._read_record()
         return not self._closed
 
     def __repr__(self) -> str:
@@ -503,12 +503,12 @@ def _follow(watched: weakref.ref[KeyGroupSigner], wake: threading.Event) -> None
     """The thread. It holds only a weak reference to its signer and ends with it; a daemon thread, it does not delay the
     end of the process."""
     while (signer := watched()) is not None:
-        waits = signer._waits()
+        waits = signer._pause()
         del signer
         wake.wait(waits)
         wake.clear()
         signer = watched()
-        if signer is None or not signer._look_again():
+        if signer is None or not signer._read_again():
             return
         del signer
 

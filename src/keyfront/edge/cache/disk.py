@@ -53,7 +53,7 @@ TOUCHED: Final = 60.0
 """Seconds within which further uses of an entry are not recorded."""
 BACKLOG: Final = 32 * 1024 * 1024
 """Maximum backlog of writes in bytes; above this, nothing else is stored."""
-REST: Final = 10.0
+PAUSE: Final = 10.0
 """How long, in seconds, writes pause after a disk failure."""
 SILENT: Final = 600.0
 """Minimum time, in seconds, between two warnings about a disk that fails intermittently."""
@@ -113,10 +113,10 @@ class DiskTier:
         self._thread: threading.Thread | None = None
         self._evictor: threading.Thread | None = None
         self._closed = False
-        self._resting_until = 0.0
+        self._paused_until = 0.0
         self._warned = False
         self._silent_until = 0.0
-        self._squeezed = False
+        self._out_of_space = False
         self._delta = 0
         self._step = min(max(capacity // 512, BLOCK), 16 << 20)
         self._numbers = itertools.count()
@@ -139,7 +139,7 @@ class DiskTier:
         if (
             row is None
             or self._ended(key, row.snapshot, row.tags)
-            or entry.head.asked <= self._changed_at(key)
+            or entry.head.requested_at <= self._changed_at(key)
         ):
             return None
         if row.vary and variant_values(row.vary, forwarded()) != row.vary_values:
@@ -236,8 +236,8 @@ class DiskTier:
 
     @property
     def failing(self) -> bool:
-        """Whether the disk has failed within the last `REST` seconds."""
-        return time.monotonic() < self._resting_until
+        """Whether the disk has failed within the last `PAUSE` seconds."""
+        return time.monotonic() < self._paused_until
 
     @property
     def ready(self) -> bool:
@@ -245,12 +245,12 @@ class DiskTier:
         if self._closed or self._submitted - self._worked >= BACKLOG:
             return False
         now = time.monotonic()
-        if now < self._resting_until:
+        if now < self._paused_until:
             return False
         if self._has_room:
             return True
         # Eviction lags behind. Check again in one second whether there is room.
-        self._resting_until = now + 1
+        self._paused_until = now + 1
         self.submit(0, lambda: self.account(0, flush=True))
         return False
 
@@ -258,14 +258,14 @@ class DiskTier:
     def _has_room(self) -> bool:
         return self.used + self._delta <= self.capacity + 4 * self._step
 
-    def put(self, stored: Stored, asked: float) -> None:
+    def put(self, stored: Stored, requested_at: float) -> None:
         """Store a response in place of the one that it supersedes: soon, or not at all. In the latter case, the old
         one is removed anyway, so that nothing older reappears after memory has evicted this response.
 
-        :param asked: when the request went to the origin, epoch seconds.
+        :param requested_at: when the request went to the origin, epoch seconds.
         """
         if self.ready:
-            self.submit(len(stored.body) + 1024, lambda: self._put(stored, asked))
+            self.submit(len(stored.body) + 1024, lambda: self._put(stored, requested_at))
         elif not self._closed:
             self._remove(name_of(stored.key))
 
@@ -298,10 +298,10 @@ class DiskTier:
         if entry is None:
             return 0.0
         now = self._clock()
-        if entry.head.asked > now + 1:
+        if entry.head.requested_at > now + 1:
             # The clock was set back: make responses fetched from now on usable again.
             self.mark_changed(path, now)
-        return entry.head.asked
+        return entry.head.requested_at
 
     def writer(self, key: str, length: int | None) -> SliceWriter | None:
         """A writer for a slice of `length` bytes (None: not known until its end). None if the disk cannot accept it
@@ -325,8 +325,8 @@ class DiskTier:
             try:
                 thread.start()
             except RuntimeError as error:  # no thread available: pending work is done by the next one
-                self._resting_until = time.monotonic() + REST
-                self._warn(f"cannot be written, so what is new is not kept there: {error}")
+                self._paused_until = time.monotonic() + PAUSE
+                self._warn(f"cannot be written, so nothing new is stored there: {error}")
                 return
             self._thread = thread
 
@@ -343,7 +343,7 @@ class DiskTier:
             del item, work
         self.account(0, flush=True)
 
-    def _put(self, stored: Stored, asked: float) -> None:
+    def _put(self, stored: Stored, requested_at: float) -> None:
         key, meta = stored.key, stored.meta
         if self._ended(key, meta.snapshot, meta.tags):
             return
@@ -352,7 +352,7 @@ class DiskTier:
             return
         if meta.vary:
             key = variant_key(key, self._signpost(key, meta.vary), meta.vary_values)
-        head = head_of(stored, key, asked)
+        head = head_of(stored, key, requested_at)
         if head is None:
             return
         try:
@@ -429,11 +429,11 @@ class DiskTier:
         tier frees part of what it holds: whatever fills the disk needs the space more, and entries that are no longer
         requested would otherwise stay."""
         now = time.monotonic()
-        self._resting_until = now + REST
+        self._paused_until = now + PAUSE
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            self._squeezed = True
+            self._out_of_space = True
             self._evict_beside()
-        self._warn(f"cannot be {what}, so what is new is not kept there: {error}")
+        self._warn(f"cannot be {what}, so nothing new is stored there: {error}")
 
     def _warn(self, text: str) -> None:
         now = time.monotonic()
@@ -471,7 +471,7 @@ class DiskTier:
         try:
             evictor.start()
         except RuntimeError as error:  # no thread available: the next eviction tries again
-            self._warn(f"cannot be searched, so what is new is not kept there: {error}")
+            self._warn(f"cannot be searched, so nothing new is stored there: {error}")
             return
         self._evictor = evictor
 
@@ -492,7 +492,7 @@ class DiskTier:
             self._failed("searched", error)
         except Exception:
             logger.exception("the eviction of the cache on disk failed by a fault of its own")
-            self._resting_until = time.monotonic() + REST
+            self._paused_until = time.monotonic() + PAUSE
 
     def _evict_alone(self) -> None:
         with locked(self._made(f"{self._root}evict"), wait=False):
@@ -505,8 +505,8 @@ class DiskTier:
                 minute = _minute(status, latest)
                 by_minute[minute] = by_minute.get(minute, 0) + size
                 total += size
-            if total > self.capacity or self._squeezed:
-                self._squeezed = False
+            if total > self.capacity or self._out_of_space:
+                self._out_of_space = False
                 excess = total - int(min(self.capacity, total) * (1 - self.slack))
                 total -= self._evict_from(by_minute, excess, latest)
             self.used = total

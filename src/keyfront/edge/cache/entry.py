@@ -44,12 +44,12 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     With `meta`, the entry is a response: whole or, if `slices` is set, without its body, which is stored in separate
     entries. With `names`, it is a signpost: the response varies on these request headers, and each variant has an
     entry whose key ends in their values. `generation` is part of that key too, so a new signpost never leads to an old
-    variant. With neither, the entry is a slice, or a marker that the content under a path changed at `asked`. In all
-    other entries, `asked` is when the request went to the origin. Times are epoch seconds.
+    variant. With neither, the entry is a slice, or a marker that the content under a path changed at `requested_at`. In
+    all other entries, `requested_at` is when the request went to the origin. Times are epoch seconds.
     """
 
     key: str
-    asked: float = 0.0
+    requested_at: float = 0.0
     meta: MetaRow | None = None
     slices: tuple[int, int, str, bytes | None, bool] | None = None
     names: tuple[bytes, ...] = ()
@@ -72,18 +72,18 @@ def meta_of(row: MetaRow) -> Meta:
     return Meta(**dict(zip(_FIELDS, astuple(row), strict=True)))
 
 
-def head_of(stored: Stored, key: str, asked: float = 0.0) -> Head | None:
+def head_of(stored: Stored, key: str, requested_at: float = 0.0) -> Head | None:
     """The head for writing a response under `key`, or None while the length of its body is unknown.
 
-    :param asked: when the request went to the origin, epoch seconds.
+    :param requested_at: when the request went to the origin, epoch seconds.
     """
     slices = stored.slices
     if slices is None:
-        return Head(key, asked, row_of(stored.meta))
+        return Head(key, requested_at, row_of(stored.meta))
     if slices.total is None:
         return None
-    told = (slices.total, slices.size, slices.generation, slices.validator, slices.ranged)
-    return Head(key, asked, row_of(stored.meta), told)
+    sliced = (slices.total, slices.size, slices.generation, slices.validator, slices.ranged)
+    return Head(key, requested_at, row_of(stored.meta), sliced)
 
 
 def stored_of(key: str, head: Head, body: bytes) -> Stored | None:

@@ -72,7 +72,7 @@ class Fill:
         self._done = False
         self._error: BaseException | None = None
         self._readers: dict[object, int] = {}
-        self._news: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
         self._room: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -217,10 +217,10 @@ class Fill:
         return self._whole
 
     def _wake(self) -> None:
-        for news in self._news:
-            if not news.done():
-                news.set_result(None)
-        self._news.clear()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
 
     def _make_room(self) -> None:
         if self._room is not None and not self._room.done():
@@ -260,9 +260,9 @@ class Fill:
                 raise self._error
             if self._done:
                 return None
-            news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._news.append(news)
-            await news
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
         if position >= self._dropped:
             number = bisect_right(self._ends, position)
             chunk = self._chunks[number]

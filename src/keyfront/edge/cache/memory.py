@@ -141,15 +141,15 @@ class MemoryTier:
 
     def apply_removals(self) -> None:
         """Remove what other workers have removed since the last call."""
-        news = self.removals.poll()
+        removals = self.removals.poll()
         self._seen = self.removals.seen
-        if news is None:
+        if removals is None:
             self.clear()
         else:
-            for removal in news:
+            for removal in removals:
                 self.remove(removal)
         if self._on_removals is not None:
-            self._on_removals(news)
+            self._on_removals(removals)
 
     def remove(self, removal: Removal) -> None:
         if removal.exact:

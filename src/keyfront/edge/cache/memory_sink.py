@@ -35,7 +35,7 @@ class MemorySink:
         body = b"".join(self._chunks)
         self._chunks.clear()
         stored = Stored(self._name, self._meta, body)
-        stored.asked = stored.written = monotonic_ns()
+        stored.requested_ns = stored.stored_ns = monotonic_ns()
         if self._arena is not None:
             self._arena.put_exact(stored)
         if stored.size <= self._memory.capacity // 4:

@@ -60,7 +60,7 @@ class PurgeLog:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                logger.warning("cannot tell other workers what has changed at an origin: %s", error)
+                logger.warning("cannot notify other workers of what has changed at an origin: %s", error)
 
     def _written(self, line: bytes) -> bool:
         """Append the line. Returns False if a new file has just been started."""

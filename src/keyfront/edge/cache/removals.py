@@ -146,23 +146,26 @@ class Removals:
             at += _PREFIX.size + length
         return found
 
-    def is_removed(self, key: str, asked: int, digest: int | None = None) -> bool:
-        """Whether the response for `key` was removed, given that its request went to the origin at `asked` (monotonic
-        nanoseconds).
+    def is_removed(self, key: str, requested_ns: int, digest: int | None = None) -> bool:
+        """Whether the response for `key` was removed, given that its request went to the origin at `requested_ns`
+        (monotonic nanoseconds).
 
         :param digest: the digest of `key`, if the caller already has it.
         """
         segment = self._segment
-        if self._is_below(segment.digest(key) if digest is None else digest, asked):
+        if self._is_below(segment.digest(key) if digest is None else digest, requested_ns):
             return True
         root = root_of(key)
-        return root != key and self._is_below(segment.digest(root), asked)
+        return root != key and self._is_below(segment.digest(root), requested_ns)
 
-    def _is_below(self, digest: int, asked: int) -> bool:
+    def _is_below(self, digest: int, requested_ns: int) -> bool:
         first = self._segment.floor(digest)
         for word in self._words[first : first + self._segment.workers].tolist():
             if word:
                 tick = word >> 16
-                if word & 0xFFFF != crc_hqx(tick.to_bytes(6, "little"), 0xFFFF) or asked >> _TICK <= tick:
+                if (
+                    word & 0xFFFF != crc_hqx(tick.to_bytes(6, "little"), 0xFFFF)
+                    or requested_ns >> _TICK <= tick
+                ):
                     return True
         return False

@@ -63,8 +63,8 @@ _decode_failure = msgspec.msgpack.Decoder(Failure).decode
 class _Found(NamedTuple):
     worker: int
     position: int
-    asked: int
-    written: int
+    requested_ns: int
+    stored_ns: int
     head_length: int
     body_length: int
     body_checksum: int
@@ -124,10 +124,10 @@ class Arena:
                 continue
             if not head.names:
                 return None if _varies(head) else self._response(found, head, key, key, digest)
-            if self._removals.is_removed(key, found.asked, digest):
+            if self._removals.is_removed(key, found.requested_ns, digest):
                 return None
             if self._fades(found):
-                self._append(digest, found.asked, found.written, head, b"")
+                self._append(digest, found.requested_ns, found.stored_ns, head, b"")
             name = variant_key(key, head.generation, variant_values(head.names, forwarded()))
             name_digest = self._segment.digest(name)
             for variant in self._candidates(name_digest, after):
@@ -185,16 +185,16 @@ class Arena:
         meta = head.meta
         if meta is None or self._ended(key, meta.snapshot, meta.tags):
             return None
-        if self._removals.is_removed(key, found.asked, digest if name is key else None):
+        if self._removals.is_removed(key, found.requested_ns, digest if name is key else None):
             return None
         body = self._body(found)
         stored = stored_of(key, head, body) if body is not None else None
         if stored is None:
             return None
-        stored.asked, stored.written = found.asked, found.written
+        stored.requested_ns, stored.stored_ns = found.requested_ns, found.stored_ns
         self.finds += 1
         if self._fades(found):
-            self._append(digest, found.asked, found.written, head, stored.body)
+            self._append(digest, found.requested_ns, found.stored_ns, head, stored.body)
         return stored
 
     def _candidates(self, digest: int, after: int) -> list[_Found]:
@@ -211,7 +211,7 @@ class Arena:
         for way, value in enumerate(hashes):
             if value == digest:
                 found = self._prefix(way // WAYS, words[places + way] - 1)
-                if found is not None and found.written > after:
+                if found is not None and found.stored_ns > after:
                     candidates.append(found)
         if len(candidates) > 1:
             candidates.sort(key=_by_time, reverse=True)
@@ -264,8 +264,8 @@ class Arena:
     def put(self, stored: Stored) -> None:
         """Share a response, replacing the one that it supersedes.
 
-        `stored.asked` is when the request went to the origin, `stored.written` when the response was stored (both in
-        monotonic nanoseconds). A response larger than `largest` is ignored.
+        `stored.requested_ns` is when the request went to the origin, `stored.stored_ns` when the response was stored
+        (both in monotonic nanoseconds). A response larger than `largest` is ignored.
         """
         if stored.size > self.largest:
             return
@@ -276,19 +276,19 @@ class Arena:
             generation = self._generation(key, digest, vary) or os.urandom(8).hex()
             # Rewritten on every put, so that it outlives the variants it points to.
             signpost = Head(key, names=vary, generation=generation)
-            self._append(digest, stored.asked, stored.written, signpost, b"")
+            self._append(digest, stored.requested_ns, stored.stored_ns, signpost, b"")
             name = variant_key(key, generation, stored.meta.vary_values)
             digest = self._segment.digest(name)
         head = head_of(stored, name)
         if head is not None:
-            self._append(digest, stored.asked, stored.written, head, stored.body)
+            self._append(digest, stored.requested_ns, stored.stored_ns, head, stored.body)
 
     def put_exact(self, stored: Stored) -> None:
         """Share a slice under its exact key, regardless of what the full response varies on."""
         head = head_of(stored, stored.key)
         if head is not None and stored.size <= self.largest:
             digest = self._segment.digest(stored.key)
-            self._append(digest, stored.asked, stored.written, head, stored.body)
+            self._append(digest, stored.requested_ns, stored.stored_ns, head, stored.body)
 
     def put_failure(self, key: str, failure: Failure) -> None:
         """Share an origin failure with the other workers."""
@@ -304,11 +304,11 @@ class Arena:
         for found in self._candidates(digest, 0):
             head = self._head(found, key)
             if head is not None:
-                same = head.names == names and not self._removals.is_removed(key, found.asked, digest)
+                same = head.names == names and not self._removals.is_removed(key, found.requested_ns, digest)
                 return head.generation if same else ""
         return ""
 
-    def _append(self, digest: int, asked: int, written: int, head: Head, body: bytes) -> None:
+    def _append(self, digest: int, requested_ns: int, stored_ns: int, head: Head, body: bytes) -> None:
         """Append a record to this worker's log and add it to the index."""
         log, words, data = self._log, self._words, self._data
         text = encode_head(head)
@@ -323,7 +323,9 @@ class Arena:
         if at + size > log:
             claimed += log - at  # a record never wraps around the end of the log
             at = 0
-        prefix = _PREFIX.pack(claimed, asked, written, len(text), len(body), crc32(body), 0)[: -_SEAL.size]
+        prefix = _PREFIX.pack(claimed, requested_ns, stored_ns, len(text), len(body), crc32(body), 0)[
+            : -_SEAL.size
+        ]
         if self._tail < claimed + size - log:
             self._overwrite(claimed + size)
         words[self._own_claim] = claimed + size
@@ -363,7 +365,7 @@ class Arena:
 
 
 def _by_time(found: _Found) -> int:
-    return found.written
+    return found.stored_ns
 
 
 def _varies(head: Head) -> bool:

@@ -17,7 +17,7 @@ from typing import Final
 from keyfront.edge.cache.fill import Fill
 from keyfront.edge.cache.spool import OPEN, cut
 from keyfront.edge.cache.tiers import Tiers
-from keyfront.edge.rules.slicing import FIRST_RUN, LONGEST_RUN, Span, to_ask
+from keyfront.edge.rules.slicing import FIRST_RUN, LONGEST_RUN, Span, span_to_request
 from keyfront.edge.semantics.ranges import Part
 from keyfront.edge.types.files import FileRange
 from keyfront.edge.types.messages import LostError, Piece
@@ -34,43 +34,45 @@ class SliceFills:
     """The fills of slices in progress, by generation."""
 
     def __init__(self) -> None:
-        self._flights: dict[str, list[Fill]] = {}
+        self._fills: dict[str, list[Fill]] = {}
 
-    def add(self, slices: Slices, flight: Fill) -> None:
-        self._flights.setdefault(slices.generation, []).append(flight)
+    def add(self, slices: Slices, fill: Fill) -> None:
+        self._fills.setdefault(slices.generation, []).append(fill)
 
-    def remove(self, slices: Slices, flight: Fill) -> None:
-        flights = self._flights.get(slices.generation, [])
-        if flight in flights:
-            flights.remove(flight)
-        if not flights:
-            self._flights.pop(slices.generation, None)
+    def remove(self, slices: Slices, fill: Fill) -> None:
+        fills = self._fills.get(slices.generation, [])
+        if fill in fills:
+            fills.remove(fill)
+        if not fills:
+            self._fills.pop(slices.generation, None)
 
     def covering(self, slices: Slices, position: int, reach: int | None) -> Fill | None:
         """A fill that has, or will have, the byte at `position`.
 
         :param reach: how many bytes the fill may still be short of `position`; None means any number.
         """
-        for flight in self._flights.get(slices.generation, ()):
-            if flight.start <= position < flight.position:
-                return flight
-            begun = flight.start <= position and (flight.stop is None or position < flight.stop)
-            if begun and not flight.ended and (reach is None or position - flight.position <= reach):
-                return flight
+        for fill in self._fills.get(slices.generation, ()):
+            if fill.start <= position < fill.position:
+                return fill
+            begun = fill.start <= position and (fill.stop is None or position < fill.stop)
+            if begun and not fill.ended and (reach is None or position - fill.position <= reach):
+                return fill
         return None
 
 
 class Reader:
     """Reads a sliced body for one viewer.
 
-    :param ask: starts a fill of a run of slices.
+    :param start_fill: starts a fill of a run of slices.
     """
 
-    def __init__(self, tiers: Tiers, runs: SliceFills, slices: Slices, ask: Callable[[Span], Fill]) -> None:
+    def __init__(
+        self, tiers: Tiers, slice_fills: SliceFills, slices: Slices, start_fill: Callable[[Span], Fill]
+    ) -> None:
         self._tiers = tiers
-        self._runs = runs
+        self._slice_fills = slice_fills
         self._slices = slices
-        self._ask = ask
+        self._start_fill = start_fill
         self._run = FIRST_RUN
         self._again = 1  # how often a fill may fail before it has delivered a slice
 
@@ -79,7 +81,7 @@ class Reader:
         slices = self._slices
         if self._tiers.has(slices, position // slices.size):
             return True
-        return self._runs.covering(slices, position, self._reach) is not None
+        return self._slice_fills.covering(slices, position, self._reach) is not None
 
     def complete(self, parts: Iterable[Part]) -> bool:
         """Whether all of this can apparently be read. Looks up at most `LOOKED_AT` slices, because the origin
@@ -112,20 +114,20 @@ class Reader:
         """
         slices, size = self._slices, self._slices.size
         position = first
-        flight: Fill | None = None
+        fill: Fill | None = None
         token: object = None
-        asked_at = position
+        read_from = position
         held = {} if self._refetches else await self._hold(first, last)
         try:
             while position <= last:
-                if flight is None and not self._refetches:
+                if fill is None and not self._refetches:
                     # What cannot be fetched again is read from its fill while there is one: a fill without readers
                     # ends.
-                    flight = self._runs.covering(slices, position, None)
-                    if flight is not None:
-                        token = flight.join(position)
-                        asked_at = position
-                if flight is None:
+                    fill = self._slice_fills.covering(slices, position, None)
+                    if fill is not None:
+                        token = fill.join(position)
+                        read_from = position
+                if fill is None:
                     index, skipped = divmod(position, size)
                     found = held.get(index) or await self._tiers.verified_slice(slices, index)
                     if found is not None:
@@ -133,20 +135,20 @@ class Reader:
                         position += len(piece)
                         yield piece
                         continue
-                    flight = self._flight(position, last)
-                    token = flight.join(position)
-                    asked_at = position
-                next_piece = await self._next(flight, token, position, asked_at)
+                    fill = self._join_or_start(position, last)
+                    token = fill.join(position)
+                    read_from = position
+                next_piece = await self._next(fill, token, position, read_from)
                 if next_piece is None:
-                    flight.leave(token)
-                    flight = None
+                    fill.leave(token)
+                    fill = None
                     continue
                 piece = cut(next_piece, 0, last - position + 1)
                 position += len(piece)
                 yield piece
         finally:
-            if flight is not None:
-                flight.leave(token)
+            if fill is not None:
+                fill.leave(token)
 
     async def _hold(self, first: int, last: int) -> dict[int, Piece]:
         """The available slices that can be held open, so that they stay readable even after removal from disk."""
@@ -158,12 +160,12 @@ class Reader:
                 held[index] = found
         return held
 
-    async def _next(self, flight: Fill, token: object, position: int, asked_at: int) -> Piece | None:
+    async def _next(self, fill: Fill, token: object, position: int, read_from: int) -> Piece | None:
         """The fill's bytes at `position`, or None if it has no more and another fill must be started."""
         failure: Exception | None = None
         try:
-            await flight.outcome
-            piece = await flight.next(token, position)
+            await fill.outcome
+            piece = await fill.next(token, position)
         except (LostError, OriginFailure) as error:
             clear_traceback(error)
             piece, failure = None, error
@@ -171,7 +173,7 @@ class Reader:
             piece, failure = None, LostError()
         if failure is not None and not self._refetches:
             raise failure
-        if piece is None and position - asked_at < (self._slices.size if failure is not None else 1):
+        if piece is None and position - read_from < (self._slices.size if failure is not None else 1):
             # A fill that breaks off before it has delivered a slice is not repeated endlessly.
             self._again -= 1
             if self._again < 0:
@@ -186,23 +188,24 @@ class Reader:
     def _reach(self) -> int | None:
         return NEAR * self._slices.size if self._refetches else None
 
-    def _flight(self, position: int, last: int) -> Fill:
+    def _join_or_start(self, position: int, last: int) -> Fill:
         """The fill to wait for: one in progress that will soon reach `position`, or a new one."""
         slices = self._slices
-        flight = self._runs.covering(slices, position, self._reach)
-        if flight is not None:
-            return flight
+        fill = self._slice_fills.covering(slices, position, self._reach)
+        if fill is not None:
+            return fill
         if not self._refetches:
             raise LostError
-        span = to_ask(slices, position, last, self._run, self._taken)
+        span = span_to_request(slices, position, last, self._run, self._taken)
         self._run = min(2 * self._run, LONGEST_RUN)
-        return self._ask(span)
+        return self._start_fill(span)
 
     def _taken(self, index: int) -> bool:
         if self._tiers.has(self._slices, index):
             return True
         return (
-            self._runs.covering(self._slices, index * self._slices.size, NEAR * self._slices.size) is not None
+            self._slice_fills.covering(self._slices, index * self._slices.size, NEAR * self._slices.size)
+            is not None
         )
 
 

@@ -106,12 +106,12 @@ class SliceWriter:
                 raise
             finally:
                 self._left.get()
-                self._tell()
+                self._resolve_waiter()
 
         self._left.put(None)
         self._tier.submit(size, guarded)
 
-    def _tell(self) -> None:
+    def _resolve_waiter(self) -> None:
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None

@@ -36,15 +36,15 @@ class Tiers:
         if stored is not None and now < stored.meta.fresh_until:
             return stored
         if self.arena is not None:
-            shared = self.arena.find(key, forwarded, stored.written if stored is not None else 0)
+            shared = self.arena.find(key, forwarded, stored.stored_ns if stored is not None else 0)
             if shared is not None:
                 self._remember(shared)
                 return shared
         if stored is None and self.disk is not None:
-            asked = monotonic_ns()
+            requested_ns = monotonic_ns()
             stored = self.disk.find(key, forwarded)
             if stored is not None:
-                stored.asked = asked
+                stored.requested_ns = requested_ns
                 self._share(stored)
         return stored
 
@@ -57,15 +57,15 @@ class Tiers:
             self.memory.put(stored)
 
     def _share(self, stored: Stored) -> None:
-        stored.written = monotonic_ns()
+        stored.stored_ns = monotonic_ns()
         self._remember(stored)
         if self.arena is not None:
             self.arena.put(stored)
 
-    def put(self, stored: Stored, asked: float, *, share: bool = True) -> None:
+    def put(self, stored: Stored, requested_at: float, *, share: bool = True) -> None:
         """Store a response in place of the one that it supersedes. Once this returns, all workers find it.
 
-        :param asked: when the request went to the origin, epoch seconds.
+        :param requested_at: when the request went to the origin, epoch seconds.
         :param share: if false, the response is stored in this worker's memory only.
         """
         if not share:
@@ -73,7 +73,7 @@ class Tiers:
             return
         self._share(stored)
         if self.disk is not None:
-            self.disk.put(stored, asked)
+            self.disk.put(stored, requested_at)
 
     def drop(self, key: str) -> None:
         """Remove the response for `key` with all its variants, in all workers."""

@@ -110,7 +110,6 @@ class Connection(asyncio.Protocol):
         "_counted_as",
         "_eof",
         "_handler",
-        "_heard",
         "_last_accepted",
         "_last_data",
         "_limit",
@@ -119,6 +118,7 @@ class Connection(asyncio.Protocol):
         "_peer_ip",
         "_queue",
         "_queued_bytes",
+        "_received",
         "_refusal",
         "_section_prefix",
         "_shared",
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         self._eof = False  # the viewer has closed its half
         self._limit = ""  # the limit for which the connection was aborted
         self._upload_floor = Floor()
-        self._heard = False  # whether a packet has arrived on the fast path since the last check
+        self._received = False  # whether a packet has arrived on the fast path since the last check
         self._last_data = 0.0
         self._accepted = 0  # requests accepted since this was last reset to 0
         self._last_accepted: Request | None = None  # the last request that was not refused immediately
@@ -255,7 +255,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._state is IDLE:
-            self._heard = True
+            self._received = True
             end = data.find(b"\r")
             if data.startswith(b"GET /") and data[end - 9 : end] == b" HTTP/1.1":
                 section = self._section_prefix + data[end:] if self._section_prefix else data[end:]
@@ -660,8 +660,8 @@ class Connection(asyncio.Protocol):
         if self.tunnel is not None:
             self.tunnel.check(now)
             return
-        if self._heard:
-            self._heard = False
+        if self._received:
+            self._received = False
             self._last_data = now
         pending = self._writer.pending
         if (pending or self._task is not None) and self._parser.body is None:

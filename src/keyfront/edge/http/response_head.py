@@ -84,15 +84,15 @@ def head_bytes(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], 
     return b"\r\n".join(lines)
 
 
-def policed_head(stored: Stored, policy: ResponseHeaders, request: Request) -> bytes:
+def policy_head(stored: Stored, policy: ResponseHeaders, request: Request) -> bytes:
     """The head of a stored response after a deterministic response headers policy has been applied. Nearly all requests
     for a response give the policy the same input, so the head for the last request is cached."""
-    asked = policy.asked_by(request)
-    known = stored.policed
-    if known is not None and known[0] is policy and known[1] == asked:
-        return known[2]
+    dependencies = policy.dependencies_in(request)
+    cached = stored.policy_head
+    if cached is not None and cached[0] is policy and cached[1] == dependencies:
+        return cached[2]
     status = stored.meta.status
     head = head_bytes(status, policy.applied(request, status, list(stored.meta.headers)), len(stored.body))
-    if len(asked) <= MAX_REMEMBERED_REQUEST:
-        stored.policed = (policy, asked, head)
+    if len(dependencies) <= MAX_REMEMBERED_REQUEST:
+        stored.policy_head = (policy, dependencies, head)
     return head

@@ -11,7 +11,7 @@ import asyncio
 from time import perf_counter
 from typing import Final
 
-from keyfront.edge.http.response_head import Identity, head_bytes, policed_head
+from keyfront.edge.http.response_head import Identity, head_bytes, policy_head
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.limits.rates import Floor
 from keyfront.edge.net.sendfile import send_range
@@ -97,7 +97,7 @@ class ResponseWriter:
         """
         head, body = stored.head, stored.body if whole else b""
         if policy is not None:
-            head = policed_head(stored, policy, request)
+            head = policy_head(stored, policy, request)
         elif not head:
             head = stored.head = head_bytes(stored.meta.status, stored.meta.headers, len(stored.body))
         if len(body) <= JOINED:
@@ -286,6 +286,6 @@ class ResponseWriter:
         taken = acknowledged(self._transport)
         if taken is None:
             self._floor.rest()
-        elif self._floor.slow(now, taken, limits.rate, limits.write, owed=unsent):
+        elif self._floor.slow(now, taken, limits.rate, limits.write, waiting=unsent):
             return "slow_reader"
         return ""

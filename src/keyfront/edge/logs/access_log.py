@@ -228,7 +228,7 @@ class AccessLog:
             self._path = None
 
     def _open(self) -> None:
-        assert self._path is not None  # noqa: S101 - the callers have a path - asked by the callers
+        assert self._path is not None  # noqa: S101 - the callers have a path
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Ciphers for TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has no other kind."""
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 class _Pair(NamedTuple):
@@ -79,16 +79,16 @@ class Certificate:
 class Certificates:
     """All certificates in `folder`. `context` is the context that a server listens with.
 
-    :param tell: called with a sentence for each problem with a pair, and for each change.
+    :param notify: called with a sentence for each problem with a pair, and for each change.
     :raises SettingsError: if the folder cannot be read or holds no usable certificate.
     """
 
-    def __init__(self, folder: Path, now: float, tell: Tell) -> None:
+    def __init__(self, folder: Path, now: float, notify: Notify) -> None:
         self._folder = folder
-        self._tell = tell
+        self._notify = notify
         self._loaded: dict[str, Certificate] = {}
         self._seen: dict[str, _Identity] = {}
-        self._told: dict[str, _Identity] = {}
+        self._reported: dict[str, _Identity] = {}
         self._exact: dict[str, Certificate] = {}
         self._wildcards: dict[str, Certificate] = {}
         self._default: Certificate
@@ -134,7 +134,7 @@ class Certificates:
             if len(self._loaded) == 1:
                 break  # the last one: a certificate without files is better than none
             del self._loaded[name]
-            self._tell(f"the certificate {name} is no longer used: its files are gone")
+            self._notify(f"the certificate {name} is no longer used: its files are gone")
             changed = True
         if changed:
             self._index()
@@ -172,7 +172,7 @@ class Certificates:
         changed = False
         for name, (pair, identity) in found.items():
             before = self._loaded.get(name)
-            if self._told.get(name) == identity or (before is not None and before.identity == identity):
+            if self._reported.get(name) == identity or (before is not None and before.identity == identity):
                 continue
             try:
                 certificate = _read(pair, identity)
@@ -183,17 +183,17 @@ class Certificates:
                     raise _Refused(amiss)
             except _Refused as why:
                 kept = " and the one before it stays" if before is not None else ""
-                self._tell(f"the certificate {name} is refused{kept}: {why}")
-                self._told[name] = identity
+                self._notify(f"the certificate {name} is refused{kept}: {why}")
+                self._reported[name] = identity
                 continue
             except FileNotFoundError:
                 continue  # replaced at this moment: the next scan finds the new one
             if amiss:
-                self._tell(f"the certificate {name} is used, but viewers will not accept it: {amiss}")
+                self._notify(f"the certificate {name} is used, but viewers will not accept it: {amiss}")
             with suppress(OSError):
                 if os.stat(pair.key).st_mode & stat.S_IROTH:
-                    self._tell(f"anybody on this machine can read the private key {pair.key.name}")
-            self._told.pop(name, None)
+                    self._notify(f"every user on this machine can read the private key {pair.key.name}")
+            self._reported.pop(name, None)
             self._loaded[name] = certificate
             changed = True
         return changed
@@ -308,4 +308,4 @@ def _names(leaf: x509.Certificate) -> frozenset[str]:
 
 
 def _no_password() -> str:
-    raise _Refused("its private key is protected by a passphrase, and nobody is there to type it")
+    raise _Refused("its private key is protected by a passphrase, which cannot be entered here")

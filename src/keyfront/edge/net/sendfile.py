@@ -38,9 +38,9 @@ async def send_range(transport: asyncio.Transport, piece: FileRange, moved: Call
     room: _Room | None = None
     try:
         while left:
-            asked = min(left, BURST)
+            count = min(left, BURST)
             try:
-                sent = os.sendfile(out, file, offset, asked)
+                sent = os.sendfile(out, file, offset, count)
             except (BlockingIOError, InterruptedError):
                 sent = -1
             except OSError as error:
@@ -48,13 +48,13 @@ async def send_range(transport: asyncio.Transport, piece: FileRange, moved: Call
                     raise ConnectionResetError(error.errno, "the viewer has left") from error
                 raise
             if sent == 0:
-                raise OSError("a stored body is shorter than its head says")
+                raise OSError("a stored body is shorter than its head states")
             if sent > 0:
                 offset += sent
                 left -= sent
                 burst += sent
                 moved(sent)
-            if left and sent < asked:
+            if left and sent < count:
                 if room is None:
                     room = _Room(out)
                 await room.wait()

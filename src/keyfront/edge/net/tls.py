@@ -162,7 +162,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._tcp_paused = True
-        self._tell()
+        self._pause_or_resume_writing()
 
     def resume_writing(self) -> None:
         self._tcp_paused = False
@@ -261,9 +261,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._loop.call_soon(self._push)
         elif self._ending:
             self._end()
-        self._tell()
+        self._pause_or_resume_writing()
 
-    def _tell(self) -> None:
+    def _pause_or_resume_writing(self) -> None:
         """Tell the shell to pause or resume writing."""
         full = self._tcp_paused or bool(self._backlog)
         if full != self._shell_paused and self._established:
@@ -320,9 +320,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def close(self) -> None:
         if self._ending == "close":
             return
-        said = self._ending == "eof" and not self._backlog
+        peer_ended = self._ending == "eof" and not self._backlog
         self._ending = "close"
-        if said:
+        if peer_ended:
             self._tcp.close()
         elif not self._backlog:
             self._end()

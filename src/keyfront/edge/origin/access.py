@@ -55,13 +55,13 @@ class OriginAccess:
 
     def __init__(self, file: Path | None = None, environ: Mapping[str, str] = MappingProxyType({})) -> None:
         self._credentials = OriginCredentials(file, environ, logger.warning)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def poll(self) -> bool:
         """Check for changed credentials; called about once a second. Returns True if anything changed."""
         if not self._credentials.poll():
             return False
-        self._told.clear()
+        self._warned.clear()
         return True
 
     def prepare(
@@ -97,7 +97,7 @@ class OriginAccess:
         if not signs:
             return SignedOriginRequest(place, scheme, path + mark + query, headers)
         if settings.credentials is None:
-            self._tell(
+            self._warn_once(
                 f"origin access: there are no credentials for {origin.domain_name}, so what it is asked for fails; "
                 "see --origin-credentials"
             )
@@ -108,10 +108,10 @@ class OriginAccess:
         headers = sigv4.signed(request, settings.credentials, _region(origin, settings), now)
         return SignedOriginRequest(place, scheme, f"{path}?{query}" if query else path, headers)
 
-    def _tell(self, text: str) -> None:
+    def _warn_once(self, text: str) -> None:
         """Log a message once, until the credentials change."""
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._warned:
+            self._warned.add(text)
             logger.error("%s", text)
 
 

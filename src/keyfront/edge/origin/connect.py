@@ -46,13 +46,13 @@ class DnsCache:
     A failure is reported to the waiting callers and not cached: the next request resolves the name again.
     """
 
-    __slots__ = ("_asked", "_known", "_threads")
+    __slots__ = ("_known", "_queries", "_threads")
 
     def __init__(self) -> None:
         # The loop's own executor has few threads: names whose servers do not respond would block all others.
         self._threads = ThreadPoolExecutor(RESOLVERS, "dns")
         self._known: dict[tuple[str, int], tuple[float, list[Address]]] = {}
-        self._asked: dict[tuple[str, int], asyncio.Task[list[Address]]] = {}
+        self._queries: dict[tuple[str, int], asyncio.Task[list[Address]]] = {}
 
     async def resolve(self, host: str, port: int) -> list[Address]:
         """The addresses of a host and port.
@@ -64,14 +64,14 @@ class DnsCache:
         known = self._known.get(key)
         if known is not None and known[0] > loop.time():
             return known[1]
-        task = self._asked.get(key)
+        task = self._queries.get(key)
         if task is None:
-            self._asked[key] = task = loop.create_task(self._ask(host, port))
-            task.add_done_callback(lambda task: self._answered(key, task))
+            self._queries[key] = task = loop.create_task(self._query(host, port))
+            task.add_done_callback(lambda task: self._query_finished(key, task))
         # One canceled caller must not cancel the lookup for the others.
         return await asyncio.shield(task)
 
-    async def _ask(self, host: str, port: int) -> list[Address]:
+    async def _query(self, host: str, port: int) -> list[Address]:
         loop = asyncio.get_running_loop()
         self._known.pop((host, port), None)
         try:
@@ -85,8 +85,8 @@ class DnsCache:
         self._known[host, port] = (loop.time() + NAME_TTL, addresses)
         return addresses
 
-    def _answered(self, key: tuple[str, int], task: asyncio.Task[list[Address]]) -> None:
-        self._asked.pop(key, None)
+    def _query_finished(self, key: tuple[str, int], task: asyncio.Task[list[Address]]) -> None:
+        self._queries.pop(key, None)
         if not task.cancelled():
             task.exception()  # if all callers were canceled, nothing else retrieves it
 
@@ -96,7 +96,7 @@ class DnsCache:
             del self._known[key]
 
     def close(self) -> None:
-        for task in self._asked.values():
+        for task in self._queries.values():
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 

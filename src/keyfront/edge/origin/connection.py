@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._owner = owner
         self._transport: asyncio.Transport | None = None
-        self._incoming: ResponseReader | None = None
+        self._reader: ResponseReader | None = None
         self._sender: asyncio.Task[None] | None = None
         self._sent = True
         self._blocked: asyncio.Future[None] | None = None
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Idle, open, and nothing has arrived since the last response."""
-        return not self._closed and self._incoming is None
+        return not self._closed and self._reader is None
 
     @property
     def has_unread(self) -> bool:
@@ -96,32 +96,32 @@ class Connection(asyncio.Protocol):
 
         A body is sent by a separate task while the response is awaited.
         """
-        incoming = ResponseReader(self, head_only=request.method == "HEAD")
+        reader = ResponseReader(self, head_only=request.method == "HEAD")
         transport = self._transport
         if self._closed or transport is None:
-            incoming.fail(
+            reader.fail(
                 OriginFailure("OriginCommError", 502, "closed by the origin before the request was sent")
             )
-            return incoming
+            return reader
         body = request.body
-        self._incoming = incoming
+        self._reader = reader
         self._read_timeout, self._keepalive_timeout, self._completion = timeouts
-        incoming.last = (
+        reader.last = (
             body is not None
         )  # the origin may not read the body, and could then take it for a request
-        incoming.interim = request.interim
+        reader.interim = request.interim
         transport.write(head)
         if body is None:
             self._watch(self.loop.time() + timeouts.read)
         else:
             self._sent = False
             self._watch(NEVER)
-            self._sender = self.loop.create_task(self._send_body(incoming, transport, body, request.length))
-        return incoming
+            self._sender = self.loop.create_task(self._send_body(reader, transport, body, request.length))
+        return reader
 
     async def _send_body(
         self,
-        incoming: ResponseReader,
+        reader: ResponseReader,
         transport: asyncio.Transport,
         body: AsyncIterator[bytes],
         length: int | None,
@@ -153,18 +153,18 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             if not self._closed:  # the connection is open, so only the body was canceled
                 self.break_off(
-                    OriginFailure("OriginWriteError", 502, "the request body was cancelled"), incoming
+                    OriginFailure("OriginWriteError", 502, "the request body was cancelled"), reader
                 )
             raise
         except BaseException as error:
             # An exception from the viewer's side is raised to the task that awaits the response.
-            self.break_off(error, incoming)
+            self.break_off(error, reader)
             if not isinstance(error, Exception):
                 raise
             return
         self._sent = True
         self._sender = None
-        if self._incoming is incoming and not self._paused:
+        if self._reader is reader and not self._paused:
             self._watch(self.loop.time() + self._read_timeout)
 
     async def _drained(self) -> None:
@@ -186,47 +186,47 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closed:
             return
-        incoming = self._incoming
-        if incoming is None:
+        reader = self._reader
+        if reader is None:
             self.abort()  # bytes that answer no request: the next response could not be trusted
             return
         if self._deadline != NEVER:  # otherwise nothing is expected of the origin now
             self._deadline = self.loop.time() + self._read_timeout
-        incoming.feed(data)
-        if incoming.complete:
-            self._finish(incoming)
-        elif incoming.failure is not None:
-            self._owner.on_bad_response(incoming.failure)
+        reader.feed(data)
+        if reader.complete:
+            self._finish(reader)
+        elif reader.failure is not None:
+            self._owner.on_bad_response(reader.failure)
             self.abort()
-        incoming.wake()
+        reader.wake()
 
     def eof_received(self) -> bool | None:
-        incoming = self._incoming
-        if incoming is not None:
-            incoming.end()
-            if incoming.complete:
-                self._finish(incoming)
-                incoming.wake()
+        reader = self._reader
+        if reader is not None:
+            reader.end()
+            if reader.complete:
+                self._finish(reader)
+                reader.wake()
         elif not self._closed:
             self.close()  # an idle connection
         return None  # the transport closes itself
 
     def connection_lost(self, error: Exception | None) -> None:
-        incoming = self._incoming
-        if incoming is not None:
+        reader = self._reader
+        if reader is not None:
             why = "reset" if error is not None else "closed"
-            if not self._sent and not incoming.head_complete:
+            if not self._sent and not reader.head_complete:
                 failure = OriginFailure(
                     "OriginWriteError", 502, f"{why} by the origin while the request was sent"
                 )
-            elif not incoming.head_complete:
+            elif not reader.head_complete:
                 failure = OriginFailure(
                     "OriginCommError", 502, f"{why} by the origin before its answer was whole"
                 )
             else:
                 failure = OriginFailure("OriginCommError", 502, f"{why} by the origin within the body")
-            self._incoming = None
-            incoming.fail(failure)
+            self._reader = None
+            reader.fail(failure)
         self._close_down()
         self._owner.on_closed(self)
 
@@ -247,8 +247,8 @@ class Connection(asyncio.Protocol):
             self._deadline = NEVER
             self._transport.pause_reading()
 
-    def resume(self, incoming: ResponseReader) -> None:
-        if self._paused and incoming is self._incoming:
+    def resume(self, reader: ResponseReader) -> None:
+        if self._paused and reader is self._reader:
             self._read_on()
             if self._sent:
                 self._watch(self.loop.time() + self._read_timeout)
@@ -268,23 +268,23 @@ class Connection(asyncio.Protocol):
         From then on, the new protocol enforces time limits. When the connection ends, it calls `connection_lost` on
         this object.
         """
-        incoming, transport = self._incoming, self._transport
-        if self._closed or transport is None or incoming is None or not incoming.switched:
+        reader, transport = self._reader, self._transport
+        if self._closed or transport is None or reader is None or not reader.switched:
             return None
-        self._incoming = None
+        self._reader = None
         self._deadline = self._completion = NEVER
         transport.set_protocol(protocol)
-        return transport, incoming.early, self._writable
+        return transport, reader.early, self._writable
 
     # The end of a request.
 
-    def _finish(self, incoming: ResponseReader) -> None:
+    def _finish(self, reader: ResponseReader) -> None:
         """The response is complete: become idle, or close if anything is in doubt."""
-        self._incoming = None
-        if incoming.in_doubt or not self._sent or self._closed:
+        self._reader = None
+        if reader.out_of_sync or not self._sent or self._closed:
             self.abort()
             return
-        if incoming.last or not incoming.persistent:
+        if reader.last or not reader.persistent:
             self.close()
             return
         if self._paused:
@@ -292,18 +292,18 @@ class Connection(asyncio.Protocol):
         self._completion = NEVER
         now = self.loop.time()
         self.idle_since = now
-        seconds = min(self._keepalive_timeout, incoming.idle_seconds)
+        seconds = min(self._keepalive_timeout, reader.idle_seconds)
         if seconds <= 0.0:
             self.close()
             return
         self._watch(now + seconds)
         self._owner.on_idle(self)
 
-    def abandon(self, incoming: ResponseReader) -> None:
+    def abandon(self, reader: ResponseReader) -> None:
         """The rest of this response is no longer needed."""
-        if incoming is not self._incoming:
+        if reader is not self._reader:
             return
-        if incoming.framing is not Framing.LENGTH or incoming.remaining > DRAIN or not self._sent:
+        if reader.framing is not Framing.LENGTH or reader.remaining > DRAIN or not self._sent:
             self.break_off(OriginFailure("OriginCommError", 502, "given up by the edge"))
             return
         if self._paused:
@@ -311,17 +311,17 @@ class Connection(asyncio.Protocol):
         self._completion = min(self._completion, self.loop.time() + DRAIN_TIME)
         self._watch(self.loop.time() + self._read_timeout)
 
-    def break_off(self, reason: BaseException, asked: ResponseReader | None = None) -> None:
-        """End the connection and everything that waits for it. If `asked` is given, do so only while the connection
+    def break_off(self, reason: BaseException, only_if: ResponseReader | None = None) -> None:
+        """End the connection and everything that waits for it. If `only_if` is given, do so only while the connection
         serves that response: a task that awaits a response may learn of its end, and be canceled, after the connection
         has moved on to another one."""
-        incoming = self._incoming
-        if asked is not None and asked is not incoming:
+        reader = self._reader
+        if only_if is not None and only_if is not reader:
             return
-        self._incoming = None
+        self._reader = None
         self.abort()
-        if incoming is not None:
-            incoming.fail(reason)
+        if reader is not None:
+            reader.fail(reason)
 
     def close(self) -> None:
         """Close gracefully: pending data is still sent."""
@@ -367,7 +367,7 @@ class Connection(asyncio.Protocol):
         if self._completion <= now:
             self.break_off(OriginFailure("OriginCommError", 504, "the response completion timeout passed"))
         elif self._deadline <= now:
-            if self._incoming is None:
+            if self._reader is None:
                 self.close()
             elif not self._sent:
                 self.break_off(

@@ -76,7 +76,7 @@ class Connector:
         try:
             connection = await self._try(attempt, pool, seconds, completion)
         except OriginFailure as failure:
-            if failure.reason or failure.kind == "OriginCommError" or attempt.says_nothing(pool, failure):
+            if failure.reason or failure.kind == "OriginCommError" or attempt.is_no_evidence(pool, failure):
                 breaker.given_up()  # it says nothing about the origin
             else:
                 state.failure = (failure.kind, failure.status, failure.detail)
@@ -208,7 +208,7 @@ class _Attempt:
     def __init__(self) -> None:
         self.accepted = False
 
-    def says_nothing(self, pool: Pool, failure: OriginFailure) -> bool:
+    def is_no_evidence(self, pool: Pool, failure: OriginFailure) -> bool:
         """Whether the failure is no evidence that the origin is down: this machine lacks a resource, or the origin
         rejects a server name that a viewer chose. Otherwise any viewer could open the breaker for all others."""
         cause = failure.__cause__

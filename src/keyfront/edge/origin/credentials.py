@@ -40,7 +40,7 @@ _SECTION: Final = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?
 _REGION: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -78,19 +78,19 @@ class OriginCredentials:
     The file is read on construction, and again by `poll` when it has changed. If a file is rejected, the settings read
     before stay in effect. If there were none, the edge has no settings, and requests that need credentials fail.
 
-    :param tell: called with a sentence for each problem or change; it never contains a secret.
+    :param notify: called with a sentence for each problem or change; it never contains a secret.
     """
 
-    def __init__(self, path: Path | None, environ: Mapping[str, str], tell: Tell) -> None:
+    def __init__(self, path: Path | None, environ: Mapping[str, str], notify: Notify) -> None:
         self._path = path
-        self._tell = tell
+        self._notify = notify
         self._sections: _Sections = {}
         self._found: dict[str, Settings] = {}
         try:
             self._environment = _environment(environ)
         except SettingsError as error:
             self._environment = _Section(None, "", "", "")
-            tell(f"{error}; they are not used")
+            notify(f"{error}; they are not used")
         self._seen = self._read = self._identity()
         self._load()
 
@@ -113,7 +113,7 @@ class OriginCredentials:
         self._read = identity
         changed = self._load()
         if changed and identity is not None:
-            self._tell("the origin credentials have changed; the new ones are used from now on")
+            self._notify("the origin credentials have changed; the new ones are used from now on")
         return changed
 
     def _identity(self) -> _Identity | None:
@@ -127,7 +127,7 @@ class OriginCredentials:
     def _load(self) -> bool:
         if self._read is None or self._path is None:
             if self._sections:
-                self._tell("the origin credentials are no longer used: their file is gone")
+                self._notify("the origin credentials are no longer used: their file is gone")
             changed, self._sections = bool(self._sections), {}
         else:
             try:
@@ -135,7 +135,7 @@ class OriginCredentials:
                 changed = True
             except SettingsError as error:
                 kept = ", and what was read before stays" if self._sections else ""
-                self._tell(f"the origin credentials are refused{kept}: {error}")
+                self._notify(f"the origin credentials are refused{kept}: {error}")
                 return False
         self._found.clear()
         return changed
@@ -213,7 +213,7 @@ def _section(where: str, given: Mapping[str, str]) -> _Section:
         raise SettingsError(f"{where} has a character in {_KEYS[0]} that no key id has")
     region, style = given.get("region", ""), given.get("addressing_style", "")
     if region and not _REGION.fullmatch(region):
-        raise SettingsError(f"{where} has a region that is none: {region[:64]!a}")
+        raise SettingsError(f"{where} has an invalid region: {region[:64]!a}")
     if style and style not in _STYLES:
         raise SettingsError(f"{where} has an addressing_style other than {' and '.join(_STYLES)}")
     url = given.get("endpoint_url", "")
@@ -221,7 +221,7 @@ def _section(where: str, given: Mapping[str, str]) -> _Section:
         try:
             _endpoint(url, style or "path")
         except ValueError as error:
-            raise SettingsError(f"{where} has an endpoint_url that is none: {error}") from None
+            raise SettingsError(f"{where} has an invalid endpoint_url: {error}") from None
     return _Section(Credentials(key_id, secret, token) if key_id else None, region, url, style)
 
 

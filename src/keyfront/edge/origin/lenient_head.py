@@ -127,7 +127,7 @@ class HeadReader:
             name, value, pieces = name.rstrip(b" \t"), value.strip(b" \t"), []
             self._fields.append((name, pieces))
         if not _NAME.fullmatch(name):
-            raise self._bad(line, "its field name is no token")
+            raise self._bad(line, "its field name is not a token")
         found = _CONTROL.search(value)
         if found is not None:
             what = {b"\r": "a bare CR", b"\0": "NUL"}.get(
@@ -142,14 +142,16 @@ class HeadReader:
         if colon:
             found = _NAME.match(name)
             if found is not None and found[0] == name.rstrip(b" \t"):
-                told = shown(found[0], value.strip(b" \t"))
+                excerpt = shown(found[0], value.strip(b" \t"))
             else:  # anything after the first token may be a value
-                told = f"{escaped(found[0] if found is not None else b'', 40)} and {len(line)} bytes in all"
+                excerpt = (
+                    f"{escaped(found[0] if found is not None else b'', 40)} and {len(line)} bytes in all"
+                )
         else:
             word = re.match(rb"[A-Za-z-]*", line)
             known = word is not None and word[0].lower() in _TOLD
-            told = escaped(word[0]) if word is not None and known else f"{len(line)} bytes"
-        return BadHeadError(f"line {self._lines} of the head, {told}: {why}")
+            excerpt = escaped(word[0]) if word is not None and known else f"{len(line)} bytes"
+        return BadHeadError(f"line {self._lines} of the head, {excerpt}: {why}")
 
     def _finished(self) -> bytes:
         lengths: list[bytes] = []

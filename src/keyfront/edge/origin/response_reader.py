@@ -66,9 +66,9 @@ class ReaderConnection(Protocol):
 
     def pause(self) -> None: ...
 
-    def resume(self, incoming: ResponseReader) -> None: ...
+    def resume(self, reader: ResponseReader) -> None: ...
 
-    def abandon(self, incoming: ResponseReader) -> None: ...
+    def abandon(self, reader: ResponseReader) -> None: ...
 
 
 class ResponseReader:
@@ -103,10 +103,10 @@ class ResponseReader:
         "head_complete",
         "headers",
         "idle_seconds",
-        "in_doubt",
         "interim",
         "last",
         "length",
+        "out_of_sync",
         "persistent",
         "reason",
         "remaining",
@@ -144,7 +144,7 @@ class ResponseReader:
         self.body_bytes = 0
         self.head_complete = False
         self.complete = False
-        self.in_doubt = False
+        self.out_of_sync = False
         self.last = False  # the connection is not reused, whatever the response says
         self.failure: BaseException | None = None
         self.accept = b""
@@ -157,7 +157,7 @@ class ResponseReader:
 
     def on_message_begin(self) -> None:
         if self.complete:
-            self.in_doubt = True  # a second response, which no request asked for
+            self.out_of_sync = True  # a second response, which no request asked for
 
     def on_status(self, reason: bytes) -> None:
         if not self.head_complete:
@@ -245,7 +245,7 @@ class ResponseReader:
 
     def on_body(self, data: bytes) -> None:
         if self.complete:
-            self.in_doubt = True  # for example, the body of a response to HEAD
+            self.out_of_sync = True  # for example, the body of a response to HEAD
             return
         self.remaining -= len(data)
         self.body_bytes += len(data)
@@ -331,7 +331,7 @@ class ResponseReader:
             if self.framing is Framing.LENGTH:
                 remaining = self.remaining
                 if len(data) > remaining:
-                    self.in_doubt = True
+                    self.out_of_sync = True
                     data = data[:remaining]
                 self.remaining = remaining - len(data)
                 if self.remaining == 0:
@@ -369,7 +369,7 @@ class ResponseReader:
                 self._refuse("OriginInvalidResponseError", f"{self._line_1()}: an upgrade, unasked")
         except httptools.HttpParserError as error:
             if self.complete:
-                self.in_doubt = True  # this response is complete; what follows it is not HTTP
+                self.out_of_sync = True  # this response is complete; what follows it is not HTTP
             elif self.head_complete:
                 if self.failure is None:
                     self._refuse("OriginInvalidResponseError", f"in the chunked body: {error}")
@@ -421,7 +421,7 @@ class ResponseReader:
         self._interims = 0  # the parser has seen none of the earlier heads
         rest = reader.rest
         if rest and self.complete:
-            self.in_doubt = True
+            self.out_of_sync = True
         elif rest:
             self._wire_bytes -= len(rest)  # they are counted again
             self.feed(rest)

@@ -23,7 +23,15 @@ import msgspec
 
 from keyfront.edge.origin.client import Origins
 from keyfront.edge.origin.request import OriginRequest
-from keyfront.edge.origin.shield_protocol import FIELD, Secrets, asking, carried, telling, variant_of, without
+from keyfront.edge.origin.shield_protocol import (
+    FIELD,
+    Secrets,
+    carried,
+    sealed_answer,
+    sealed_query,
+    variant_of,
+    without,
+)
 from keyfront.edge.rules.cache_key import selection_beyond_root
 from keyfront.edge.rules.routing import Plan
 from keyfront.edge.types.messages import Headers, OriginReply, Request
@@ -129,7 +137,7 @@ class Question(msgspec.Struct):
     target: str
     viewer_host: str
     headers: Headers
-    asked: ShieldQuery
+    query: ShieldQuery
     origin: Origin
     body: ReplayableBody | None = None
     length: int | None = None
@@ -151,7 +159,7 @@ class ShieldClient:
         self._silent_until = 0.0
         self._ping: asyncio.Task[bool] | None = None
 
-    async def ask(self, question: Question) -> tuple[OriginReply, ShieldAnswer] | None:
+    async def fetch(self, question: Question) -> tuple[OriginReply, ShieldAnswer] | None:
         """The parent's response, or None if the origin must be contacted instead.
 
         :raises OriginFailure: the failure that the parent encountered at the origin; or a failure of the parent itself
@@ -177,7 +185,7 @@ class ShieldClient:
             return None
         if shield is None:
             await answer.aclose()
-            self._lost("what answers there is no edge with the same secret")
+            self._lost("the server there is not an edge with the same secret")
             if body is not None or question.method not in _REPEATABLE:
                 raise OriginFailure("OriginCommError", 502, f"{self._name} is none")
             return None
@@ -195,10 +203,10 @@ class ShieldClient:
 
     async def _exchange(self, address: Origin, question: Question) -> tuple[OriginReply, ShieldAnswer | None]:
         """Send one request to the parent. The ShieldAnswer is None if the server that responded is not a parent."""
-        asked = msgspec.structs.replace(question.asked, time=int(self._clock()), nonce=os.urandom(12))
+        query = msgspec.structs.replace(question.query, time=int(self._clock()), nonce=os.urandom(12))
         headers = [(b"host", question.viewer_host.encode("latin-1"))]
         headers += carried(without(question.headers[1:], question.origin))
-        seal = self._secrets.sealed(asking(question.method, question.target, headers), asked)
+        seal = self._secrets.sealed(sealed_query(question.method, question.target, headers), query)
         answer = await self._origins.fetch(
             address,
             OriginRequest(
@@ -214,13 +222,13 @@ class ShieldClient:
         answer.headers = [header for header in answer.headers if header[0] != FIELD]
         payload = None
         if len(values) == 1:
-            payload = self._secrets.opened(telling(asked.nonce, answer.status), values[0])
+            payload = self._secrets.opened(sealed_answer(query.nonce, answer.status), values[0])
         if payload is None:
             return answer, None
         try:
             return answer, msgspec.msgpack.decode(payload, type=ShieldAnswer)
         except msgspec.MsgspecError:  # sent by a later version
-            return answer, ShieldAnswer(refused="it speaks another version of this")
+            return answer, ShieldAnswer(refused="it uses another version of this protocol")
 
     async def _patient(
         self, exchange: Coroutine[Any, Any, tuple[OriginReply, ShieldAnswer | None]]
@@ -268,7 +276,7 @@ class ShieldClient:
         self._down_until = asyncio.get_running_loop().time() + DOWN
         if not self._down:
             self._down = True
-            logger.warning("%s is passed by, and origins are asked without it: %s", self._name, why)
+            logger.warning("%s is bypassed, and requests go directly to the origins: %s", self._name, why)
 
     def _found(self) -> None:
         if self._down:
@@ -281,9 +289,7 @@ class ShieldClient:
         now = asyncio.get_running_loop().time()
         if now >= self._silent_until:
             self._silent_until = now + 60.0
-            logger.warning(
-                "%s refused what it was asked, and the origin was asked instead: %s", self._name, why
-            )
+            logger.warning("%s refused a request, which went to the origin instead: %s", self._name, why)
 
 
 class Shields:
@@ -310,7 +316,7 @@ class Shields:
         """Whether a parent is configured for this origin's region."""
         return origin.shield_region in self._parents
 
-    async def ask(
+    async def fetch(
         self,
         plan: Plan,
         number: int,
@@ -324,7 +330,7 @@ class Shields:
 
         :param key: the cache key of the request, None if the request bypasses the cache.
         :param request: what the origin would be sent, with `body`.
-        :raises OriginFailure: see `ShieldClient.ask`.
+        :raises OriginFailure: see `ShieldClient.fetch`.
         """
         route = plan.route
         origin = route.origins[number]
@@ -335,7 +341,7 @@ class Shields:
         if key is not None and plan.key is not None:
             variant = variant_of(selection_beyond_root(key))
         site = route.site
-        asked = ShieldQuery(
+        query = ShieldQuery(
             0,
             b"",
             site.distribution.id,
@@ -348,9 +354,9 @@ class Shields:
             key is not None,
         )
         question = Question(
-            request.method, plan.target, viewer_request.host, headers, asked, origin, body, request.length
+            request.method, plan.target, viewer_request.host, headers, query, origin, body, request.length
         )
-        found = await self._parents[origin.shield_region].ask(question)
+        found = await self._parents[origin.shield_region].fetch(question)
         if found is None:
             return None
         answer, shield = found

@@ -75,14 +75,14 @@ def carried(headers: Headers) -> Headers:
     return [header for header in headers if header[0] not in FRAMING and header[0] != FIELD]
 
 
-def asking(method: str, target: str, headers: Headers) -> bytes:
+def sealed_query(method: str, target: str, headers: Headers) -> bytes:
     """The data that the seal of a query covers: the whole head of the request, except for framing."""
     lines = [f"{method} {target}".encode("latin-1")]
     lines += [b"%b:%b" % (name, value.strip(b" \t")) for name, value in carried(headers)]
     return b"ask\n" + b"\n".join(lines)
 
 
-def telling(nonce: bytes, status: int) -> bytes:
+def sealed_answer(nonce: bytes, status: int) -> bytes:
     """The data that the seal of an answer covers: the query's nonce and the status."""
     return b"tell\n%d\n%b" % (status, nonce)
 

@@ -82,14 +82,14 @@ class Invalidations:
         self._starts = tuple(self._prefixes) if len(self._prefixes) <= 32 else ("/",)
 
     def _add(self, pattern: str, number: int, selects: Selects, root: str) -> None:
-        path, asks, query = pattern.partition("?")
+        path, mark, query = pattern.partition("?")
         wild = pattern.endswith("*")
-        if wild and not asks:
+        if wild and not mark:
             self._prefixes[_plain(pattern[:-1])] = number
             return
         select = selects(path)
-        for asked in {path, root if path == "/" else path}:
-            plain = _plain(asked)
+        for requested in {path, root if path == "/" else path}:
+            plain = _plain(requested)
             if not wild:
                 kept = select_query(select, query)
                 self._exact[f"{plain}?{_plain(kept)}" if kept else plain] = number

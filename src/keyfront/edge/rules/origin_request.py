@@ -109,18 +109,18 @@ def origin_headers(  # noqa: PLR0913 - one rule per parameter, all but three by 
 
     has_body = request.body is not None
 
-    def wanted(name: bytes) -> bool:
+    def is_forwarded(name: bytes) -> bool:
         return name in listed or _passes(
             behavior, name, method, stored=stored, guarded=guarded, has_body=has_body
         )
 
-    host = request.host if wanted(b"host") else origin_host(origin, request.scheme)
+    host = request.host if is_forwarded(b"host") else origin_host(origin, request.scheme)
     headers: Headers = [(b"host", host.encode("latin-1"))]
     via_before: list[bytes] = []
     for_before: list[bytes] = []
-    agent_wanted = wanted(b"user-agent")
+    forwards_agent = is_forwarded(b"user-agent")
     normalises = behavior.accept_gzip or behavior.accept_brotli
-    encoding_wanted = not normalises and wanted(b"accept-encoding")
+    forwards_encoding = not normalises and is_forwarded(b"accept-encoding")
     for name, value in request.headers:
         if name in hidden:
             continue
@@ -129,7 +129,9 @@ def origin_headers(  # noqa: PLR0913 - one rule per parameter, all but three by 
                 via_before.append(value)
             elif name == b"x-forwarded-for":
                 for_before.append(value)
-            elif (name == b"user-agent" and agent_wanted) or (name == b"accept-encoding" and encoding_wanted):
+            elif (name == b"user-agent" and forwards_agent) or (
+                name == b"accept-encoding" and forwards_encoding
+            ):
                 headers.append((name, value))
             continue
         canonical = _canonical(name)
@@ -137,10 +139,10 @@ def origin_headers(  # noqa: PLR0913 - one rule per parameter, all but three by 
             continue
         if canonical in own or canonical.startswith(EDGE_PREFIXES):
             continue
-        if wanted(name):
+        if is_forwarded(name):
             headers.append((name, value))
 
-    if not agent_wanted:
+    if not forwards_agent:
         headers.append((b"user-agent", b"Amazon CloudFront"))
     if normalises:
         accepted = accepted_encoding(behavior, request, hidden)

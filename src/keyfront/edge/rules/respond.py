@@ -179,15 +179,15 @@ def cache_status(
     :param collapsed: whether another viewer's request to the origin served this one as well.
     :param detail: what went wrong, by its name in the log.
     """
-    said: dict[str, bool | int | str] = {"hit": True} if not forwarded else {"fwd": forwarded}
+    parameters: dict[str, bool | int | str] = {"hit": True} if not forwarded else {"fwd": forwarded}
     if forwarded and status:
-        said["fwd-status"] = status
+        parameters["fwd-status"] = status
     if ttl is not None:
-        said["ttl"] = math.floor(ttl)
-    said["stored"] = bool(forwarded) and stored
-    said["collapsed"] = bool(forwarded) and collapsed
-    said["detail"] = detail or False
-    return item(name, said)
+        parameters["ttl"] = math.floor(ttl)
+    parameters["stored"] = bool(forwarded) and stored
+    parameters["collapsed"] = bool(forwarded) and collapsed
+    parameters["detail"] = detail or False
+    return item(name, parameters)
 
 
 def dated(reply: Reply, now: float) -> Reply:

@@ -45,7 +45,7 @@ _CORS: Final = frozenset(
 
 class ResponseHeaders:
     """One compiled response headers policy. `timing` says that it may add Server-Timing. `deterministic` says that its
-    result for an answer to a GET depends only on the answer and `asked_by`, not on when it is sent."""
+    result for an answer to a GET depends only on the answer and `dependencies_in`, not on when it is sent."""
 
     __slots__ = ("_always", "_cors", "_dropped", "_rate", "_server", "_unless", "deterministic", "timing")
 
@@ -82,17 +82,17 @@ class ResponseHeaders:
             self._cors.apply(request, found)
         return found
 
-    def kept(self, headers: Headers) -> Headers:
+    def without_dropped(self, headers: Headers) -> Headers:
         """The origin's headers that the policy neither removes nor replaces."""
         return [header for header in headers if header[0] not in self._dropped]
 
-    def asked_by(self, request: Request) -> bytes:
+    def dependencies_in(self, request: Request) -> bytes:
         """Everything in a GET that the headers of its answer depend on, if the policy is `deterministic`."""
         if self._cors is None:
             return b""
         return b"\n".join([value for name, value in request.headers if name == b"origin"])
 
-    def tells_timing(self, request: Request, draw: float) -> bool:
+    def sends_server_timing(self, request: Request, draw: float) -> bool:
         """Whether this answer gets Server-Timing. `draw` is a random number in [0, 100)."""
         if draw < self._rate:
             return True
@@ -167,8 +167,8 @@ class CorsRule:
         if self._patterns is None:
             return self._preflight_headers
         names = [self._preflight_headers] if self._preflight_headers else []
-        asked = b",".join(v for n, v in request.headers if n == b"access-control-request-headers")
-        for name in dict.fromkeys(token.strip(b" \t") for token in asked.split(b",")):
+        requested = b",".join(v for n, v in request.headers if n == b"access-control-request-headers")
+        for name in dict.fromkeys(token.strip(b" \t") for token in requested.split(b",")):
             if len(name) <= _LONGEST and self._patterns.fullmatch(name):
                 names.append(name)
         return b", ".join(names)
@@ -240,9 +240,9 @@ def timed(
         metrics.append('cdn-hit-layer;desc="EDGE"')
     metrics.append(f"cdn-downstream-fbl;dur={_milliseconds(taken)}")
     own = ",".join(metrics).encode("latin-1")
-    said = [value for name, value in headers if name == b"server-timing"] if upstream is not None else []
+    existing = [value for name, value in headers if name == b"server-timing"] if upstream is not None else []
     found = [header for header in headers if header[0] != b"server-timing"]
-    found.append((b"server-timing", b",".join([*said, own])))
+    found.append((b"server-timing", b",".join([*existing, own])))
     return found
 
 

@@ -19,7 +19,7 @@ from keyfront.edge.rules.path_readings import Readings
 from keyfront.edge.rules.response_headers import ResponseHeaders
 from keyfront.model.pattern import Matcher, compile_pattern, normalise_path
 from keyfront.model.snapshot import Behavior, Distribution, ErrorResponse, Origin, Snapshot
-from keyfront.signing.tables import Budget, Remembered
+from keyfront.signing.tables import Budget, TwoGenerationCache
 from keyfront.signing.verify import KeyRing
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Site:
         self.restricted = False
         self._patterns: list[tuple[Matcher, Rule]] = []
         self._default: Rule | None = None
-        self._found: Remembered[Rule] = Remembered(PATHS_KEPT, PATHS_SIZE, None, budget)
+        self._found: TwoGenerationCache[Rule] = TwoGenerationCache(PATHS_KEPT, PATHS_SIZE, None, budget)
         self._digest = b""
 
     def add(
@@ -173,7 +173,7 @@ class Site:
     ) -> None:
         """Add a behavior. Behaviors are added in the distribution's order; the last one added is the default."""
         before = self._default
-        self._found = Remembered(PATHS_KEPT, PATHS_SIZE, None, self._budget)
+        self._found = TwoGenerationCache(PATHS_KEPT, PATHS_SIZE, None, self._budget)
         if before is not None:
             self._patterns.append((compile_pattern(before.behavior.path_pattern), before))
         self.has_restricted_behavior = self.has_restricted_behavior or keyring is not None
@@ -292,7 +292,7 @@ class Routing:
     ) -> None:
         self.snapshot = snapshot
         self.number = snapshot.number
-        self.plans: Remembered[Plan] = Remembered(PLANS_KEPT, PLANS_SIZE, _plan_bytes, budget)
+        self.plans: TwoGenerationCache[Plan] = TwoGenerationCache(PLANS_KEPT, PLANS_SIZE, _plan_bytes, budget)
         self._keyrings: KeyRings = {}
         kept: KeyRings = {} if before is None else before._keyrings
         self.sites: dict[str, Site] = {}

@@ -47,7 +47,7 @@ _RANGE: Final = re.compile(rb"\s*+bytes\s*+=[\s,]*+([0-9]{0,40}+)-([0-9]{0,40}+)
 _CONTENT_RANGE: Final = re.compile(rb"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
-def wanted(request: Request, size: int) -> Span | None:
+def first_range(request: Request, size: int) -> Span | None:
     """The slices of `size` bytes at the start of a request's first range, or None if the request has no range.
 
     For a range that counts from the end (`-500`), this is the first slice, which reveals where the end is.
@@ -126,10 +126,10 @@ class Answer(Enum):
     """The answer says nothing about what is stored: usually an error."""
 
 
-def judge(slices: Slices, asked: Span, answer: OriginReply, *, if_range: bool) -> Answer:
+def check_answer(slices: Slices, requested: Span, answer: OriginReply, *, if_range: bool) -> Answer:
     """Whether this answer's body may be stored among these slices.
 
-    :param asked: the requested bytes, starting at a slice boundary. The answer may hold fewer, but no others.
+    :param requested: the requested bytes, starting at a slice boundary. The answer may hold fewer, but no others.
     :param if_range: whether the request carried If-Range. If so, an answer without a validator also counts as a match.
     """
     if answer.status in (200, 404, 410, 412, 416):
@@ -137,19 +137,21 @@ def judge(slices: Slices, asked: Span, answer: OriginReply, *, if_range: bool) -
     if answer.status != 206:
         return Answer.UNUSABLE
     span = content_range(answer)
-    if span is None or span.first != asked.first or span.last > asked.last:
+    if span is None or span.first != requested.first or span.last > requested.last:
         return Answer.UNUSABLE
     if span.total != slices.total:
         return Answer.CHANGED
     validator = slices.validator
     name = b"etag" if validator is not None and validator.startswith(b'"') else b"last-modified"
-    told = [value for header, value in answer.headers if header == name]
-    if told:
-        return Answer.GOOD if told == [validator] else Answer.CHANGED
+    validators = [value for header, value in answer.headers if header == name]
+    if validators:
+        return Answer.GOOD if validators == [validator] else Answer.CHANGED
     return Answer.GOOD if if_range and validator is not None else Answer.CHANGED
 
 
-def to_ask(slices: Slices, position: int, last: int, count: int, taken: Callable[[int], bool]) -> Span:
+def span_to_request(
+    slices: Slices, position: int, last: int, count: int, taken: Callable[[int], bool]
+) -> Span:
     """The run of at most `count` slices to request, starting with the one that holds `position`, for a viewer that
     wants to read up to `last`. It ends before the next slice that is `taken`."""
     size = slices.size

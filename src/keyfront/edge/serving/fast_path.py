@@ -34,13 +34,13 @@ from keyfront.edge.types.messages import Request
 from keyfront.edge.types.record import HitCounter, Record, RecordTemplate
 from keyfront.edge.types.stored import Stored
 from keyfront.errors import Denied, clear_traceback
-from keyfront.signing.tables import Remembered
+from keyfront.signing.tables import TwoGenerationCache
 from keyfront.signing.verify import Grant, verify
 
 MAX_SECTIONS: Final = 8192
 MAX_SECTION_BYTES: Final = 40 << 20
 """The most header sections that each of the table's two generations holds, and the most bytes of them."""
-MAX_GLIMPSES: Final = 65_536
+MAX_SEEN_ONCE: Final = 65_536
 """Maximum number of hashes of header sections. A section is cached when it arrives a second time, since many never
 do."""
 
@@ -157,10 +157,10 @@ class FastPath:
         self._enabled = not edge.settings.cache_status
         self._number = -1  # the snapshot that `_templates` belong to
         self._templates: dict[tuple[str, ...], RecordTemplate] = {}
-        self._glimpsed: set[int] = set()
+        self._seen_once: set[int] = set()
         self._millisecond = 0
         self._record_start = ""
-        self.sections: Remembered[CachedHeaderBlock] = Remembered(
+        self.sections: TwoGenerationCache[CachedHeaderBlock] = TwoGenerationCache(
             MAX_SECTIONS, MAX_SECTION_BYTES, _section_bytes, edge.tables
         )
 
@@ -171,11 +171,11 @@ class FastPath:
             together with it.
         :param client: the viewer's address, if a trusted proxy reports it.
         """
-        glimpse = hash(section)
-        if glimpse not in self._glimpsed:
-            if len(self._glimpsed) >= MAX_GLIMPSES:
-                self._glimpsed.clear()
-            self._glimpsed.add(glimpse)
+        fingerprint = hash(section)
+        if fingerprint not in self._seen_once:
+            if len(self._seen_once) >= MAX_SEEN_ONCE:
+                self._seen_once.clear()
+            self._seen_once.add(fingerprint)
         elif self._enabled and is_unconditional(request):
             self.sections.put(section, CachedHeaderBlock(request, client))
 
@@ -199,7 +199,7 @@ class FastPath:
             client, fields, counter = caller.record_fields, section.record_fields, template.counter
             key = plan.key
         else:
-            viewer = self._judge(plan, template, section, target, caller, now)
+            viewer = self._check_viewer(plan, template, section, target, caller, now)
             if viewer is None:
                 return None
             client, fields, counter, key = viewer
@@ -269,7 +269,7 @@ class FastPath:
             f'"time_taken_us":{taken},"request_bytes":{section.size + len(target)}{fields}{template.last}'
         )
 
-    def _judge(
+    def _check_viewer(
         self,
         plan: Plan,
         template: RecordTemplate,

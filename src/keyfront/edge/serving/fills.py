@@ -164,7 +164,6 @@ class _KeyFill:
 
     __slots__ = (
         "_answer",
-        "_asked_at",
         "_began",
         "_exchange",
         "_fill",
@@ -175,6 +174,7 @@ class _KeyFill:
         "_origin",
         "_part",
         "_plan",
+        "_requested_ns",
         "_sent",
         "_shield",
         "_sliced",
@@ -205,7 +205,7 @@ class _KeyFill:
     async def run(self) -> None:
         fill = self._fill
         try:
-            answer = await self._ask()
+            answer = await self._request()
             stored = self._stored
             if answer is None:
                 return  # the stored response is served
@@ -234,21 +234,21 @@ class _KeyFill:
 
     # -- request -----------------------------------------------------------------------------------------------------
 
-    async def _ask(self) -> OriginReply | None:
+    async def _request(self) -> OriginReply | None:
         """The origin's response, or None if the origin has failed and the stored response is served instead.
 
         :raises OriginFailure: if the origin has failed and no stored response can be served.
         """
         filler, exchange, stored = self._filler, self._exchange, self._stored
         routing = filler.active.routing
-        self._began, self._asked_at = filler.clock(), monotonic_ns()
+        self._began, self._requested_ns = filler.clock(), monotonic_ns()
         self._snapshot = self._fill.snapshot = routing.number
         if stored is not None and routing.is_invalidated(self._key, stored.meta.snapshot, stored.meta.tags):
             # Invalidated while this request waited: the stored response is neither revalidated nor served stale.
             stored = self._stored = None
         conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
         if stored is None or (stored.slices is not None and stored.slices.ranged):
-            self._span = slicing.wanted(exchange.request, filler.slice_size)
+            self._span = slicing.first_range(exchange.request, filler.slice_size)
         span = self._span
         ranged = [(b"range", b"bytes=%d-%d" % (span.first, span.last))] if span is not None else []
         try:
@@ -291,7 +291,7 @@ class _KeyFill:
         meta.tags = cache_tags(site.cache_tag_header, answer.headers) or stored.meta.tags
         self._fill.will_store = True
         shared = freshness.can_coalesce(behavior, meta, now)
-        self._finish_with_stored(stored.renewed(meta), self._asked_at, "RefreshHit", shared=shared)
+        self._finish_with_stored(stored.renewed(meta), self._requested_ns, "RefreshHit", shared=shared)
 
     def _serve_stale(self, stored: Stored, status: int) -> None:
         """The origin has failed and the stored response is served instead. The origin is contacted again after
@@ -299,11 +299,11 @@ class _KeyFill:
         seconds = error_min_ttl(self._plan.route.site, status)
         meta = freshness.stale_for(stored.meta, self._filler.clock(), seconds)
         # Its age has not changed: if it was removed meanwhile, it serves the waiting requests and is not stored.
-        self._finish_with_stored(stored.renewed(meta), stored.asked, "Hit", shared=True)
+        self._finish_with_stored(stored.renewed(meta), stored.requested_ns, "Hit", shared=True)
 
-    def _finish_with_stored(self, stored: Stored, asked_at: int, result: str, *, shared: bool) -> None:
+    def _finish_with_stored(self, stored: Stored, requested_ns: int, result: str, *, shared: bool) -> None:
         filler, fill = self._filler, self._fill
-        filler.purger.store_unless_purged(stored, asked_at, self._began)
+        filler.purger.store_unless_purged(stored, requested_ns, self._began)
         fill.stored = stored
         fill.result = result
         filler.announce(fill, self._key, stored.meta, shared=shared, length=stored.length)
@@ -404,7 +404,7 @@ class _KeyFill:
         if not refetches:
             # Not `self._store`: that would create a reference cycle with the fill.
             store = filler.purger.store_unless_purged
-            fill.before_end = partial(store, stored, self._asked_at, self._began)
+            fill.before_end = partial(store, stored, self._requested_ns, self._began)
         filler.announce(fill, self._key, meta, shared=shared, length=total)
 
     def _slices(self, meta: Meta, total: int | None, stored: Stored | None) -> Slices:
@@ -427,7 +427,7 @@ class _KeyFill:
         return Slices(key, total, size, generation or os.urandom(8).hex(), validator, ranged)
 
     def _store(self, stored: Stored, *, share: bool = True) -> None:
-        self._filler.purger.store_unless_purged(stored, self._asked_at, self._began, share=share)
+        self._filler.purger.store_unless_purged(stored, self._requested_ns, self._began, share=share)
 
     # -- pump --------------------------------------------------------------------------------------------------------
 
@@ -489,7 +489,7 @@ class _SliceFill:
     async def run(self) -> None:
         fill = self._fill
         try:
-            answer = await self._ask()
+            answer = await self._request()
             spool = Spool(self._filler.tiers, self._sliced, self._meta, self._span.first)
             fill.store(spool)
             fill.announce(self._meta, keep=0, shared=True, length=None)
@@ -511,7 +511,7 @@ class _SliceFill:
                 await self._answer.aclose()
             await self._filler.end(fill, self._sliced)
 
-    async def _ask(self) -> OriginReply:
+    async def _request(self) -> OriginReply:
         """The origin's response, if it is the requested range of exactly the stored version.
 
         :raises OriginFailure: if the origin fails, or failed for the key a short time ago.
@@ -527,7 +527,7 @@ class _SliceFill:
             extra.append((b"if-range", sliced.validator))
         fetched = await filler.fetcher.fetch(self._exchange, self._plan, "GET", fill=True, extra=extra)
         answer = self._answer = fetched.answer
-        verdict = slicing.judge(sliced, span, answer, if_range=len(extra) > 1)
+        verdict = slicing.check_answer(sliced, span, answer, if_range=len(extra) > 1)
         if verdict is slicing.Answer.CHANGED:
             filler.tiers.drop(sliced.key)
             raise ChangedError

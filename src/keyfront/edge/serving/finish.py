@@ -36,7 +36,7 @@ class ReplyFinisher:
     def _apply_policy(self, exchange: Exchange, reply: Reply, policy: ResponseHeaders) -> None:
         """Apply the behavior's response headers policy, with Server-Timing if the policy enables it."""
         reply.headers = policy.applied(exchange.request, reply.status, reply.headers)
-        if policy.timing and policy.tells_timing(exchange.request, 100 * random()):
+        if policy.timing and policy.sends_server_timing(exchange.request, 100 * random()):
             result = reply.x_cache
             if result == "Error":
                 result = "Miss" if exchange.trace.forwarded else "Hit" if exchange.refusal is None else ""

@@ -185,7 +185,7 @@ class OriginFetcher:
                 answer = None
                 if self.shields is not None and exchange.shield_headers is None and self.shields.has(origin):
                     to_origin.body = replayable = ReplayableBody(body) if body is not None else None
-                    answer = await self._ask_shield(exchange, plan, number, to_origin, replayable)
+                    answer = await self._fetch_from_shield(exchange, plan, number, to_origin, replayable)
                 if answer is None:
                     answer = await self.origins.fetch(origin, to_origin)
             except OriginFailure as failure:
@@ -204,7 +204,7 @@ class OriginFetcher:
             await answer.aclose()
         raise AssertionError("a route has at least one origin")
 
-    async def _ask_shield(
+    async def _fetch_from_shield(
         self,
         exchange: Exchange,
         plan: Plan,
@@ -216,7 +216,7 @@ class OriginFetcher:
         response predates an invalidation that it does not know yet."""
         key = exchange.key
         assert self.shields is not None  # noqa: S101 - the caller has asked
-        answer = await self.shields.ask(plan, number, key, exchange.request, request, body)
+        answer = await self.shields.fetch(plan, number, key, exchange.request, request, body)
         if answer is None or answer.shield_answer is None or key is None:
             return answer
         tags = cache_tags(plan.route.site.cache_tag_header, answer.headers)
@@ -263,6 +263,6 @@ class OriginFetcher:
         def pass_on(status: int, headers: Headers) -> None:
             if exchange.interim is not None:
                 visible = interim_headers(plan.route.behavior, headers)
-                exchange.interim(status, visible if policy is None else policy.kept(visible))
+                exchange.interim(status, visible if policy is None else policy.without_dropped(visible))
 
         return pass_on

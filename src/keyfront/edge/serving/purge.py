@@ -69,19 +69,21 @@ class Purger:
         if not self._tiers.memory.sweep_some(SWEPT_AT_ONCE):
             asyncio.get_running_loop().call_soon(self._sweep)
 
-    def store_unless_purged(self, stored: Stored, asked_at: int, began: float, *, share: bool = True) -> None:
+    def store_unless_purged(
+        self, stored: Stored, requested_ns: int, began: float, *, share: bool = True
+    ) -> None:
         """Store a response in every tier, unless it was purged after it was requested from the origin.
 
-        :param asked_at: when it was requested, in nanoseconds of the machine's monotonic clock.
+        :param requested_ns: when it was requested, in nanoseconds of the machine's monotonic clock.
         :param began: the same time in epoch seconds.
         :param share: if false, store it in this worker's memory only.
         """
         meta = stored.meta
-        if self._removals.is_removed(stored.key, asked_at) or self._active.is_invalidated(
+        if self._removals.is_removed(stored.key, requested_ns) or self._active.is_invalidated(
             stored.key, meta.snapshot, meta.tags
         ):
             return
-        stored.asked = asked_at
+        stored.requested_ns = requested_ns
         self._tiers.put(stored, began, share=share)
 
     def invalidate_unsafe(self, exchange: Exchange, plan: Plan, answer: OriginReply) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from keyfront.edge.origin.shield_protocol import FIELD, SKEW, Secrets, asking, carried, telling
+from keyfront.edge.origin.shield_protocol import FIELD, SKEW, Secrets, carried, sealed_answer, sealed_query
 from keyfront.edge.rules import error_pages, respond
 from keyfront.edge.rules.cache_key import base_key, query_part, shield_key
 from keyfront.edge.rules.decide import Refusal
@@ -74,7 +74,7 @@ class ShieldServer:
         values = [value for name, value in request.headers if name == FIELD]
         if len(values) != 1:
             return None
-        context = asking(request.method, request.target, request.headers)
+        context = sealed_query(request.method, request.target, request.headers)
         payload = self._secrets.opened(context, values[0])
         if payload is None:
             return None
@@ -177,7 +177,7 @@ class ShieldServer:
                 reply = error_pages.origin_failed(failure, exchange.request_id)
                 reply.body, reply.length = b"", 0
                 answer = ShieldAnswer(failure=(failure.kind, failure.status, failure.detail, left))
-        seal = self._secrets.sealed(telling(exchange.query.nonce, reply.status), answer)
+        seal = self._secrets.sealed(sealed_answer(exchange.query.nonce, reply.status), answer)
         reply.headers.append((FIELD, seal))
         return respond.dated(reply, exchange.now)
 

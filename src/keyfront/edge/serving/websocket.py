@@ -71,7 +71,7 @@ class WebSocketOpener:
             headers = self._fetcher.headers(exchange, plan, number)
             scheme = origin_scheme(origin, request.scheme)
             target = origin.path + plan.target
-            asked_at = perf_counter()
+            requested_at = perf_counter()
             try:
                 if origin.kind == "s3":
                     answer = await self._fetcher.origins.fetch(
@@ -85,7 +85,10 @@ class WebSocketOpener:
                     raise
                 clear_traceback(failure)
                 continue
-            exchange.timings.upstream = (answer.connect_time, perf_counter() - asked_at - answer.connect_time)
+            exchange.timings.upstream = (
+                answer.connect_time,
+                perf_counter() - requested_at - answer.connect_time,
+            )
             return Fetched(answer, headers, origin)
         raise AssertionError("a route has at least one origin")
 
@@ -94,7 +97,7 @@ def _explain_refusal(exchange: Exchange, plan: Plan, reply: Reply, sent: Headers
     """Record why the origin answered a handshake with a status other than 101, for the access record."""
     if origin.kind == "s3":
         reply.reason = "websocket_to_s3"
-        exchange.explanation = "an S3 origin speaks no WebSocket: it was asked with an ordinary GET"
+        exchange.explanation = "an S3 origin does not support WebSocket: it was sent an ordinary GET"
     elif not forwarded(sent):
         reply.reason = "websocket_headers_not_forwarded"
         exchange.explanation = (

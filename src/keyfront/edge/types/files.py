@@ -48,7 +48,7 @@ class FileRange:
         while left:
             chunk = self.file.read(min(left, READ), offset)
             if not chunk:
-                raise OSError("a stored body is shorter than its head says")
+                raise OSError("a stored body is shorter than its head states")
             offset += len(chunk)
             left -= len(chunk)
             yield chunk

@@ -131,27 +131,27 @@ class Slices:
 class Stored:
     """A response in the cache: its `meta` and its whole `body`, or, if that is too large, how it is sliced.
 
-    `head` is the start of its bytes on an HTTP/1.1 connection, filled in by the shell that first serves it. `policed`
-    is the last head that a response headers policy made from it, with that policy and the request fields it used.
-    `used` is set at every hit and cleared when eviction passes over it. `size` is its charge in bytes. Until
+    `head` is the start of its bytes on an HTTP/1.1 connection, filled in by the shell that first serves it.
+    `policy_head` is the last head that a response headers policy made from it, with that policy and the request fields
+    it used. `used` is set at every hit and cleared when eviction passes over it. `size` is its charge in bytes. Until
     `fast_path_until` (epoch seconds) it may be served unchanged to any unconditional request for its key; 0 if it
-    varies or is not a 200. It was requested from the origin at `asked` and stored at `written`: nanoseconds of the
-    machine's monotonic clock, by which all workers order what they store and remove (`removals`).
+    varies or is not a 200. It was requested from the origin at `requested_ns` and stored at `stored_ns`: nanoseconds of
+    the machine's monotonic clock, by which all workers order what they store and remove (`removals`).
     """
 
     __slots__ = (
-        "asked",
         "body",
         "born",
         "fast_path_until",
         "head",
         "key",
         "meta",
-        "policed",
+        "policy_head",
+        "requested_ns",
         "size",
         "slices",
+        "stored_ns",
         "used",
-        "written",
     )
 
     def __init__(self, key: str, meta: Meta, body: bytes, slices: Slices | None = None) -> None:
@@ -159,9 +159,9 @@ class Stored:
         self.meta = meta
         self.body = body
         self.slices = slices
-        self.asked = self.written = 0
+        self.requested_ns = self.stored_ns = 0
         self.head: bytes = b""
-        self.policed: tuple[object, bytes, bytes] | None = None
+        self.policy_head: tuple[object, bytes, bytes] | None = None
         self.born = born(meta)
         self.fast_path_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
         self.used = False

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from keyfront.signing.diagnosis.signer_mistakes import Mistake
+from keyfront.signing.diagnosis.mistakes import Mistake
 from keyfront.signing.raw_url import SIGNING_PARAMETERS
 
 _NAMES = "Expires|Policy|Signature|Key-Pair-Id"

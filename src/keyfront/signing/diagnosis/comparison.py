@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from keyfront.signing.diagnosis.signer_mistakes import Mistake
+from keyfront.signing.diagnosis.mistakes import Mistake
 from keyfront.signing.resource import glob, plain_host
 
 _ANY, _ONE = "*", "?"

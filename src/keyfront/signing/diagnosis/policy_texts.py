@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-from keyfront.signing.diagnosis.signer_mistakes import Mistake
+from keyfront.signing.diagnosis.mistakes import Mistake
 from keyfront.signing.keys import HashName, cf_b64encode, digest
 from keyfront.signing.policy import canned_policy
 

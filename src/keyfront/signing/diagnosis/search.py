@@ -15,8 +15,9 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from keyfront.signing.diagnosis.imprint import HASHES, Imprint, hashed, imprints
+from keyfront.signing.diagnosis.mistakes import Alternative, Mistake, Signed, mistakes_of
 from keyfront.signing.diagnosis.policy_texts import CANNED, custom, right
-from keyfront.signing.diagnosis.signer_mistakes import Alternative, Mistake, Request, Signed, mistakes_of
+from keyfront.signing.diagnosis.signer_mistakes import Request
 from keyfront.signing.keys import HashName, PublicKey, digest
 
 # The limits, each worth about 25 ms: texts hashed, their total bytes, and ECDSA verifications.

@@ -7,7 +7,7 @@ import base64
 import json
 import re
 
-from keyfront.signing.diagnosis.signer_mistakes import Mistake
+from keyfront.signing.diagnosis.mistakes import Mistake
 from keyfront.signing.keys import cf_b64decode
 from keyfront.signing.policy import MAX_EPOCH
 
@@ -103,7 +103,7 @@ def base64_mistake(text: str, name: str, mode: str) -> Mistake:
     if len(text) % 4:
         return Mistake(
             "base64_padding",
-            f"{name} lacks its padding (_ for =), or was cut short: its length is no multiple of four.",
+            f"{name} lacks its padding (_ for =), or was cut short: its length is not a multiple of four.",
         )
     return Mistake("base64_damaged", f"{name} is damaged: it is not the base64 of anything.")
 

@@ -174,8 +174,8 @@ class Service:
     def _meant(self, operation: str, error: BotoCoreError | ClientError, *, withheld: bool) -> CustodyError:
         about = f"{self.title}: {operation}"
         if isinstance(error, ClientError):
-            said = error.response.get("Error", {})
-            code, message = str(said.get("Code", "")), str(said.get("Message", ""))
+            detail = error.response.get("Error", {})
+            code, message = str(detail.get("Code", "")), str(detail.get("Message", ""))
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             if status >= 500 or code in _MAY_PASS:
                 return CustodyUnavailable(f"{about}: {code or status}: it may help to try again")

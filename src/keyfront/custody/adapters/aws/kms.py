@@ -119,7 +119,7 @@ class KmsCustody:
                     "UpdateKeyDescription", KeyId=made["KeyId"], Description=_description(alias, public)
                 )
         except CustodyError:
-            self._throw_away(made["KeyId"])
+            self._schedule_deletion(made["KeyId"])
             raise
         self._name(name, alias, made["KeyId"])
         metadata = self._patiently("DescribeKey", KeyId=made["KeyId"])["KeyMetadata"]
@@ -147,7 +147,7 @@ class KmsCustody:
         if there is not None and there["KeyId"] == key_id:
             return
         if there is not None or (isinstance(failed, Refused) and not taken):
-            self._throw_away(key_id)
+            self._schedule_deletion(key_id)
         if there is not None:
             raise KeyExists(f"{self._uri(name)} is there already") from None
         if taken:
@@ -156,7 +156,7 @@ class KmsCustody:
             ) from None
         raise failed
 
-    def _throw_away(self, key_id: str) -> None:
+    def _schedule_deletion(self, key_id: str) -> None:
         with contextlib.suppress(CustodyError):
             self._kms.call("ScheduleKeyDeletion", KeyId=key_id, PendingWindowInDays=SHORTEST)
 
@@ -203,7 +203,7 @@ class KmsCustody:
         for name in sorted(found):
             try:
                 yield self.describe(name)
-            except (NoSuchKey, _Nameless):
+            except (NoSuchKey, _PublicKeyHidden):
                 continue
 
     def describe(self, name: str) -> HeldKey:
@@ -219,7 +219,7 @@ class KmsCustody:
 
     def export(self, name: str) -> PrivateKey:
         checked_name(name)
-        raise NotExportable("AWS KMS never gives a private key away")
+        raise NotExportable("AWS KMS never exports a private key")
 
     # ---- deleting keys
 
@@ -239,8 +239,8 @@ class KmsCustody:
                     return self._held(name, metadata)
                 self._kms.call("CancelKeyDeletion", KeyId=metadata["KeyId"])
             answer = self._patiently("ScheduleKeyDeletion", KeyId=metadata["KeyId"], PendingWindowInDays=days)
-            doomed = {"KeyState": "PendingDeletion", "DeletionDate": answer["DeletionDate"]}
-            return self._held(name, {**metadata, **doomed})
+            pending = {"KeyState": "PendingDeletion", "DeletionDate": answer["DeletionDate"]}
+            return self._held(name, {**metadata, **pending})
 
         return self._changed(name, doom)
 
@@ -324,7 +324,7 @@ class KmsCustody:
             try:
                 public = load_public_key(begin + rest)
             except KeyLoadError:
-                raise _Nameless(
+                raise _PublicKeyHidden(
                     f"{uri}: its state in KMS is {metadata['KeyState']}, in which KMS does not show its public key"
                 ) from None
         tags = self._kms.pages("ListResourceTags", "Tags", KeyId=metadata["KeyId"])
@@ -346,7 +346,7 @@ class KmsCustody:
         )
 
 
-class _Nameless(CustodyError):
+class _PublicKeyHidden(CustodyError):
     """It cannot be determined which key it is."""
 
 

@@ -229,7 +229,7 @@ class Parameters:
         writes = self._history(name)
         count = counting(writes)
         if not count and any(not write.mark for write in writes):
-            raise CustodyError(f"the parameter {self._prefix}{name} is none that Keyfront has written")
+            raise CustodyError(f"the parameter {self._prefix}{name} was not written by Keyfront")
         return count[-1] if count else None
 
     def _swept(self, name: str) -> bool:
@@ -282,7 +282,7 @@ class Parameters:
                 raise
 
     def _changed(self, name: str) -> RecordChanged:
-        return RecordChanged(f"somebody else has changed {name} in {self.uri}")
+        return RecordChanged(f"another process has changed {name} in {self.uri}")
 
 
 class ParameterRecords(Parameters):

@@ -235,7 +235,7 @@ class SecretsManagerCustody:
         if secret is None:
             raise NoSuchKey(f"there is no {self._uri(name)} ({self._service.title})")
         if _tags(secret).get(_KIND) != "key":
-            raise NoSuchKey(f"{self._uri(name)} is a secret that is no key of Keyfront's")
+            raise NoSuchKey(f"{self._uri(name)} is a secret, but not a key that Keyfront wrote")
         return secret
 
     def _held(self, name: str, tags: Mapping[str, str], deleted: Any) -> HeldKey:
@@ -302,13 +302,13 @@ class SecretRecords:
             raise
         first, _, text = answer.get("SecretString", "").partition("\n")
         if first not in (_IS, _WAS):
-            raise CustodyError(f"the secret {secret_id} is no record of Keyfront's")
+            raise CustodyError(f"the secret {secret_id} is not a record that Keyfront wrote")
         return Record(name, text.encode() if first == _IS else b"", answer["VersionId"])
 
     def _write(self, name: str, data: bytes, version: str | None) -> Record:
         secret_id, token = self._prefix + name, str(uuid.uuid4())
         text = f"{_IS}\n{data.decode()}" if data else _WAS
-        changed = RecordChanged(f"somebody else has changed the record {name} in {self.uri}")
+        changed = RecordChanged(f"another process has changed the record {name} in {self.uri}")
         if version is None:
             try:
                 self._service.call(

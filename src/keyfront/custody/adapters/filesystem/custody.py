@@ -64,7 +64,7 @@ class FileCustody:
         """:param open_place: opens the other place that `kek=` may name.
         :raises CustodyError: if `place` cannot be a folder, or an option is unknown."""
         if unknown := sorted(set(options) - {"kek"}):
-            raise CustodyError(f"file: knows the option kek, and not {', '.join(unknown)}")
+            raise CustodyError(f"file: has the option kek, but not {', '.join(unknown)}")
         path = _folder(place)
         query = f"?{urlencode(options, safe='/:?=@')}" if options else ""
         self.uri = f"file:{path}/{query}"
@@ -86,38 +86,38 @@ class FileCustody:
         if algorithm not in self.algorithms:
             raise CustodyError(f"a key is {' or '.join(self.algorithms)}, not {algorithm}")
         checked_name(name)
-        kept = checked_labels(labels)
+        checked = checked_labels(labels)
         if self._present(name, now):  # fails before the expensive work; checked again under the lock
             raise self._exists(name)
         key = generate_private_key(algorithm)
         with self.folder.writing():
             if self._present(name, now):
                 raise self._exists(name)
-            return self._add(name, key, now, kept)
+            return self._add(name, key, now, checked)
 
     def import_key(
         self, name: str, key: PrivateKey, *, now: float, labels: Mapping[str, str] | None = None
     ) -> HeldKey:
         checked_name(name)
-        kept = checked_labels(labels)
+        checked = checked_labels(labels)
         with self.folder.writing():
             found = self._present(name, now)
             if found is None:
-                return self._add(name, key, now, kept)
+                return self._add(name, key, now, checked)
             return there_already(self._held(found), key.public_key)
 
     def export(self, name: str) -> PrivateKey:
-        file, public = self._asked(name)
+        file, public = self._existing(name)
         return open_key_file(file, public, self._open(file.folder_key))
 
     def handle(self, name: str) -> FileHandle:
-        self._asked(name)
+        self._existing(name)
         read = self._stamped(name)
         if read is None:
             raise self._absent(name)
         (file, public), stamp = read
         if file.delete_at is not None:
-            raise _doomed(name)
+            raise _pending_deletion(name)
         return FileHandle(self, name, open_key_file(file, public, self._open(file.folder_key)), stamp)
 
     # ---- listing keys
@@ -128,7 +128,7 @@ class FileCustody:
                 yield self.describe(name)
 
     def describe(self, name: str) -> HeldKey:
-        return self._held(self._asked(name))
+        return self._held(self._existing(name))
 
     # ---- deleting keys
 
@@ -275,7 +275,7 @@ class FileCustody:
             raise self._absent(name)
         return read[0]
 
-    def _asked(self, name: str) -> _Found:
+    def _existing(self, name: str) -> _Found:
         """Return the key that has the name now. Removes the file if its time has come."""
         try:
             return self._found(name)
@@ -339,7 +339,7 @@ class FileHandle:
         if read is None or read[0][1] != self.public_key:
             raise self._place._absent(self._name)
         if read[0][0].delete_at is not None:
-            raise _doomed(self._name)
+            raise _pending_deletion(self._name)
         self._stamp = read[1]
 
     def after_fork(self) -> FileHandle:
@@ -349,7 +349,7 @@ class FileHandle:
         return f"<FileHandle {self.uri}>"
 
 
-def _doomed(name: str) -> NoSuchKey:
+def _pending_deletion(name: str) -> NoSuchKey:
     return NoSuchKey(
         f"the key {name} is to be deleted and signs no more; undelete it first, if it is to stay"
     )
@@ -363,7 +363,5 @@ def _folder(place: str) -> Path:
             "file: names no folder: write file:/srv/keys/NAME, and file:/srv/keys/ for the place"
         )
     if place.startswith("~"):
-        raise CustodyError(
-            f"file:{place}: the shell knows what ~ is, and Keyfront does not: write the path out"
-        )
+        raise CustodyError(f"file:{place}: Keyfront does not expand ~: write the path out")
     return path.absolute()

@@ -39,7 +39,7 @@ def read_envelope(data: bytes) -> Envelope:
     try:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise CustodyError("it is no envelope of custody's, or of a later version of Keyfront") from None
+        raise CustodyError("it is not an envelope that Keyfront wrote, or a later version wrote it") from None
 
 
 class FolderKey:

@@ -57,7 +57,7 @@ class Folder:
                     check_private(path, seen)
                     data = file.read(_LARGEST + 1)
                 else:
-                    raise CustodyError(f"{path} is no file")
+                    raise CustodyError(f"{path} is not a file")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -181,14 +181,14 @@ class FolderRecords:
         with self._folder.writing():
             seen = self.read(name)
             if (seen and seen.version) != version:
-                raise RecordChanged(f"somebody else has changed the record {name} in {self.uri}")
+                raise RecordChanged(f"another process has changed the record {name} in {self.uri}")
             yield
 
     def _taken(self, name: str, text: bytes) -> Record:
         first, _, data = text.partition(b"\n")
         kind, _, version = first.decode("latin-1").partition(" ")
         if kind != _FIRST or not version:
-            raise CustodyError(f"{self._folder.path / name}{RECORD} is no record of custody's")
+            raise CustodyError(f"{self._folder.path / name}{RECORD} is not a record that Keyfront wrote")
         return Record(name, data, version)
 
 

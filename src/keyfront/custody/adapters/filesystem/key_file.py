@@ -69,7 +69,7 @@ def read_key_file(data: bytes) -> tuple[KeyFile, PublicKey]:
         checked_labels(found.labels)
         return found, load_public_key(found.public_key)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, CustodyError, KeyLoadError):
-        raise CustodyError("it is no key file of custody's, or of a later version of Keyfront") from None
+        raise CustodyError("it is not a key file that Keyfront wrote, or a later version wrote it") from None
 
 
 def open_key_file(file: KeyFile, public: PublicKey, folder_key: FolderKey) -> PrivateKey:

@@ -81,7 +81,7 @@ class Pkcs11Custody:
             )
         if unknown := sorted(set(options) - {"module-path", "pin-source"}):
             raise CustodyError(
-                f"pkcs11: knows the options module-path and pin-source, not {', '.join(unknown)}"
+                f"pkcs11: has the options module-path and pin-source, but not {', '.join(unknown)}"
             )
         name = unquote(place.removesuffix("/"))
         if not name or "/" in place.removesuffix("/"):
@@ -171,7 +171,7 @@ class Pkcs11Custody:
         )
 
     def export(self, name: str) -> PrivateKey:
-        raise NotExportable(f"the token {self._name} never gives its private keys away")
+        raise NotExportable(f"the token {self._name} never exports its private keys")
 
     # ---- listing keys
 
@@ -195,7 +195,7 @@ class Pkcs11Custody:
     def handle(self, name: str) -> Pkcs11Handle:
         held = self.describe(name)
         if held.delete_at is not None:
-            raise _doomed(name)
+            raise _pending_deletion(name)
         return Pkcs11Handle(self, held)
 
     # ---- deleting keys
@@ -351,14 +351,14 @@ class Pkcs11Handle:
         if key.public_key != self.public_key:
             raise self._place._absent(self._name)
         if key.notes.delete_at is not None or not key.object[Attribute.SIGN]:
-            raise _doomed(self._name)
+            raise _pending_deletion(self._name)
         return key.object
 
     def __repr__(self) -> str:
         return f"<Pkcs11Handle {self._name} {self.public_key!r}>"
 
 
-def _doomed(name: str) -> NoSuchKey:
+def _pending_deletion(name: str) -> NoSuchKey:
     return NoSuchKey(
         f"the key {name} is to be deleted and signs no more; undelete it first, if it is to stay"
     )

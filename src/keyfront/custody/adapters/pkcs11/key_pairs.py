@@ -131,12 +131,12 @@ _SIGNS_ONLY = {
 
 
 def generate(session: Any, id_: bytes, name: str, algorithm: Algorithm) -> None:
-    said = {"id": id_, "label": name, "store": True, "capabilities": _SIGNS, "private_template": _KEPT}
+    options = {"id": id_, "label": name, "store": True, "capabilities": _SIGNS, "private_template": _KEPT}
     if algorithm == "RSA-2048":
-        session.generate_keypair(KeyType.RSA, 2048, **said)
+        session.generate_keypair(KeyType.RSA, 2048, **options)
         return
     parameters = session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: _P256}, local=True)
-    parameters.generate_keypair(**said)
+    parameters.generate_keypair(**options)
 
 
 def put(session: Any, id_: bytes, name: str, key: PrivateKey) -> None:
@@ -176,8 +176,8 @@ def _bytes(number: int) -> bytes:
     return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
-def _objects(session: Any, wanted: dict[Attribute, Any]) -> list[Any]:
-    return list(session.get_objects(wanted))
+def _objects(session: Any, template: dict[Attribute, Any]) -> list[Any]:
+    return list(session.get_objects(template))
 
 
 def _label(each: Any) -> str:
@@ -231,8 +231,8 @@ def _public_objects(session: Any, key: Any) -> list[Any]:
 
 def _notes(session: Any, name: str, id_: bytes) -> list[tuple[Notes, Any]]:
     found = []
-    wanted = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION, Attribute.LABEL: name}
-    for each in _objects(session, wanted):
+    template = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION, Attribute.LABEL: name}
+    for each in _objects(session, template):
         with contextlib.suppress(msgspec.MsgspecError):
             notes = msgspec.json.decode(each[Attribute.VALUE], type=Notes)
             if notes.id == id_.hex():

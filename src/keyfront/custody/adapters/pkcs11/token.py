@@ -60,7 +60,7 @@ class _Module:
             if anew:
                 self.restart()
         except faults.PKCS11Error as error:
-            raise CustodyError(f"the PKCS#11 module {path} cannot be used: {said(error)}") from error
+            raise CustodyError(f"the PKCS#11 module {path} cannot be used: {error_text(error)}") from error
 
     def restart(self) -> None:
         """Reinitialize the module: only then does it see tokens that were added since."""
@@ -148,12 +148,12 @@ class Token:
                     begun = True
                     return self._writing(session, work) if changes else work(session)
                 except _REFUSALS as error:
-                    raise CustodyError(f"the token {self._name} refuses: {said(error)}") from error
+                    raise CustodyError(f"the token {self._name} refuses: {error_text(error)}") from error
                 except faults.PKCS11Error as error:
                     self._close()
                     if last or (changes and begun):
                         raise CustodyUnavailable(
-                            f"the token {self._name} does not answer: {said(error)}"
+                            f"the token {self._name} does not answer: {error_text(error)}"
                         ) from error
         raise AssertionError("unreachable")
 
@@ -220,7 +220,7 @@ class Token:
     def _logged_in(self, found: Any, pin: str | None, mark: bytes) -> Any:
         if pin is None:
             if found.flags & pkcs11.TokenFlag.LOGIN_REQUIRED:
-                raise CustodyError(f"the token {self._name} asks for a PIN: give pin-source=")
+                raise CustodyError(f"the token {self._name} requires a PIN: give pin-source=")
             return found.open()
         try:
             return found.open(user_pin=pin)
@@ -228,11 +228,11 @@ class Token:
             return found.open()
         except (faults.PinIncorrect, faults.PinInvalid, faults.PinLenRange, faults.PinLocked) as error:
             self._refused[mark] = (
-                f"the token {self._name} refuses the PIN ({said(error)}); it is not tried again by this process"
+                f"the token {self._name} refuses the PIN ({error_text(error)}); it is not tried again by this process"
             )
             raise CustodyError(self._refused[mark]) from None
 
 
-def said(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Describe a PKCS #11 error: most have no text but their name."""
     return str(error) or type(error).__name__

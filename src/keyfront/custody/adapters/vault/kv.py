@@ -54,16 +54,18 @@ class KvTexts:
             raise self._changed(name)
         last = self._number_of(name, self._put(name, _REMOVED, seen))
         path = f"{self._mount}/metadata/{self._prefix}{name}"
-        versions = self._server.tell("get", path).get("versions", {})
+        versions = self._server.request_ok("get", path).get("versions", {})
         before = [
             int(number) for number, said in versions.items() if int(number) < last and not said["destroyed"]
         ]
         if before:
-            self._server.tell("put", f"{self._mount}/destroy/{self._prefix}{name}", {"versions": before})
+            self._server.request_ok(
+                "put", f"{self._mount}/destroy/{self._prefix}{name}", {"versions": before}
+            )
 
     def all(self) -> Iterator[Record]:
         path = f"{self._mount}/metadata/{self._prefix}".removesuffix("/")
-        answer = self._server.ask("list", path)
+        answer = self._server.request("list", path)
         if answer.status == 404 and "no handler" not in answer.errors:
             return
         if answer.status >= 400:
@@ -82,19 +84,19 @@ class KvTexts:
     def _seen(self, name: str) -> tuple[int, dict[str, Any] | None]:
         """Return the current version (0 if there is none) and its fields (None if it was removed or deleted)."""
         path = f"{self._mount}/data/{self._prefix}{name}"
-        answer = self._server.ask("get", path)
+        answer = self._server.request("get", path)
         if answer.status not in (200, 404) or "no handler" in answer.errors:
             raise self._server.refused("get", path, answer)
         metadata = answer.data.get("metadata")
         if metadata is None:
             if answer.status == 200:
-                raise CustodyError(f"Vault's {self._mount}/ is no KV engine of version 2")
+                raise CustodyError(f"Vault's {self._mount}/ is not a KV engine of version 2")
             return 0, None
         fields = answer.data.get("data")
         return int(metadata["version"]), None if fields in (None, _REMOVED) else fields
 
     def _put(self, name: str, fields: dict[str, Any], cas: int) -> Answer:
-        return self._server.ask(
+        return self._server.request(
             "post", f"{self._mount}/data/{self._prefix}{name}", {"options": {"cas": cas}, "data": fields}
         )
 
@@ -106,7 +108,7 @@ class KvTexts:
         raise self._server.refused("post", f"{self._mount}/data/{self._prefix}{name}", answer)
 
     def _changed(self, name: str) -> RecordChanged:
-        return RecordChanged(f"somebody else has changed {name} in {self.uri}")
+        return RecordChanged(f"another process has changed {name} in {self.uri}")
 
     def _fields(self, data: bytes) -> dict[str, Any]:
         fields: dict[str, Any] = json.loads(data)
@@ -134,7 +136,9 @@ class KvRecords(KvTexts):
 
     def _text(self, name: str, fields: dict[str, Any]) -> bytes:
         if fields.keys() != {"record"} or not isinstance(fields["record"], str):
-            raise _Foreign(f"the secret {self._mount}/{self._prefix}{name} is no record of Keyfront's")
+            raise _Foreign(
+                f"the secret {self._mount}/{self._prefix}{name} is not a record that Keyfront wrote"
+            )
         return fields["record"].encode()
 
 

@@ -32,7 +32,7 @@ def open_vault(
         case ["transit", *path]:
             return _transit(place, path, options, environment)
     raise CustodyError(
-        f"vault:{place} is no place: say vault:kv/MOUNT/PATH/NAME, vault:transit/NAME or vault:transit/MOUNT/NAME"
+        f"vault:{place} is not a place: use vault:kv/MOUNT/PATH/NAME, vault:transit/NAME or vault:transit/MOUNT/NAME"
     )
 
 

@@ -60,7 +60,7 @@ class Server:
                 "vault: where is it? Say address=https://… in the URI, or set VAULT_ADDR; no user or password in it"
             )
         if parts.query or parts.fragment:
-            raise CustodyError(f"vault: {self.address!r} is no address of a server")
+            raise CustodyError(f"vault: {self.address!r} is not an address of a server")
         self._options = dict(options)
         self._environment = environment
         if ("role-id" in options) is not ("secret-id-source" in options):
@@ -87,7 +87,7 @@ class Server:
 
     # ---- calls
 
-    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Make one call. The caller interprets a missing resource (404) and an invalid request (400).
 
         :raises CustodyUnavailable: if Vault cannot be reached, is sealed, or fails.
@@ -109,12 +109,12 @@ class Server:
                 raise CustodyError(f"{self._about(method, path)}: refused, also with a new token")
         return answer
 
-    def tell(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Make a call as `ask` does, and accept only success.
+    def request_ok(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Make a call as `request` does, and accept only success.
 
         :raises CustodyError: also if Vault refuses.
         """
-        answer = self.ask(method, path, body)
+        answer = self.request(method, path, body)
         if answer.status >= 400:
             raise self.refused(method, path, answer)
         return answer.data
@@ -140,21 +140,25 @@ class Server:
                 f"{about}: its certificate is not trusted here: give the authority's with ca-file=…"
             ) from None
         except _CANNOT_BE_SENT as error:
-            raise CustodyError(f"{about}: {type(error).__name__}: the address or the token is none") from None
+            raise CustodyError(
+                f"{about}: {type(error).__name__}: the address or the token is invalid"
+            ) from None
         except (requests.exceptions.RequestException, OSError) as error:
             # no cause: it quotes what was sent
             raise CustodyUnavailable(f"{about}: it cannot be reached ({type(error).__name__})") from None
         known = _object(response)
         errors = known.get("errors")
-        said = "; ".join(" ".join(str(error).split()) for error in errors) if isinstance(errors, list) else ""
+        message = (
+            "; ".join(" ".join(str(error).split()) for error in errors) if isinstance(errors, list) else ""
+        )
         status = response.status_code
-        if status not in (200, 204, 400, 403, 404, 405) and not (status == 500 and _SOFT_DELETED in said):
-            raise CustodyUnavailable(f"{about}: {said or status}: it may help to try again")
+        if status not in (200, 204, 400, 403, 404, 405) and not (status == 500 and _SOFT_DELETED in message):
+            raise CustodyUnavailable(f"{about}: {message or status}: it may help to try again")
         if (status == 200 or status >= 400) and not ("request_id" in known or isinstance(errors, list)):
             # A proxy's page, for example: its 404 says nothing about a key, and its 403 nothing about a token.
-            raise CustodyUnavailable(f"{about}: what answers there is no Vault")
+            raise CustodyUnavailable(f"{about}: the server there is not Vault")
         data = known.get("auth") or known.get("data") or {}
-        return Answer(status, data if isinstance(data, dict) else {}, said)
+        return Answer(status, data if isinstance(data, dict) else {}, message)
 
     def _active(self, response: requests.Response, about: str) -> RawAdapter:
         """:raises CustodyError: if the redirect leads from https to an unencrypted connection, which would expose the
@@ -214,7 +218,7 @@ class Server:
         if usual is not None and usual.is_file():
             return _line_of(usual, "the token")
         raise CustodyError(
-            "vault: no token: set VAULT_TOKEN, or say token-file=… or role-id=… and secret-id-source=… in the URI"
+            "vault: no token: set VAULT_TOKEN, or give token-file=… or role-id=… and secret-id-source=… in the URI"
         )
 
     def _logged_in(self) -> _Token:

@@ -132,7 +132,7 @@ class TransitCustody:
         checked_labels(labels)
         there = self._key(name)
         if there is None:
-            public = self._server.tell("get", f"{self._mount}/wrapping_key")["public_key"]
+            public = self._server.request_ok("get", f"{self._mount}/wrapping_key")["public_key"]
             sealed = wrapped_for_import(key, public.encode())
             body = {
                 "type": _TYPES[key.algorithm],
@@ -151,18 +151,18 @@ class TransitCustody:
 
     def _made(self, name: str, labels: Mapping[str, str] | None, rest: str, body: dict[str, Any]) -> HeldKey:
         taken = KeyExists(f"{self._uri(name)} is there already")
-        kept = checked_labels(labels)
-        if kept and self._notes is None:
+        checked = checked_labels(labels)
+        if checked and self._notes is None:
             raise self._needs_notes("labels")
-        claim = self._claimed(name, kept)
-        answer = self._server.ask("post", self._path(name, rest), body)
+        claim = self._claimed(name, checked)
+        answer = self._server.request("post", self._path(name, rest), body)
         if answer.status >= 400:
             if self._key(name) is not None:
                 raise taken
             raise self._server.refused("post", self._path(name, rest), answer)
         if claim is not None and self._notes is not None:
             try:  # fails if another process took over the claim and so owns the key
-                self._notes.write(name, Note("made", kept).to_bytes(), claim.version)
+                self._notes.write(name, Note("made", checked).to_bytes(), claim.version)
             except RecordChanged:
                 raise taken from None
         key = self._there(name)
@@ -186,13 +186,13 @@ class TransitCustody:
         try:
             return self._notes.write(name, claim, there.version if there else None)
         except RecordChanged:
-            raise KeyExists(f"{self._uri(name)} is being made by somebody else") from None
+            raise KeyExists(f"{self._uri(name)} is being created by another process") from None
 
     # ---- listing and describing keys
 
     def list(self) -> Iterator[HeldKey]:
         path = f"{self._mount}/keys"
-        answer = self._server.ask("list", path)
+        answer = self._server.request("list", path)
         if answer.status == 404 and "no handler" not in answer.errors:
             return
         if answer.status >= 400:
@@ -222,19 +222,17 @@ class TransitCustody:
         uri = self._uri(name)
         checked_name(name)
         if not self.exports:
-            raise NotExportable(
-                f"{self.uri} gives no private keys away: it was not opened with exportable=yes"
-            )
+            raise NotExportable(f"{self.uri} exports no private keys: it was not opened with exportable=yes")
         if not self._there(name).get("exportable"):
             raise NotExportable(f"{uri} was not made to be exportable, and never will be")
         path = f"{self._mount}/export/signing-key/{_called(name)}/{_FIRST}"
-        pem = self._server.tell("get", path).get("keys", {}).get(_FIRST, "")
+        pem = self._server.request_ok("get", path).get("keys", {}).get(_FIRST, "")
         if "-----BEGIN " not in pem:
-            raise CustodyError(f"{uri}: Vault has given away no private key in PEM")
+            raise CustodyError(f"{uri}: Vault has exported no private key in PEM")
         try:
             return parse_private_key(pem)
         except KeyLoadError:
-            raise CustodyError(f"{uri}: Vault has given away a private key that cannot be read") from None
+            raise CustodyError(f"{uri}: Vault has exported a private key that cannot be read") from None
 
     # ---- deleting keys
 
@@ -246,10 +244,10 @@ class TransitCustody:
         for _ in range(_TRIES):
             record, note = self._note(name)
             at = now + grace if note.delete_at is None else min(now + grace, note.delete_at)
-            doomed = msgspec.structs.replace(note, delete_at=at)
+            marked = msgspec.structs.replace(note, delete_at=at)
             try:
-                if doomed != note and self._notes is not None:
-                    record = self._notes.write(name, doomed.to_bytes(), record.version if record else None)
+                if marked != note and self._notes is not None:
+                    record = self._notes.write(name, marked.to_bytes(), record.version if record else None)
                 if grace <= 0:
                     self._erase(name, record)
             except RecordChanged:
@@ -257,10 +255,10 @@ class TransitCustody:
             break
         else:
             raise CustodyUnavailable(f"{self._uri(name)} is changed by others all the time")
-        held = self._held(name, key, doomed)
+        held = self._held(name, key, marked)
         if grace > 0:
             path = self._path(name, "/soft-delete")
-            answer = self._server.ask("delete", path)
+            answer = self._server.request("delete", path)
             if answer.status >= 400 and answer.status not in (
                 404,
                 405,
@@ -280,7 +278,7 @@ class TransitCustody:
                 continue
             break
         if key.get("soft_deleted"):
-            self._server.tell("post", self._path(name, "/soft-delete-restore"), {})
+            self._server.request_ok("post", self._path(name, "/soft-delete-restore"), {})
         return self.describe(name)
 
     # ---- wrapping small secrets under a key that stays in Vault (`KeyWrapping`)
@@ -288,26 +286,28 @@ class TransitCustody:
     def wrap(self, name: str, secret: bytes, bound: str) -> bytes:
         body = {"plaintext": b64encode(secret).decode(), "associated_data": _text64(bound)}
         self._sealing(name)  # encrypt would create a missing key
-        sealed: str = self._server.tell("post", f"{self._mount}/encrypt/{_called(name)}", body)["ciphertext"]
+        sealed: str = self._server.request_ok("post", f"{self._mount}/encrypt/{_called(name)}", body)[
+            "ciphertext"
+        ]
         return sealed.encode()
 
     def unwrap(self, name: str, wrapped: bytes, bound: str) -> bytes:
         self._sealing(name)
         path = f"{self._mount}/decrypt/{_called(name)}"
         body = {"ciphertext": wrapped.decode("ascii", "replace"), "associated_data": _text64(bound)}
-        answer = self._server.ask("post", path, body)
+        answer = self._server.request("post", path, body)
         if answer.status >= 400:
             raise CustodyError(f"{self._uri(name)} has not wrapped that, or not for {bound!r}")
         return b64decode(answer.data["plaintext"])
 
     def _sealing(self, name: str) -> None:
-        answer = self._server.ask("get", self._path(name))
+        answer = self._server.request("get", self._path(name))
         if answer.status == 404 and "no handler" not in answer.errors:
             raise NoSuchKey(f"there is no {self._uri(name)}")
         if answer.status >= 400:
             raise self._server.refused("get", self._path(name), answer)
         if answer.data.get("type") not in _SEALING or answer.data.get("derived"):
-            raise CustodyError(f"{self._uri(name)} is no key to wrap with: make one of type {_SEALING[1]}")
+            raise CustodyError(f"{self._uri(name)} is not a key to wrap with: make one of type {_SEALING[1]}")
 
     # ---- internals
 
@@ -315,7 +315,7 @@ class TransitCustody:
         """Return transit's data about a key, or None if there is no key. A key whose deletion time has come is erased
         first."""
         path = self._path(name)
-        answer = self._server.ask("get", path)
+        answer = self._server.request("get", path)
         if answer.status == 404 and "no handler" not in answer.errors:
             return None
         if answer.status >= 400:
@@ -342,7 +342,7 @@ class TransitCustody:
         try:
             return record, msgspec.json.decode(record.data, type=Note)
         except msgspec.MsgspecError:
-            raise CustodyError(f"the note on {self._uri(name)} is none that Keyfront has written") from None
+            raise CustodyError(f"the note on {self._uri(name)} was not written by Keyfront") from None
 
     def _erase(self, name: str, record: Record | None) -> None:
         """Erase the key before its note: a note without a key does no harm, and the next process to create a key takes
@@ -356,7 +356,7 @@ class TransitCustody:
             ("post", self._path(name, "/config"), {"deletion_allowed": True}),
             ("delete", self._path(name), None),
         ):
-            answer = self._server.ask(method, path, body)
+            answer = self._server.request(method, path, body)
             if answer.status >= 400:
                 if self._exists(name) and not re.search("no existing key|not found", answer.errors):
                     raise self._server.refused(method, path, answer)
@@ -366,7 +366,7 @@ class TransitCustody:
                 self._notes.remove(name, record.version)
 
     def _exists(self, name: str) -> bool:
-        return self._server.ask("get", self._path(name)).status == 200
+        return self._server.request("get", self._path(name)).status == 200
 
     def _needs_notes(self, what: str) -> CustodyError:
         return CustodyError(
@@ -410,7 +410,7 @@ class TransitHandle:
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
         """Sign the hash of `data`; only the hash is sent. (hvac's own method refuses SHA-1, which Vault does not.)"""
         if self._watch is not None:
-            self._watch.look()
+            self._watch.check()
         path = f"{self._path}/{_HASHES[hash_name]}"
         body = {
             "input": b64encode(digest(data, hash_name)).decode(),
@@ -419,7 +419,7 @@ class TransitHandle:
             "signature_algorithm": "pkcs1v15",
             "marshaling_algorithm": "asn1",
         }
-        answer = self._server.ask("post", path, body)
+        answer = self._server.request("post", path, body)
         if is_soft_deleted(answer) or (answer.status in (400, 404) and "key not found" in answer.errors):
             raise gone(self.uri)
         if answer.status >= 400:
