@@ -122,6 +122,11 @@ def test_what_botocore_signs_is_accepted(seed: int) -> None:
     assert generated(seed).verify() == KEY
 
 
+def test_dot_segments_are_signed_resolved() -> None:
+    for path in ("x/../public-key", "./public-key//K1/", "../../public-key", "x/.."):
+        assert Sent("GET", f"http://127.0.0.1:8081/2020-05-31/{path}").verify() == KEY
+
+
 def test_with_tags_is_signed_as_an_empty_value() -> None:
     """boto sends `?WithTags`, Go `?WithTags=`; both sign `WithTags=` (cloudfront-semantics §7.8)."""
     sent = Sent("POST", "http://127.0.0.1:8081/2020-05-31/distribution?WithTags", {}, b"<x/>")
