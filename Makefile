@@ -68,8 +68,9 @@ format: $(SETUP) ## format the code, fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(SETUP) ## write the generated parts of the architecture pages anew
+docs: $(SETUP) ## write the generated pages and parts of pages anew
 	$(BIN)/python -m scripts.architecture
+	$(BIN)/python -m scripts.configuration
 
 bench: $(SETUP) ## figures beside the peers, as ratios (PEERS=folder of the peer servers)
 	$(BIN)/python -m bench

@@ -10,6 +10,7 @@ import msgspec
 
 from keyfront.cli.durations import DurationType
 from keyfront.cli.options import FILE, option_group
+from keyfront.cli.values import address, audience, checked, quotas, suffix
 from keyfront.custody.default_paths import RECORDS_VARIABLE
 from keyfront.errors import SettingsError
 from keyfront.runtime.settings import SUFFIX
@@ -67,9 +68,19 @@ class ControlOptions(msgspec.Struct, frozen=True):
 control_options = option_group(
     "control",
     ControlOptions,
-    click.option("--control", default="127.0.0.1:8081", show_default=True, help="Where the API listens."),
     click.option(
-        "--domain", default=SUFFIX, show_default=True, help="Suffix of the distributions' domain names."
+        "--control",
+        default="127.0.0.1:8081",
+        show_default=True,
+        callback=checked(address),
+        help="Where the API listens.",
+    ),
+    click.option(
+        "--domain",
+        default=SUFFIX,
+        show_default=True,
+        callback=checked(suffix),
+        help="Suffix of the distributions' domain names.",
     ),
     click.option(
         "--audit-reads/--no-audit-reads",
@@ -80,6 +91,7 @@ control_options = option_group(
     click.option(
         "--quota",
         multiple=True,
+        callback=checked(quotas),
         metavar="NAME=NUMBER",
         help="The maximum number of something, such as public-keys=100; repeatable.  [default: CloudFront's quotas]",
     ),
@@ -104,6 +116,7 @@ control_options = option_group(
     click.option(
         "--metrics",
         default="local",
+        callback=checked(audience),
         show_default=True,
         metavar="WHO",
         help="Who can read /metrics on the control port: local, all, off, or networks (CIDR,…).",
@@ -111,6 +124,7 @@ control_options = option_group(
     click.option(
         "--edges",
         default="",
+        callback=checked(address),
         metavar="HOST:PORT",
         help="Where edges on other machines connect, with TLS; see `keyfront edge`.  [default: nowhere]",
     ),

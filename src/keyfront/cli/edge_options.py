@@ -12,7 +12,7 @@ import msgspec
 
 from keyfront.cli.options import FILE, option_group
 from keyfront.cli.sizes import SizeType
-from keyfront.cli.values import address
+from keyfront.cli.values import address, checked, location, networks
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import STUCK
 from keyfront.runtime.settings import Supervision
@@ -55,9 +55,18 @@ class EdgeOptions(msgspec.Struct, frozen=True):
 edge_options = option_group(
     "edge",
     EdgeOptions,
-    click.option("--edge", default="127.0.0.1:8080", show_default=True, help="Where viewers connect."),
     click.option(
-        "--tls", metavar="HOST:PORT", help="Where viewers connect over HTTPS; requires --certificates."
+        "--edge",
+        default="127.0.0.1:8080",
+        show_default=True,
+        callback=checked(address),
+        help="Where viewers connect.",
+    ),
+    click.option(
+        "--tls",
+        metavar="HOST:PORT",
+        callback=checked(address),
+        help="Where viewers connect over HTTPS; requires --certificates.",
     ),
     click.option(
         "--certificates",
@@ -67,6 +76,7 @@ edge_options = option_group(
     click.option(
         "--trusted-proxies",
         default="",
+        callback=checked(networks),
         metavar="CIDR,…",
         help="Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted.",
     ),
@@ -93,7 +103,13 @@ edge_options = option_group(
         help="Size of the disk cache, in the data folder; 0 for no disk cache.",
     ),
     click.option("--country-db", type=FILE, help="MaxMind DB file for country lookups."),
-    click.option("--pop", default="KFR50-P1", show_default=True, help="Name of this edge location."),
+    click.option(
+        "--pop",
+        default="KFR50-P1",
+        show_default=True,
+        callback=checked(location),
+        help="Name of this edge location.",
+    ),
     click.option(
         "--cache-status",
         is_flag=True,

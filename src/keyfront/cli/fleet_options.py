@@ -14,7 +14,7 @@ import msgspec
 from click.core import ParameterSource
 
 from keyfront.cli.options import FILE, option_group
-from keyfront.cli.values import address
+from keyfront.cli.values import address, checked
 from keyfront.errors import SettingsError
 from keyfront.model import residency
 
@@ -157,6 +157,7 @@ fleet_options = option_group(
     ),
     click.option(
         "--shield",
+        callback=checked(address),
         metavar="HOST:PORT",
         help="Where other edges connect to use this edge as their Origin Shield; requires --shield-secret.",
     ),
@@ -171,7 +172,7 @@ fleet_options = option_group(
 def _refuse_control_options(why: str) -> None:
     source = click.get_current_context().get_parameter_source
     for name in ("control", "store", "store_password_file", "domain", "region_feed", "edges"):
-        if source(name) is ParameterSource.COMMANDLINE:
+        if source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP):
             option = name.replace("_", "-")
             raise SettingsError(f"--{option} is for a control plane, but {why}")
 

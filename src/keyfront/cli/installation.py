@@ -16,9 +16,10 @@ import click
 import msgspec
 
 from keyfront.cli.options import FILE, data_option, data_words, option_group
+from keyfront.cli.values import checked
 from keyfront.custody.default_paths import installation
 from keyfront.errors import SettingsError
-from keyfront.runtime.settings import PASSWORD_FILE_VARIABLE, STORE_VARIABLE, store_url
+from keyfront.runtime.settings import PASSWORD_FILE_VARIABLE, STORE_VARIABLE, store_url, without_password
 
 if TYPE_CHECKING:
     from keyfront.control.store.store import Store
@@ -91,6 +92,7 @@ installation_options = option_group(
     click.option(
         "--store",
         default="",
+        callback=checked(without_password),
         metavar="URL",
         help=f"postgresql://USER@HOST/DATABASE instead of a file in the data folder.  [env: {STORE_VARIABLE}]",
     ),

@@ -12,13 +12,14 @@ from keyfront.runtime.logs import Format, LogSettings
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
-def _settings(verbose: int, log_format: Format) -> LogSettings:
+def log_settings(verbose: int, log_format: Format) -> LogSettings:
+    """The values of the options `--verbose` and `--log-format`."""
     return LogSettings(_LEVELS[min(verbose, len(_LEVELS) - 1)], log_format)
 
 
 logging_options = option_group(
     "logs",
-    _settings,
+    log_settings,
     click.option(
         "-v",
         "--verbose",

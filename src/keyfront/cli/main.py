@@ -27,6 +27,7 @@ COMMANDS = {
     "audit": "audit:audit",
     "backup": "backup:backup",
     "completion": "completion:completion",
+    "config": "config:config",
     "custody": "custody:custody",
     "edge": "edge:edge",
     "env": "env:env",

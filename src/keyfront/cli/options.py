@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import click
 
@@ -24,6 +25,8 @@ from keyfront.custody.default_paths import (
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
+
+_GROUPS: WeakKeyDictionary[click.Parameter, str] = WeakKeyDictionary()
 
 
 def option_group(
@@ -44,9 +47,19 @@ def option_group(
             value = build(**{name: given.pop(name) for name in names})
             return command(*args, **given, **{parameter: value})
 
-        return with_options(*options)(with_group)
+        # click collects a function's options in this list, which `functools.wraps` shares with the wrapped function.
+        others = set(getattr(command, "__click_params__", ()))
+        made = with_options(*options)(with_group)
+        for param in set(getattr(made, "__click_params__", ())) - others:
+            _GROUPS[param] = parameter
+        return made
 
     return decorate
+
+
+def group_of(param: click.Parameter) -> str:
+    """The group of an option, by the name of the parameter that gets its values; empty if it is in none."""
+    return _GROUPS.get(param, "")
 
 
 def with_options(*options: Decorator) -> Decorator:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from keyfront.cli.options import FILE, option_group
-from keyfront.cli.values import networks
+from keyfront.cli.values import checked, each, networks
 
 if TYPE_CHECKING:
     from keyfront.edge.origin.egress import EgressSettings
@@ -67,12 +67,14 @@ origin_options = option_group(
     click.option(
         "--refuse-origins",
         multiple=True,
+        callback=checked(each(networks)),
         metavar="CIDR,…",
         help="Networks that origins must not be in, in addition to those refused by default; repeatable.",
     ),
     click.option(
         "--allow-origins",
         multiple=True,
+        callback=checked(each(networks)),
         metavar="CIDR,…",
         help="Networks that origins can be in although they are refused by default; repeatable.",
     ),

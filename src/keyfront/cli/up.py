@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 import msgspec
 
+from keyfront.cli.config_file import FILE_NAME, ConfigCommand, ConfigContext
 from keyfront.cli.control_options import ControlOptions, control_options
 from keyfront.cli.edge_options import EdgeOptions, edge_options, supervision_options
 from keyfront.cli.fleet_options import FleetOptions, FleetSettings, fleet_options
 from keyfront.cli.installation import InstallationOptions, installation_options
 from keyfront.cli.limit_options import EdgeLimits, limit_options
-from keyfront.cli.logging_options import logging_options
+from keyfront.cli.logging_options import log_settings, logging_options
 from keyfront.cli.origin_options import OriginOptions, origin_options
 from keyfront.cli.values import address, audience, location, networks, quotas, suffix
 from keyfront.cli.websocket_options import WebSocketOptions, websocket_options
-from keyfront.errors import KeyfrontError
+from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.extras import require_server
 from keyfront.runtime.logs import LogSettings, process_logging
 from keyfront.runtime.settings import ControlSettings, Supervision, without_password
@@ -30,7 +32,26 @@ if TYPE_CHECKING:
     from keyfront.edge.worker_settings import WorkerSettings
 
 
-@click.command()
+config_option = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    expose_value=False,
+    help=f"File with values of the options below.  [default: DATA/{FILE_NAME}, if it exists]",
+)
+
+
+class UpSettings(msgspec.Struct, frozen=True):
+    """Everything that `keyfront up` runs with. `data` is the data folder."""
+
+    data: Path
+    worker: WorkerSettings
+    control: ControlSettings
+    supervision: Supervision
+    logs: LogSettings
+
+
+@click.command("up", cls=ConfigCommand)
+@config_option
 @installation_options
 @edge_options
 @supervision_options
@@ -40,7 +61,7 @@ if TYPE_CHECKING:
 @websocket_options
 @limit_options
 @logging_options
-def up(  # noqa: PLR0913 - one parameter for each group of options
+def up_settings(  # noqa: PLR0913 - one parameter for each group of options
     installation: InstallationOptions,
     edge: EdgeOptions,
     supervision: Supervision,
@@ -50,17 +71,44 @@ def up(  # noqa: PLR0913 - one parameter for each group of options
     websocket: WebSocketOptions,
     limits: EdgeLimits,
     logs: LogSettings,
-) -> None:
-    """Run everything on this machine until SIGTERM or Ctrl-C."""
+) -> UpSettings:
+    """The settings from the command line, the environment, and the configuration file. Starts nothing."""
+    require_server()
+    tiers = fleet.settings(installation.data)
+    worker = worker_settings(installation.data, edge, origins, tiers, websocket, limits)
+    api = control_settings(installation, control, tiers, worker.trusted_proxies)
+    return UpSettings(installation.data, worker, api, supervision, logs)
+
+
+@click.command("up", cls=ConfigCommand, params=up_settings.params)
+@click.pass_context
+def up(ctx: click.Context, /, **options: Any) -> None:
+    """Run everything on this machine until SIGTERM or Ctrl-C.
+
+    Every option can also be in a configuration file, in the table of its group: `keyfront config show` prints one.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         # `run_up` replaces these handlers. Until then, there is nothing to shut down.
         signal.signal(number, lambda *_: sys.exit(0))
-    require_server()
-    with process_logging(logs, "up", (KeyfrontError, OSError)):
-        tiers = fleet.settings(installation.data)
-        worker = worker_settings(installation.data, edge, origins, tiers, websocket, limits)
-        api = control_settings(installation, control, tiers, worker.trusted_proxies)
-        asyncio.run(run_up(installation.data, worker, api, supervision, logs))
+    with process_logging(
+        log_settings(options["verbose"], options["log_format"]), "up", (KeyfrontError, OSError)
+    ):
+        found: UpSettings = up_settings.invoke(ctx)
+        try:
+            asyncio.run(run_up(found.data, found.worker, found.control, found.supervision, found.logs))
+        except SettingsError as error:
+            raise cast(ConfigContext, ctx).located(error) from None
+
+
+def read_settings(arguments: Sequence[str]) -> UpSettings:
+    """The settings that `keyfront up` with these arguments would run with.
+
+    :raises KeyfrontError: if they cannot be used.
+    :raises click.ClickException: if the arguments are invalid.
+    """
+    with up_settings.make_context("keyfront up", list(arguments)) as ctx:
+        found: UpSettings = up_settings.invoke(ctx)
+    return found
 
 
 def worker_settings(

@@ -5,14 +5,41 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import click
 import msgspec
 
 from keyfront.errors import SettingsError
 from keyfront.model.kinds import Quotas
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def checked(check: Callable[[Any], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """The callback of an option whose value `check` accepts or refuses with a SettingsError; the value stays as it is.
+    An error then names the option, or its line in a configuration file."""
+
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        try:
+            if value:
+                check(value)
+        except SettingsError as error:
+            raise click.BadParameter(str(error), ctx, param) from None
+        return value
+
+    return callback
+
+
+def each(check: Callable[[str], object]) -> Callable[[Iterable[str]], None]:
+    """A check of each of an option's values."""
+
+    def check_all(values: Iterable[str]) -> None:
+        for value in values:
+            check(value)
+
+    return check_all
 
 
 def address(text: str) -> tuple[str, int]:
