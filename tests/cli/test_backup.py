@@ -40,6 +40,8 @@ def data(tmp_path: Path) -> Path:
 def test_from_keygen_to_restore(data: Path, tmp_path: Path) -> None:
     identity, place = tmp_path / "id", tmp_path / "place"
     recipient = run("keygen", identity).output.strip()
+    assert f"there is no folder {place}" in why(run("list", place))
+    place.mkdir()
     assert run("list", place).output == "none\n"
     made = run("create", "--data", data, "--to", place, "-r", recipient, "--json")
     assert made.exit_code == 0

@@ -81,6 +81,7 @@ CASES = {
     ("cli.rotation", "keyfront rotation"): MENTION,
     ("cli.rotation", "keyfront up performs the steps"): MENTION,
     ("cli.rotation", "keyfront rotation run{}"): UNWATCHED,
+    ("cli.status", "keyfront status"): MENTION,
     ("cli.status", "keyfront up --data {}"): STARTS,
     ("cli.status", "keyfront rotation run{}"): UNWATCHED,
     ("cli.status", "keyfront rotation stop {}{}"): UNWATCHED,

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyfront.cli.main import keyfront
 from keyfront.control.identity.credentials import load
+from keyfront.control.store import schema
 from keyfront.custody.default_paths import Installation, own_custody
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import Snapshot
@@ -273,3 +275,23 @@ def test_a_control_plane_that_does_not_answer(plane: Plane) -> None:
         "the control plane at http://127.0.0.1:9 does not answer" in each for each in found["Warnings"]
     )
     assert found["Snapshot"] is not None, "what can be read is shown"
+
+
+def test_edges_that_follow_over_https(plane: Plane) -> None:
+    data = plane.folder
+    with plane.store.write() as transaction:
+        for name, seen in (("near", time.time()), ("far", time.time() - 3600)):
+            transaction.connection.execute(
+                sa.insert(schema.fleet_edge).values(
+                    id=f"E-{name}", name=name, region="eu", enrolled=1.0, expires=2e9
+                )
+            )
+            transaction.connection.execute(
+                sa.insert(schema.fleet_seen).values(
+                    id=f"E-{name}", seen=seen, number=1, address="", software=""
+                )
+            )
+    with running(data):
+        found = status(data, 1)
+    assert [each["Name"] for each in found["Edges"] if each["Region"] == "eu"] == ["near"]
+    assert any("edge far is not connected; last seen: 2" in each for each in found["Warnings"])

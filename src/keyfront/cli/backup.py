@@ -34,6 +34,7 @@ from keyfront.cli.installation import InstallationOptions, installation_options
 from keyfront.cli.logging_options import logging_options
 from keyfront.cli.options import FILE, json_option, login, option_group
 from keyfront.cli.output import print_json
+from keyfront.cli.progress import progress_steps
 from keyfront.errors import BackupError, SettingsError
 from keyfront.runtime.logs import LogSettings, logging_to_stderr
 from keyfront.runtime.settings import ACCOUNT
@@ -290,7 +291,8 @@ def create(  # noqa: PLR0913 - one parameter for each group of options
     with logging_to_stderr(logs, "backup"), installation.opened() as store:
         actor = _actor()
         source = Source(store, installation.data, actor.account, socket.gethostname(), _version(), os.environ)
-        outcome = run(source, job, actor, now=time.time())
+        with progress_steps("creating the archive", "keyfront.backup"):
+            outcome = run(source, job, actor, now=time.time())
     if as_json:
         click.echo(msgspec.json.encode(outcome).decode())
     else:
@@ -329,7 +331,8 @@ def verify(archive: str, opening: OpeningOptions, as_json: bool) -> None:
     """
     opener = opening.opener()
     try:
-        chosen = _newest_intact(archive, opener, opening.endpoint_url)
+        with progress_steps("verifying", "keyfront.backup"):
+            chosen = _newest_intact(archive, opener, opening.endpoint_url)
     except BackupError as error:
         click.echo(f"keyfront: {archive}: {error}", err=True)
         sys.exit(WRONG)
@@ -455,7 +458,8 @@ def restore(  # noqa: PLR0913 - one parameter for each group of options
             return
         if not yes and not _confirmed():
             raise SettingsError("nothing was changed")
-        failed = work.run(plan, _actor(), name, time.time())
+        with progress_steps("restoring", "keyfront.backup"):
+            failed = work.run(plan, _actor(), name, time.time())
     start = f"keyfront up --data {shlex.quote(str(folder))}"
     click.echo(f"restored {name} into {folder}; start it with `{start}`", err=True)
     for text in failed:
@@ -512,7 +516,7 @@ def drill(
         _check_signed(url)
     opener = opening.opener()
     try:
-        with _ended_by_signals():
+        with _ended_by_signals(), progress_steps("drilling", "keyfront.backup"):
             chosen = _newest_intact(archive, opener, opening.endpoint_url)
             report = run(chosen.archive, chosen.snapshot, urls, _actor(), time.time(), viewer_ip)
     except BackupError as error:

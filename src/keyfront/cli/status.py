@@ -26,6 +26,7 @@ from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.runtime.installation import is_running
 
 if TYPE_CHECKING:
+    from keyfront.control.identity.sealing import Sealer
     from keyfront.fleet.feed import Report
 
 ATTENTION, NOT_RUNNING = 1, 3
@@ -93,6 +94,11 @@ class Status(msgspec.Struct):
     warnings: tuple[str, ...] = ()
 
     @property
+    def may_open_store(self) -> bool:
+        """Whether the running Keyfront has the schema of this version; opening the store upgrades an older one."""
+        return self.running and self.version == self.command_version
+
+    @property
     def exit_status(self) -> int:
         return NOT_RUNNING if not self.running else ATTENTION if self.warnings else 0
 
@@ -140,7 +146,7 @@ def survey(folder: Path, found: Installation, now: float) -> Status:
     warnings: list[str] = []
     if running and found.version != own:
         warnings.append(f"Keyfront {found.version or '(older)'} runs, and {own} is installed: restart it")
-    _snapshot_and_edges(folder, result, warnings)
+    _snapshot_and_edges(folder, result, warnings, now)
     if found.control:
         if running:
             warnings += _health(found.control)
@@ -172,7 +178,7 @@ def _health(control: str) -> list[str]:
         return [f"the control plane at {control} does not answer: {reason}"]
 
 
-def _snapshot_and_edges(folder: Path, result: Status, warnings: list[str]) -> None:
+def _snapshot_and_edges(folder: Path, result: Status, warnings: list[str], now: float) -> None:
     from keyfront.fleet.file_feed import FileFeed
     from keyfront.fleet.regions import remembered
 
@@ -190,7 +196,11 @@ def _snapshot_and_edges(folder: Path, result: Status, warnings: list[str]) -> No
             "key_groups": len(own.key_groups),
             "public_keys": len(own.public_keys),
         }
-    result.edges = (*(_edge(each) for each in reports), *_edges_of_others(folder, result, warnings, reports))
+    result.edges = (
+        *(_edge(each) for each in reports),
+        *_edges_of_others(folder, result, warnings, reports),
+        *_enrolled(folder, result, warnings, now),
+    )
     if not result.running:
         return
     for report in reports:
@@ -209,9 +219,38 @@ def _edge(report: Report) -> Edge:
     return Edge(report.name, report.region, report.number or None, report.at)
 
 
+def _enrolled(folder: Path, result: Status, warnings: list[str], now: float) -> list[Edge]:
+    """The edges on other machines that follow over HTTPS, and warnings about those that are not connected."""
+    from keyfront.cli.edge import CONNECTED
+    from keyfront.control.edges.registry import EdgeRegistry
+    from keyfront.runtime.settings import ACCOUNT
+
+    if result.found.feed or not result.may_open_store:
+        return []
+    try:
+        with InstallationOptions(folder, "", None).opened() as store:
+            found = EdgeRegistry(store, ACCOUNT, _no_secrets, by="keyfront status").edges()
+    except (KeyfrontError, OSError) as error:
+        warnings.append(f"the enrolled edges cannot be read: {error}")
+        return []
+    there = [one for one in found if one.revoked is None]
+    for one in there:
+        if one.seen is None or abs(now - one.seen) > CONNECTED:
+            warnings.append(f"edge {one.name} is not connected; last seen: {minute_text(one.seen, 'never')}")
+    return [
+        Edge(one.name, one.region, one.number or None, one.seen)
+        for one in there
+        if one.seen is not None and abs(now - one.seen) <= CONNECTED
+    ]
+
+
+def _no_secrets() -> Sealer:
+    raise SettingsError("the status needs no secrets")
+
+
 def _edges_of_others(folder: Path, result: Status, warnings: list[str], known: list[Report]) -> list[Edge]:
     """The edges of the other control planes that share the store."""
-    if not result.found.store or not result.running:
+    if not result.found.store or not result.may_open_store:
         return []
     names = {report.name for report in known}
     try:

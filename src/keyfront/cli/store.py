@@ -8,6 +8,7 @@ import fcntl
 import click
 
 from keyfront.cli.installation import InstallationOptions, installation_options
+from keyfront.cli.progress import progress_bar
 from keyfront.errors import SettingsError
 from keyfront.runtime.settings import STORE_VARIABLE, store_url
 
@@ -37,6 +38,7 @@ def copy_command(installation: InstallationOptions) -> None:
         with (
             contextlib.closing(Store(file)) as source,
             contextlib.closing(Store(url, password_file=installation.store_password_file)) as target,
+            progress_bar("copying") as advance,
         ):
-            copied = copy(source, target)
+            copied = copy(source, target, advance)
             print(f"copied to {target.name}: {copied['resource']} resources, {copied['audit']} audit records")

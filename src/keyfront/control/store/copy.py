@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sqlalchemy as sa
 
 from keyfront.control.store import schema
@@ -15,10 +17,13 @@ _OWN = {schema.schema.name, schema.counter.name, schema.edge.name, schema.lease.
 """Tables that a new store has already filled, or whose rows are only temporarily valid."""
 
 
-def copy(source: Store, target: Store) -> dict[str, int]:
+def copy(
+    source: Store, target: Store, advance: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, int]:
     """Copy everything in `source`: resources, snapshot numbers, access keys, and the audit log with its chain. No
     process may write to `source` during the copy; its changes would be missing.
 
+    :param advance: called with the number of rows copied so far, and of all rows.
     :returns: the number of rows of each table.
     :raises SettingsError: if `target` has been used. It is unchanged then.
     :raises ApiError: ServiceUnavailable if one of them does not respond. `target` is unchanged then.
@@ -30,11 +35,20 @@ def copy(source: Store, target: Store) -> dict[str, int]:
         )
         if used:
             raise SettingsError(f"the store {target.name} is not new: a copy would mix two stores")
-        return pour(old, new)
+        return pour(old, new, advance)
 
 
-def pour(old: Transaction, new: Transaction) -> dict[str, int]:
-    """Copy all rows of `old` into the new store `new`; returns the number of rows of each table."""
+def pour(
+    old: Transaction, new: Transaction, advance: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, int]:
+    """Copy all rows of `old` into the new store `new`; returns the number of rows of each table.
+
+    :param advance: see `copy`.
+    """
+    total = sum(
+        old.connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+        for table in _tables()
+    )
     copied: dict[str, int] = {}
     for table in _tables():
         copied[table.name] = 0
@@ -42,6 +56,7 @@ def pour(old: Transaction, new: Transaction) -> dict[str, int]:
         for some in rows.mappings().partitions(_BATCH):
             new.connection.execute(sa.insert(table), [dict(row) for row in some])
             copied[table.name] += len(some)
+            advance(sum(copied.values()), total)
     for name, value in old.connection.execute(sa.select(schema.counter.c.name, schema.counter.c.value)):
         new.connection.execute(
             sa.update(schema.counter).where(schema.counter.c.name == name).values(value=value)
