@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -16,11 +17,13 @@ import tomllib
 import venv
 import zipfile
 from email.parser import HeaderParser
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keyfront.extras import EXTRAS
 from tests.imports import ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -98,6 +101,21 @@ def test_every_package_has_a_lower_bound_that_the_lock_meets() -> None:
         assert version(locked[name]) >= version(bound), text
 
 
+def test_every_package_of_an_extra_is_known_where_it_is_missing() -> None:
+    """`extras.py` names the extra of each module that an extra installs."""
+    provided = packages_distributions()
+    plain = {re.split(r"[<>=\[]", text)[0] for text in PROJECT["dependencies"]}
+    for extra, texts in PROJECT["optional-dependencies"].items():
+        for name in {re.split(r"[<>=\[]", text)[0] for text in texts} - plain:
+            modules = {
+                module
+                for module, owners in provided.items()
+                if name in {o.lower().replace("_", "-") for o in owners}
+            }
+            known = {EXTRAS[module] for module in modules & EXTRAS.keys()}
+            assert known == {"server" if extra == "aws" else extra}, (name, modules)
+
+
 def version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text))
 
@@ -130,8 +148,10 @@ class Cell:
     """An environment of its own that has nothing but what pip installed."""
 
     def __init__(self, folder: Path) -> None:
+        """Take the environment in `folder`, or create one of this Python."""
         self.python = folder / "bin" / "python"
-        venv.create(folder, symlinks=True, with_pip=False)
+        if not self.python.exists():
+            venv.create(folder, symlinks=True, with_pip=False)
 
     def install(self, *what: str | Path, constraints: list[str]) -> None:
         """Install by the pip of the Python that this environment was made of. Skips the test if pip reaches no
@@ -189,8 +209,7 @@ def test_the_sdk_at_both_ends_of_its_ranges(end: str, python: str, wheel: Path, 
     ):
         pytest.skip(f"no {python}")
     subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "cell"], check=True)
-    cell = Cell.__new__(Cell)
-    cell.python = tmp_path / "cell" / "bin" / "python"
+    cell = Cell(tmp_path / "cell")
     cell.install(wheel, constraints=lowest() if end == "lowest" else [])
     cell.run("check_sdk.py")
 
@@ -207,3 +226,40 @@ def test_the_sdk_beside_an_application(application: str, cell: Cell, wheel: Path
 def test_the_server_at_both_ends_of_its_ranges(end: str, cell: Cell, wheel: Path) -> None:
     cell.install(f"{wheel}[server]", constraints=lowest("server") if end == "lowest" else [])
     cell.run("check_server.py")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    subprocess.run(["git", "clone", "--quiet", ROOT, tmp_path / "keyfront"], check=True)
+    return tmp_path / "keyfront"
+
+
+@pytest.mark.usefixtures("long")
+def test_the_readmes_command_installs_the_server(clone: Path) -> None:
+    (command,) = re.findall(
+        r"^    (.*pip install '\.\[server\]'.*)$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    subprocess.run(["sh", "-c", command], cwd=clone, check=True, capture_output=True)
+    Cell(clone / ".venv").run("check_server.py")
+
+
+@pytest.mark.usefixtures("long")
+def test_make_demo_is_the_first_command_on_a_fresh_clone(clone: Path) -> None:
+    """It installs what the demo needs and no more: 162 MB, an eighth of what the tests need."""
+    demo = subprocess.Popen(
+        ["make", "demo"], cwd=clone, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert demo.stdout is not None
+    try:
+        greeting = ""
+        for line in demo.stdout:
+            greeting += line
+            if "Ctrl-C" in line:
+                break
+    finally:
+        os.killpg(demo.pid, signal.SIGINT)
+        demo.wait(60)
+        demo.stdout.close()
+    assert ".cloudfront.localhost" in greeting
+    used = sum(path.lstat().st_blocks * 512 for path in (clone / ".venv").rglob("*"))
+    assert used < 300 << 20

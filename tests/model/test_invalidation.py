@@ -108,6 +108,6 @@ def test_nothing_that_was_invalidated_is_forgotten(select: Select, monkeypatch: 
 
 def test_it_is_quick_at_its_bounds() -> None:
     carried = tuple(Invalidation(number, (f"/img/{number:05}",)) for number in range(1, MAX_PATHS + 1))
-    began = time.perf_counter()
+    began = time.process_time()
     carry(carried, [f"/x/{number}" for number in range(3000)] + [f"/y/{n}/*" for n in range(15)], 9999)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5

@@ -4,12 +4,14 @@ The description is the file `cloudfront/2020-05-31/service-2.json` in botocore; 
 loaded on first use (about 0.2 s with botocore's import). Only the copy inside botocore is used, never a model in
 `~/.aws/models`.
 
-`LATER` adds members that only newer versions of botocore have, so that old and new clients are treated alike. Members
-that neither has are refused by name (`model/supported_members.py` and the codec).
+`LATER` adds members that only newer versions of botocore have, so that old and new clients are treated alike, whatever
+botocore Keyfront is installed with. Members that neither has are refused by name (`model/supported_members.py` and the
+codec).
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from typing import Any
@@ -21,10 +23,59 @@ API_VERSION = "2020-05-31"
 NAMESPACE = f"http://cloudfront.amazonaws.com/doc/{API_VERSION}/"
 
 LATER: dict[str, dict[str, Any]] = {
-    "CustomOriginConfig": {"OriginHttpVersion": {"type": "string", "enum": ["http1.1", "http2"]}},
-    "VpcOriginConfig": {"OriginHttpVersion": {"type": "string", "enum": ["http1.1", "http2"]}},
+    "CustomOriginConfig": {
+        "members": {
+            "IpAddressType": {"shape": "IpAddressType"},
+            "OriginHttpVersion": {"shape": "OriginHttpVersion"},
+            "OriginMtlsConfig": {"shape": "OriginMtlsConfig"},
+        }
+    },
+    "VpcOriginConfig": {"members": {"OriginHttpVersion": {"shape": "OriginHttpVersion"}}},
+    "DistributionConfig": {
+        "members": {
+            "CacheTagConfig": {"shape": "CacheTagConfig"},
+            "ConnectionFunctionAssociation": {"shape": "ConnectionFunctionAssociation"},
+            "ViewerMtlsConfig": {"shape": "ViewerMtlsConfig"},
+        }
+    },
+    "MinimumProtocolVersion": {"enum": ["TLSv1.3_2025", "TLSv1.2_2025"]},
+    "OriginAccessControlSigningBehaviors": {"enum": ["always-amz-auth"]},
+    "OriginAccessControlSigningProtocols": {"enum": ["sigv4a"]},
+    "CacheTagConfig": {
+        "type": "structure",
+        "required": ["HeaderName"],
+        "members": {"HeaderName": {"shape": "string"}},
+    },
+    "ConnectionFunctionAssociation": {
+        "type": "structure",
+        "required": ["Id"],
+        "members": {"Id": {"shape": "ResourceId"}},
+    },
+    "IpAddressType": {"type": "string", "enum": ["ipv4", "ipv6", "dualstack"]},
+    "OriginHttpVersion": {"type": "string", "enum": ["http1.1", "http2"]},
+    "OriginMtlsConfig": {
+        "type": "structure",
+        "required": ["ClientCertificateArn"],
+        "members": {"ClientCertificateArn": {"shape": "string"}},
+    },
+    "ResourceId": {"type": "string", "max": 64, "min": 1},
+    "TrustStoreConfig": {
+        "type": "structure",
+        "required": ["TrustStoreId"],
+        "members": {
+            "TrustStoreId": {"shape": "string"},
+            "AdvertiseTrustStoreCaNames": {"shape": "boolean"},
+            "IgnoreCertificateExpiry": {"shape": "boolean"},
+        },
+    },
+    "ViewerMtlsConfig": {
+        "type": "structure",
+        "members": {"Mode": {"shape": "ViewerMtlsMode"}, "TrustStoreConfig": {"shape": "TrustStoreConfig"}},
+    },
+    "ViewerMtlsMode": {"type": "string", "enum": ["required", "optional", "passthrough"]},
 }
-"""Members that are newer than the oldest supported botocore (1.44.5), by structure, each with its shape."""
+"""What is newer in the API than the oldest supported botocore (1.40), by shape: members, values, and whole shapes, in
+the form of botocore's description."""
 
 Shape = Any  # botocore.model.Shape, which carries no types
 
@@ -91,12 +142,12 @@ def error_status(code: str) -> int:
 
 
 def add_later_members(shapes: dict[str, Any]) -> None:
-    """Add the members of `LATER` that the `shapes` of a description lack."""
-    for structure, members in LATER.items():
-        for member, shape in members.items():
-            if member not in shapes[structure]["members"]:
-                shapes.setdefault(member, shape)
-                shapes[structure]["members"][member] = {"shape": member}
+    """Add what the `shapes` of a description lack of `LATER`."""
+    for name, later in LATER.items():
+        shape = shapes.setdefault(name, copy.deepcopy(later))
+        for member, reference in later.get("members", {}).items():
+            shape["members"].setdefault(member, reference)
+        shape.get("enum", []).extend(value for value in later.get("enum", ()) if value not in shape["enum"])
 
 
 def _operation(model: Any) -> Operation:
