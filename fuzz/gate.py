@@ -32,7 +32,8 @@ from fuzz.runner import Finding, check, inputs, main
 from keyfront import LocalSigner, load_private_key, sign_url
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey, Snapshot
 from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
-from tests.viewer import EdgeHarness, site
+from tests.sites import site
+from tests.viewer import EdgeHarness
 
 OPEN = ("/open/a.txt", "/open/b.txt", "/open/c.txt", "/open/upload")
 SECRETS = (

@@ -40,7 +40,8 @@ from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.net.tls import TlsTransport
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, Origin
-from tests.viewer import EdgeHarness, site
+from tests.sites import site
+from tests.viewer import EdgeHarness
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 AT_ONCE = 8

@@ -32,8 +32,8 @@ from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.semantics.websocket import accept_value
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey, Select, Snapshot
-from tests.edge.harness import ALICE
-from tests.viewer import EdgeHarness, site
+from tests.sites import ALICE, site
+from tests.viewer import EdgeHarness
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 SECRET = b"the-secret-of-the-harness"

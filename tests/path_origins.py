@@ -16,10 +16,8 @@ from keyfront import sign_cookies
 from keyfront.edge.rules.decide import Refusal, decide
 from keyfront.edge.rules.routing import Plan, Routing
 from keyfront.edge.types.messages import Request
-from keyfront.model.snapshot import Behavior, KeyGroup, Snapshot
-from tests.edge.harness import ALICE, BOB, keys
-from tests.origin import ScriptedOrigin
-from tests.viewer import site
+from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
+from tests.sites import ALICE, BOB, keys, site
 
 NOW = time.time()
 
@@ -39,7 +37,7 @@ def half_open(*patterns: str, guarded: bool = True, path: str = "", **members: s
     ]
     default = Behavior("*", "scripted", restricted=not guarded, trusted_key_groups=() if guarded else trusted)
     groups = (KeyGroup("group-a", "a", (ALICE.key_pair_id,)),)
-    made = ScriptedOrigin().origin(path=path)
+    made = Origin("scripted", "127.0.0.1", path=path)
     return site(made, *behaviors, default, public_keys=keys(ALICE, BOB), key_groups=groups, **members)
 
 

@@ -28,7 +28,7 @@ from keyfront.edge.logs.access_log import AccessLog
 from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.types.record import Record
-from keyfront.model.snapshot import Behavior, Distribution, Origin, Snapshot
+from keyfront.model.snapshot import Snapshot
 
 
 class Seen:
@@ -220,18 +220,3 @@ class EdgeHarness:
         """One request on its own connection."""
         async with await self.viewer() as viewer:
             return await viewer.ask(target, host, headers, method=method, body=body)
-
-
-def site(origin: Origin, *behaviors: Behavior, **members: Any) -> Snapshot:
-    """A snapshot of one distribution, `d.test`, whose last behavior is the default one."""
-    keys = members.pop("public_keys", ())
-    groups = members.pop("key_groups", ())
-    distribution = Distribution(
-        "ETEST",
-        "arn:aws:cloudfront::000000000000:distribution/ETEST",
-        "d.test",
-        origins=(origin, *members.pop("more_origins", ())),
-        behaviors=behaviors or (Behavior("*", origin.id),),
-        **members,
-    )
-    return Snapshot(1, 0.0, keys, groups, (distribution,))

@@ -14,7 +14,8 @@ from keyfront.edge.types.stored import Meta, Stored
 from keyfront.model.snapshot import Behavior
 from tests.origin import ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
-from tests.viewer import Clock, EdgeHarness, Seen, site
+from tests.sites import site
+from tests.viewer import Clock, EdgeHarness, Seen
 
 WEEK = 604_800
 

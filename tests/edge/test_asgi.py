@@ -17,7 +17,8 @@ from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, Snapshot
 from tests.origin import ScriptedOrigin, answer
-from tests.viewer import EdgeHarness, Viewer, site
+from tests.sites import site
+from tests.viewer import EdgeHarness, Viewer
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 

@@ -23,10 +23,10 @@ from keyfront.edge.types.messages import Request
 from keyfront.errors import Denial
 from keyfront.model.pattern import normalise_path
 from keyfront.model.snapshot import Behavior, KeyGroup, Select, Snapshot
-from tests.edge.harness import ALICE, BOB, keys, signed
 from tests.origin import CLOSE, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
-from tests.viewer import EdgeHarness, Seen, Viewer, site
+from tests.sites import ALICE, BOB, keys, signed, site
+from tests.viewer import EdgeHarness, Seen, Viewer
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 NOW = time.time()

@@ -49,7 +49,8 @@ from keyfront.signing.sign import LocalSigner
 from keyfront.signing.tables import Budget, TwoGenerationCache
 from tests.origin import CLOSE, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
-from tests.viewer import Clock, EdgeHarness, site
+from tests.sites import site
+from tests.viewer import Clock, EdgeHarness
 
 MIB = 1 << 20
 

@@ -20,7 +20,8 @@ from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse
 from tests.origin import CLOSE, ScriptedOrigin, answer
 from tests.rows import rows
-from tests.viewer import Clock, EdgeHarness, site
+from tests.sites import site
+from tests.viewer import Clock, EdgeHarness
 
 MALFORMED = [
     b"Max-Age=60", b"max-age=60,", b"max-age=60,,no-store", b"max-age 60", b"max-age=", b"=60", b"max-age==60",

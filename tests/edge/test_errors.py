@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from keyfront.model.snapshot import Behavior, ErrorResponse, KeyGroup, OriginGroup, PublicKey, Select
-from tests.edge.harness import ALICE
 from tests.origin import (
     CLOSE,
     LEAVE_BODY,
@@ -24,7 +23,8 @@ from tests.origin import (
     closed_port,
     deaf_port,
 )
-from tests.viewer import Clock, EdgeHarness, Seen, site
+from tests.sites import ALICE, site
+from tests.viewer import Clock, EdgeHarness, Seen
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 SIGNER = ALICE

@@ -31,9 +31,9 @@ from keyfront.model.snapshot import (
     Select,
     Snapshot,
 )
-from tests.edge.harness import ALICE, BOB, keys
 from tests.origin import ScriptedOrigin, answer
-from tests.viewer import Clock, EdgeHarness, Seen, site
+from tests.sites import ALICE, BOB, keys, site
+from tests.viewer import Clock, EdgeHarness, Seen
 
 VARYING = {"request_id", "time", "time_taken_us", "first_byte_us", "verify_us", "client_port"}
 BIG = b"x" * 200_000

@@ -18,10 +18,10 @@ from keyfront.edge.origin.request import request_head
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
 from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
-from tests.edge.harness import ALICE, keys, signed
 from tests.origin import LEAVE_BODY, READ_BODY, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
-from tests.viewer import EdgeHarness, site
+from tests.sites import ALICE, keys, signed, site
+from tests.viewer import EdgeHarness
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HIDDEN = b"GET /private/secret.txt HTTP/1.1\r\nHost: o\r\n\r\n"

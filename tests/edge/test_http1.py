@@ -21,7 +21,8 @@ from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse, Geo, Select, Snapshot
 from tests.origin import CLOSE, LEAVE_BODY, RESET, Authority, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
-from tests.viewer import EdgeHarness, Viewer, site
+from tests.sites import site
+from tests.viewer import EdgeHarness, Viewer
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HOST = b"Host: d.test\r\n"

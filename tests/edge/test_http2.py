@@ -33,7 +33,7 @@ from keyfront.edge.asgi_app import AsgiSettings, create_app
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import SettingsError
 from keyfront.signing.keys import PrivateKey
-from tests.edge.harness import BOB
+from tests.sites import BOB
 from tests.up import Up, distribution_config
 
 pytest.importorskip("granian", reason="Granian is not installed")

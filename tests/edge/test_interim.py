@@ -18,7 +18,8 @@ from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ResponseHeadersPolicy
 from tests.origin import RESET, ScriptedOrigin, answer
-from tests.viewer import EdgeHarness, Seen, Viewer, site
+from tests.sites import site
+from tests.viewer import EdgeHarness, Seen, Viewer
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"

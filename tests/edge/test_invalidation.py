@@ -19,7 +19,8 @@ from keyfront.edge.types.stored import Meta, Stored
 from keyfront.model.snapshot import Behavior, Distribution, Invalidation, Origin, Select, Snapshot
 from tests.origin import Script, ScriptedOrigin, answer
 from tests.rows import rows
-from tests.viewer import Clock, EdgeHarness, Seen, site
+from tests.sites import site
+from tests.viewer import Clock, EdgeHarness, Seen
 
 ALL, NONE = Select("all"), Select()
 WHITE = Select("whitelist", ("a", "c"))

@@ -10,8 +10,9 @@ import pytest
 from keyfront import sign_cookies, sign_url
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.fleet.key_counters import ExpiryStats, KeyCounts
-from tests.edge.harness import ALICE, BOB, signed_site
+from tests.edge.harness import signed_site
 from tests.origin import ScriptedOrigin, answer
+from tests.sites import ALICE, BOB
 from tests.viewer import Clock, EdgeHarness
 
 HOUR = 3600

@@ -7,7 +7,8 @@ from prometheus_client.registry import Collector
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.monitoring.edge_metrics import families, region_families
 from tests.origin import ScriptedOrigin, answer
-from tests.viewer import EdgeHarness, site
+from tests.sites import site
+from tests.viewer import EdgeHarness
 
 
 async def test_the_sums_of_a_worker_become_metrics() -> None:

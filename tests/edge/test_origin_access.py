@@ -22,7 +22,8 @@ from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, Origin, OriginGroup, Select, Snapshot
 from keyfront.signing.sigv4 import EMPTY_SHA256
 from tests.origin import ReceivedRequest, ScriptedOrigin, answer
-from tests.viewer import Clock, EdgeHarness, site
+from tests.sites import site
+from tests.viewer import Clock, EdgeHarness
 
 KEY, SECRET, TOKEN = "AKIDEXAMPLE", "verysecretindeed/verysecretindeed", "a/session+token=="
 

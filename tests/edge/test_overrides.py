@@ -13,10 +13,10 @@ from keyfront.edge.rules.origin_request import origin_headers
 from keyfront.edge.rules.override_headers import names_client, overrides_request, varies_answer
 from keyfront.edge.types.messages import Request
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Select, Snapshot
-from tests.edge.harness import ALICE, BOB, keys, signed
 from tests.origin import ReceivedRequest, ScriptedOrigin, Wire
 from tests.rows import rows
-from tests.viewer import EdgeHarness, site
+from tests.sites import ALICE, BOB, keys, signed, site
+from tests.viewer import EdgeHarness
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 

@@ -17,7 +17,6 @@ from keyfront.edge.rules.decide import Refusal
 from keyfront.edge.rules.path_readings import readings
 from keyfront.edge.rules.routing import Plan, Routing
 from keyfront.errors import Denial
-from tests.edge.harness import ALICE, signed
 from tests.path_origins import (
     ENCODERS,
     ENDS,
@@ -35,6 +34,7 @@ from tests.path_origins import (
     verdict,
 )
 from tests.rows import rows
+from tests.sites import ALICE, signed
 
 ROUTINGS = {name: Routing(world.snapshot) for name, world in WORLDS.items()}
 

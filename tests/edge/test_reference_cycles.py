@@ -29,7 +29,8 @@ from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey
 from keyfront.signing.verify import KeyRing
 from tests.edge.film import Film, bytes_of
 from tests.origin import RESET, Script, ScriptedOrigin, answer, closed_port
-from tests.viewer import EdgeHarness, site
+from tests.sites import site
+from tests.viewer import EdgeHarness
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HALF: Script = [b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 100_000, RESET]

@@ -17,7 +17,8 @@ from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse
 from tests.origin import CLOSE, ScriptedOrigin, answer, trickle
 from tests.rows import fresh, rows
-from tests.viewer import EdgeHarness, site
+from tests.sites import site
+from tests.viewer import EdgeHarness
 
 OK = b"HTTP/1.1 200 OK\r\n"
 END = b"Content-Length: 2\r\n\r\nok"

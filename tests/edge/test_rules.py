@@ -16,7 +16,8 @@ import pytest
 
 from keyfront.model.snapshot import Behavior, ErrorResponse, Select
 from tests.origin import CLOSE, RESET, ReceivedRequest, ScriptedOrigin, Wire, answer, closed_port
-from tests.viewer import Clock, EdgeHarness, Seen, site
+from tests.sites import site
+from tests.viewer import Clock, EdgeHarness, Seen
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 

@@ -14,7 +14,8 @@ from keyfront.edge.cache.shared_segment import Segment, create
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, Select, Snapshot
 from tests.origin import ScriptedOrigin, answer, closed_port
-from tests.viewer import Clock, EdgeHarness, site
+from tests.sites import site
+from tests.viewer import Clock, EdgeHarness
 
 ALL = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "PATCH", "POST", "DELETE"})
 KIB = 1024

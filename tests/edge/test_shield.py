@@ -26,7 +26,8 @@ from tests.edge.film import Film, bytes_of
 from tests.origin import CLOSE, RESET, Authority, ScriptedOrigin, answer, closed_port
 from tests.origin import ReceivedRequest as Seen
 from tests.rows import rows
-from tests.viewer import Clock, EdgeHarness, site
+from tests.sites import site
+from tests.viewer import Clock, EdgeHarness
 
 REGION = "eu-central-1"
 SECRET = b"0123456789abcdef0123456789abcdef"

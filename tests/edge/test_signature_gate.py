@@ -12,9 +12,10 @@ import pytest
 from keyfront import sign_cookies, sign_url
 from keyfront.errors import Denial
 from keyfront.model.snapshot import Behavior, ErrorResponse, Select, Snapshot
-from tests.edge.harness import ALICE, BOB, MALLORY, keys, signed, signed_site
+from tests.edge.harness import signed_site
 from tests.origin import ScriptedOrigin, answer
-from tests.viewer import EdgeHarness, Seen, site
+from tests.sites import ALICE, BOB, MALLORY, keys, signed, site
+from tests.viewer import EdgeHarness, Seen
 
 HOUR = 3600
 

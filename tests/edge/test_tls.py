@@ -29,10 +29,11 @@ from keyfront.edge.net.certificates import Certificates, unraisable
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import SettingsError
 from keyfront.model.snapshot import Behavior
-from tests.edge.harness import ALICE, signed_site
+from tests.edge.harness import signed_site
 from tests.origin import ScriptedOrigin, answer
+from tests.sites import ALICE, site
 from tests.up import Up, distribution_config
-from tests.viewer import EdgeHarness, Viewer, site
+from tests.viewer import EdgeHarness, Viewer
 
 EVENT_LOOPS = ("uvloop", "asyncio")
 NOW = time.time()

@@ -24,7 +24,8 @@ from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup, Snapshot
 from tests.origin import LEAVE_BODY, RESET, Authority, ScriptedOrigin, answer, closed_port
-from tests.viewer import Clock, EdgeHarness, Viewer, site
+from tests.sites import site
+from tests.viewer import Clock, EdgeHarness, Viewer
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HOST = b"Host: d.test\r\n"

@@ -23,7 +23,8 @@ from keyfront.edge.worker import within_open_files
 from keyfront.edge.worker_settings import WorkerSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, Snapshot
 from tests.origin import Authority, ReceivedRequest, ScriptedOrigin, Wire, answer
-from tests.viewer import EdgeHarness, Viewer, site
+from tests.sites import site
+from tests.viewer import EdgeHarness, Viewer
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HOST = b"Host: d.test\r\n"
