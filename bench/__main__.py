@@ -15,6 +15,7 @@ SUITES = {
     "control": "bench.control",
     "sharing": "bench.sharing",
     "edge": "bench.edge",
+    "fleet": "bench.fleet",
     "instructions": "bench.instructions",
 }
 

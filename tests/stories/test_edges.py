@@ -110,6 +110,13 @@ def test_an_edge_on_another_machine(tmp_path: Path, app: int) -> None:
         follow_edge(control, edge, operator, client, made, key)
 
 
+def status(data: Path) -> dict[str, Any]:
+    """What `keyfront status` says."""
+    done = CliRunner().invoke(keyfront, ["status", "--data", str(data), "--json"])
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def follow_edge(
     control: Up, edge: Up, operator: Operator, client: Any, made: dict[str, Any], key: str
 ) -> None:
@@ -128,6 +135,15 @@ def follow_edge(
         (listed,) = json.loads(operator.run("keyfront edge list", "--json"))
         assert (listed["name"], listed["region"], listed["connected"]) == ("paris", "eu", True)
         assert b'edge="paris/' in control.control("/metrics").body
+
+        state = status(operator.control)
+        assert [(one["Name"], one["Region"]) for one in state["Edges"]][-1] == ("paris", "eu")
+
+        def warnings() -> list[str]:
+            found = [*status(operator.control)["Warnings"], *status(operator.edge)["Warnings"]]
+            return [line for line in found if line.startswith(("edge ", "no "))]
+
+        control.until(lambda: not warnings())
 
         # What the edge has counted arrives, and a change reaches it before it is Deployed.
         control.until(lambda: b"keyfront_edge_signatures_accepted_total{" in control.control("/metrics").body)
@@ -151,6 +167,7 @@ def follow_edge(
         edge.kill()
         edge.start()
         assert opens("/other") == 200
+        edge.until(lambda: any("no control plane for" in line for line in status(operator.edge)["Warnings"]))
         control.options = tuple(word.replace(":0", f":{operator.port}") for word in control.options)
         control.start()
         control.until(lambda: b'edge="paris/' in control.control("/metrics").body)

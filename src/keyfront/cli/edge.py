@@ -31,9 +31,6 @@ from keyfront.runtime.settings import ACCOUNT
 if TYPE_CHECKING:
     from keyfront.control.edges.registry import EdgeRegistry, EdgeState
 
-CONNECTED = 30.0
-"""Seconds without contact after which an edge is not listed as connected."""
-
 
 @click.group()
 def edge() -> None:
@@ -110,7 +107,7 @@ def _status(one: EdgeState, now: float) -> str:
         return "revoked"
     if one.seen is None:
         return "never connected"
-    if abs(now - one.seen) <= CONNECTED:
+    if one.is_connected(now):
         return "connected"
     expired = ", certificate expired" if one.expires < now else ""
     return f"last seen {minute_text(one.seen, '-')}{expired}"
@@ -121,7 +118,7 @@ def _edge_json(one: EdgeState, now: float) -> dict[str, object]:
     return {
         name: iso_text(value) if name in times else value
         for name, value in msgspec.structs.asdict(one).items()
-    } | {"connected": one.revoked is None and one.seen is not None and abs(now - one.seen) <= CONNECTED}
+    } | {"connected": one.is_connected(now)}
 
 
 @edge.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,7 @@ def shares(whole: Snapshot, edges: Iterable[SeenEdge], names: Iterable[str]) -> 
 def regions(installation: InstallationOptions, as_json: bool) -> None:
     """Show the regions, what their edges have, and what is withheld from them."""
     from keyfront.backup.capture import compiled
+    from keyfront.control.edges.registry import enrolled
     from keyfront.fleet.regions import remembered
     from keyfront.model.residency import warnings
 
@@ -88,10 +90,12 @@ def regions(installation: InstallationOptions, as_json: bool) -> None:
             whole = compiled(transaction, ACCOUNT)
             tied = _tied(transaction)
             reports = transaction.edges() if database.shared else []
+            remote = [one for one in enrolled(transaction) if one.is_connected(time.time())]
     if database.shared:  # by all control planes on it
         edges = [SeenEdge(one.name, one.region, one.number) for one in reports]
     else:
         edges = [SeenEdge(one.name, one.region, one.number, one.refused) for one in feeds.reports()]
+        edges += [SeenEdge(one.name, one.region, one.number) for one in remote]
     served = {edge.region for edge in edges} | {feed.region for feed in feeds.feeds}
     found = shares(whole, edges, served | {name for one in tied for name in one.regions})
     notes = [*_problems(whole, edges), *warnings(whole, served)]

@@ -147,6 +147,8 @@ def survey(folder: Path, found: Installation, now: float) -> Status:
     if running and found.version != own:
         warnings.append(f"Keyfront {found.version or '(older)'} runs, and {own} is installed: restart it")
     _snapshot_and_edges(folder, result, warnings, now)
+    if running:
+        warnings += _link(folder, now)
     if found.control:
         if running:
             warnings += _health(found.control)
@@ -156,6 +158,20 @@ def survey(folder: Path, found: Installation, now: float) -> Status:
     _disk(folder, result, warnings)
     result.warnings = tuple(dict.fromkeys(warnings))
     return result
+
+
+def _link(folder: Path, now: float) -> list[str]:
+    """Why an enrolled edge has no connection to a control plane."""
+    from keyfront.fleet.remote import is_enrolled
+
+    if not is_enrolled(folder):
+        return []
+    from keyfront.fleet.remote.enrollment import EdgeFiles
+
+    link = EdgeFiles(folder).link()
+    if link is None or link.control:
+        return []
+    return [f"no control plane for {duration_text(max(now - link.since, 0))}: {link.trouble}"]
 
 
 def _health(control: str) -> list[str]:
@@ -221,7 +237,6 @@ def _edge(report: Report) -> Edge:
 
 def _enrolled(folder: Path, result: Status, warnings: list[str], now: float) -> list[Edge]:
     """The edges on other machines that follow over HTTPS, and warnings about those that are not connected."""
-    from keyfront.cli.edge import CONNECTED
     from keyfront.control.edges.registry import EdgeRegistry
     from keyfront.runtime.settings import ACCOUNT
 
@@ -235,12 +250,12 @@ def _enrolled(folder: Path, result: Status, warnings: list[str], now: float) -> 
         return []
     there = [one for one in found if one.revoked is None]
     for one in there:
-        if one.seen is None or abs(now - one.seen) > CONNECTED:
+        if not one.is_connected(now):
             warnings.append(f"edge {one.name} is not connected; last seen: {minute_text(one.seen, 'never')}")
     return [
-        Edge(one.name, one.region, one.number or None, one.seen)
+        Edge(one.name, one.region, one.number or None, one.seen or 0.0)
         for one in there
-        if one.seen is not None and abs(now - one.seen) <= CONNECTED
+        if one.is_connected(now)
     ]
 
 

@@ -28,7 +28,7 @@ from keyfront.errors import BackupError
 
 _AT_ONCE = 500
 """Rows per statement."""
-_NOT_KEPT = {"schema", "edge", "lease"}
+_NOT_KEPT = {"schema", "edge", "fleet_seen", "lease"}
 """Tables whose content is in the manifest, or that describe only the current state."""
 
 PREFIX = "store/"

@@ -47,6 +47,8 @@ _SHOWN = (
     (schema.access_key, "access key", {"used", "sealed", "sealer"}),
     (schema.access_policy, "policy", {"created", "modified"}),
     (schema.access_attachment, "policy of user", set[str]()),
+    (schema.fleet_edge, "edge", {"enrolled", "expires"}),
+    (schema.fleet_key, "key of the edges' authority", {"created", "sealed", "sealer"}),
 )
 """The tables that a plan compares, what their rows are called, and the columns that it ignores."""
 
@@ -123,6 +125,19 @@ def _returning(staged: Store, current: Store) -> Iterator[str]:
             yield f"access key {key[0]} of {row['owner']} was deleted after the archive was made, and is restored"
         elif row["active"] and not now[key]["active"]:
             yield f"access key {key[0]} of {row['owner']} was made inactive since, and is active again"
+    yield from _accepted_again(
+        *(_by_key(store, schema.fleet_edge, {"expires"}) for store in (staged, current))
+    )
+
+
+def _accepted_again(new: Mapping[Any, dict[str, Any]], old: Mapping[Any, dict[str, Any]]) -> Iterator[str]:
+    """The edges that were revoked since the archive was made."""
+    for key, row in sorted(new.items()):
+        if row["revoked"] is None and (key not in old or old[key]["revoked"] is not None):
+            yield (
+                f"edge {row['name']} was revoked after the archive was made, and is accepted again; to revoke it: "
+                f"keyfront edge revoke {row['name']}"
+            )
 
 
 def _items(row: dict[str, Any]) -> list[str]:

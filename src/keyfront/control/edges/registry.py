@@ -39,6 +39,8 @@ AUTHORITY, SNAPSHOT = "authority", "snapshot"
 """The kinds of keys."""
 MAX_TOKENS = 10_000
 """Maximum number of tokens that have not expired."""
+CONNECTED = 30.0
+"""Seconds after which an edge that was connected does not count as connected any more."""
 TOKEN_RETENTION = 30 * 86_400.0
 """Seconds after its expiry for which a token is stored."""
 
@@ -63,6 +65,34 @@ class EdgeState(msgspec.Struct, frozen=True):
     number: int
     address: str
     software: str
+
+    def is_connected(self, now: float) -> bool:
+        """Whether it was connected a moment before `now` (epoch seconds)."""
+        return self.revoked is None and self.seen is not None and abs(now - self.seen) <= CONNECTED
+
+
+def enrolled(transaction: Transaction) -> list[EdgeState]:
+    """All edges, in order of name, the revoked ones last."""
+    rows = transaction.connection.execute(
+        sa.select(_edge, _seen.c.seen, _seen.c.number, _seen.c.address, _seen.c.software)
+        .outerjoin(_seen, _seen.c.id == _edge.c.id)
+        .order_by(_edge.c.revoked.isnot(None), _edge.c.name, _edge.c.enrolled)
+    )
+    return [
+        EdgeState(
+            row.id,
+            row.name,
+            row.region,
+            row.enrolled,
+            row.expires,
+            row.revoked,
+            row.seen,
+            row.number or 0,
+            row.address or "",
+            row.software or "",
+        )
+        for row in rows
+    ]
 
 
 class EdgeRegistry:
@@ -229,26 +259,7 @@ class EdgeRegistry:
         :raises ApiError: if the store does not respond.
         """
         with self._store.read() as transaction:
-            rows = transaction.connection.execute(
-                sa.select(_edge, _seen.c.seen, _seen.c.number, _seen.c.address, _seen.c.software)
-                .outerjoin(_seen, _seen.c.id == _edge.c.id)
-                .order_by(_edge.c.revoked.isnot(None), _edge.c.name, _edge.c.enrolled)
-            )
-            return [
-                EdgeState(
-                    row.id,
-                    row.name,
-                    row.region,
-                    row.enrolled,
-                    row.expires,
-                    row.revoked,
-                    row.seen,
-                    row.number or 0,
-                    row.address or "",
-                    row.software or "",
-                )
-                for row in rows
-            ]
+            return enrolled(transaction)
 
     def revoke(self, name: str, now: float) -> Identity:
         """Accept the edge with this name or id no longer.

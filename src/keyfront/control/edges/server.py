@@ -60,4 +60,6 @@ class EdgeServer:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        # Connections that are lost at the wrong moment end up here. The hub's own tasks log their errors.
+        self._loop.set_exception_handler(lambda _, context: log.debug("edges: %s", context.get("message")))
         await self._hub.run(self._sock, self._stop, self._ready.set)

@@ -17,8 +17,9 @@ from keyfront.fleet.remote import authority, messages
 from keyfront.fleet.remote.authority import Token
 from keyfront.fleet.remote.enrollment import Edge, EdgeFiles
 
-OPEN = 10.0
-"""Seconds to open a connection."""
+OPEN = 30.0
+"""Seconds to open a connection. Less would make it worse when a whole fleet connects at once: whoever gives up and
+tries again has cost the control plane a handshake for nothing."""
 PING, PONG = 5.0, 10.0
 """Seconds between two pings, and to wait for an answer: then the edge turns to another control plane."""
 
@@ -171,7 +172,7 @@ async def _one_answer(
 ) -> messages.ToEdge:
     connection = await open_connection(url, path, context, proxy)
     try:
-        async with asyncio.timeout(2 * OPEN):
+        async with asyncio.timeout(OPEN):
             if message:
                 await connection.send(message)
             return messages.decode_to_edge(await connection.recv(decode=False))

@@ -2,6 +2,7 @@
 
     identity/edge.json    its name and region, its control planes, the authority and the snapshot key that it trusts
     identity/edge.pem     its private key and certificate, in one file, so that both are replaced at once
+    identity/link.json    whether it is connected, for `keyfront status`
     identity/joining.pem  the private key for an enrollment that has begun; kept until it has succeeded
     feed/snapshot         the last good snapshot, in the form that workers follow (`fleet/file_feed.py`)
     feed/manifest         its signed manifest
@@ -41,6 +42,19 @@ class Edge(msgspec.Struct, frozen=True):
     key: str
 
 
+class Link(msgspec.Struct, frozen=True):
+    """An edge's connection.
+
+    :param control: the URL of the control plane that it is connected to; empty: none.
+    :param since: epoch seconds.
+    :param trouble: why the last attempt to connect failed.
+    """
+
+    control: str
+    since: float
+    trouble: str = ""
+
+
 class EdgeFiles:
     """The files of an enrolled edge in the data folder `data`."""
 
@@ -51,6 +65,7 @@ class EdgeFiles:
         self.credentials = self._folder / "edge.pem"
         self._edge = data / EDGE_FILE
         self._joining = self._folder / "joining.pem"
+        self._link = self._folder / "link.json"
 
     def edge(self) -> Edge:
         """:raises SettingsError: if it is not enrolled, or the file cannot be read."""
@@ -97,6 +112,18 @@ class EdgeFiles:
     def save(self, edge: Edge) -> None:
         """:raises OSError: if it cannot be written."""
         replace_file(self._edge, msgspec.json.encode(edge))
+
+    def link(self) -> Link | None:
+        """The edge's connection, as last stored; None if nothing can be read."""
+        try:
+            return msgspec.json.decode(self._link.read_bytes(), type=Link)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def set_link(self, link: Link) -> None:
+        """Store the state of the connection, if the disk allows."""
+        with suppress(OSError):
+            replace_file(self._link, msgspec.json.encode(link), durable=False)
 
     def renewed(self, key: ec.EllipticCurvePrivateKey, certificate: bytes) -> None:
         """Replace key and certificate.

@@ -26,7 +26,7 @@ from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.remote import authority, messages
 from keyfront.fleet.remote.connect import NotAccepted, Unreachable, open_connection, pinned
 from keyfront.fleet.remote.content import MAX_SIZE
-from keyfront.fleet.remote.enrollment import EdgeFiles, LastGood
+from keyfront.fleet.remote.enrollment import EdgeFiles, LastGood, Link
 from keyfront.fleet.remote.manifest import key_id
 
 log = logging.getLogger("keyfront.fleet")
@@ -67,6 +67,9 @@ class Follower:
         self._feed = FileFeed(files.feed, self._edge.region)
         self._good = LastGood(files.feed, self._edge.region, bytes.fromhex(self._edge.key))
         self._reported: dict[str, str] = {}
+        self._link: Link | None = None
+        self.connection: ClientConnection | None = None
+        """The current one; None while there is none."""
         self.current = asyncio.Event()
         """Set once the follower has what its control plane has published."""
 
@@ -87,7 +90,7 @@ class Follower:
             except NotAccepted as error:
                 refused = True
                 self._failed(url, error)
-            except (KeyfrontError, OSError, TimeoutError, ConnectionClosed, msgspec.MsgspecError) as error:
+            except (KeyfrontError, OSError, TimeoutError, msgspec.MsgspecError) as error:
                 self._failed(url, error)
             if time.monotonic() - began > LASTING:
                 failures = 0
@@ -100,7 +103,7 @@ class Follower:
     async def _serve(self, url: str, stop: asyncio.Event) -> None:
         """Use one connection until it ends.
 
-        :raises KeyfrontError, OSError, TimeoutError, ConnectionClosed, MsgspecError: why it ended; nothing if `stop`
+        :raises KeyfrontError, OSError, TimeoutError, MsgspecError: why it ended; nothing if `stop`
             is set.
         """
         edge = self._edge
@@ -115,8 +118,10 @@ class Follower:
 
         def on_welcome() -> None:
             self._reported.pop(url, None)
+            self._set_link(url)
             log.info("connected to %s", url, extra={"snapshot": self._good.number})
 
+        self.connection = connection
         session = _Session(self._files, self._feed, self._good, connection, self._clock)
         session.on_welcome, session.on_current = on_welcome, self.current.set
         try:
@@ -124,12 +129,21 @@ class Follower:
         except ConnectionClosed as error:
             if error.rcvd is not None and error.rcvd.code == messages.REVOKED:
                 raise NotAccepted("this edge is revoked") from error
-            raise
+            raise Unreachable("the connection was lost") from error
         finally:
+            self.connection = None
             await connection.close()
+
+    def _set_link(self, control: str, trouble: str = "") -> None:
+        before = self._link
+        since = before.since if before is not None and before.control == control else self._clock()
+        self._link = Link(control, since, trouble)
+        if self._link != before:
+            self._files.set_link(self._link)
 
     def _failed(self, url: str, error: Exception) -> None:
         reason = str(error) or type(error).__name__
+        self._set_link("", f"{url}: {reason}")
         if self._reported.get(url) == reason:  # once, not at each attempt
             return
         self._reported[url] = reason

@@ -52,14 +52,14 @@ MAX_ENDED = 64
 """Maximum number of reports of exited workers that one edge may send before they are stored."""
 HISTORY = 32
 """Snapshots of a region for which differences can be computed."""
-HANDSHAKE = 10.0
-"""Seconds for TLS and the first message."""
+HANDSHAKE = 30.0
+"""Seconds for TLS, for the HTTP handshake, and for the first message; each as long as an edge waits for them."""
 ANSWER = 60.0
 """Seconds for an edge to receive one message, and to answer the last one."""
 CHECK = 0.25
 """Seconds between two checks of the registry."""
-SEEN = 10.0
-"""Seconds between two updates of what the registry shows of connected edges."""
+SEEN, SEEN_CHANGED = 10.0, 1.0
+"""Seconds between two updates of what the registry shows of connected edges, without and with a new snapshot."""
 RETAIN = 60.0
 """Seconds for which the reports of a disconnected edge are kept: they have been added up by then."""
 BURST, RATE = 200.0, 50.0
@@ -160,7 +160,6 @@ class EdgeHub:
         self._channels: dict[str, _Channel] = {}
         self._edges: dict[str, _Edge] = {}
         self._strangers = 0
-        self._context: ssl.SSLContext | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._published = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, "edge-hub")
@@ -226,11 +225,12 @@ class EdgeHub:
         :param on_ready: called once, when edges can connect.
         """
         self._loop = asyncio.get_running_loop()
-        self._context = _server_context(self._keys, self._clock())
+        context = _server_context(self._keys)
+        self._renew(context)
         server = await serve(
             self._serve,
             sock=sock,
-            ssl=self._context,
+            ssl=context,
             ssl_handshake_timeout=HANDSHAKE,
             backlog=1024,
             process_request=self._admit,
@@ -245,7 +245,11 @@ class EdgeHub:
             logger=_quiet,
         )
         self._published.set()
-        background = [asyncio.create_task(self._publish()), asyncio.create_task(self._watch())]
+        background = [
+            asyncio.create_task(self._publish()),
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._renew_again(context)),
+        ]
         on_ready()
         try:
             await stop.wait()
@@ -256,6 +260,22 @@ class EdgeHub:
             server.close(close_connections=True)
             await server.wait_closed()
             self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _renew(self, context: ssl.SSLContext) -> None:
+        """Give the context a new certificate, for the connections to come."""
+        with tempfile.TemporaryDirectory() as folder:  # mode 0700; a context can load a key from a file only
+            path = os.path.join(folder, "server.pem")
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+                file.write(self._keys.authority.issue_server(self._clock()))
+            context.load_cert_chain(path)
+
+    async def _renew_again(self, context: ssl.SSLContext) -> None:
+        while True:
+            await asyncio.sleep(authority.SERVER_LIFETIME / 3)
+            try:
+                self._renew(context)
+            except OSError as error:
+                log.error("the certificate for edges is not renewed: %s", error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -268,11 +288,11 @@ class EdgeHub:
     # snapshots
 
     async def _publish(self) -> None:
-        """Prepare what was published for the regions of the connected edges, and wake these."""
+        """Prepare what was published, also for the regions of edges that are away: they get the difference later."""
         while True:
             await self._published.wait()
             self._published.clear()
-            for region in {edge.identity.region for edge in self._edges.values() if not edge.gone}:
+            for region in sorted(self.regions):
                 try:
                     await self._refresh(self._channel(region))
                 except Exception:
@@ -298,16 +318,10 @@ class EdgeHub:
         """The messages that bring an edge with the payload `have` to `version`."""
         base = have if have in channel.history else b""
         future = channel.bodies.get(base)
-        if future is None:
-            future = channel.bodies[base] = asyncio.get_running_loop().create_future()
-            try:
-                old = channel.history[base] if base else None
-                future.set_result(await self._in_thread(_pack, version, base, old))
-            except BaseException as error:
-                channel.bodies.pop(base, None)
-                future.set_exception(error)
-                future.exception()  # it has been retrieved, even if nobody else waits
-                raise
+        if future is None or (future.done() and (future.cancelled() or future.exception())):
+            # A task of its own: the edge for which it is made first may disconnect meanwhile.
+            future = asyncio.ensure_future(self._in_thread(_pack, version, base, channel.history.get(base)))
+            channel.bodies[base] = future
         return await asyncio.shield(future)
 
     async def _send(self, edge: _Edge) -> None:
@@ -513,6 +527,7 @@ class EdgeHub:
     async def _watch(self) -> None:
         """Follow the registry, and tell it what is connected."""
         version, seen, failing = -1, time.monotonic(), False
+        told: dict[str, int] = {}
         while True:
             await asyncio.sleep(CHECK)
             try:
@@ -520,13 +535,21 @@ class EdgeHub:
                 if found != version:
                     await self._reload()
                     version = found
-                if time.monotonic() - seen >= SEEN:
-                    seen = time.monotonic()
-                    await self._in_thread(self._registry.seen, self._connected(), self._clock())
+                elapsed = time.monotonic() - seen
+                if elapsed >= SEEN_CHANGED:
+                    connected = self._connected()
+                    numbers = {one.id: one.number for one in connected}
+                    if elapsed >= SEEN or numbers != told:
+                        seen, told = time.monotonic(), numbers
+                        await self._in_thread(self._registry.seen, connected, self._clock())
                 failing = False
-            except (ApiError, SettingsError) as error:
+            except Exception as error:
                 if not failing:
-                    log.error("changes to the enrolled edges are not known: %s", error)
+                    log.error(
+                        "changes to the enrolled edges are not known: %s",
+                        error,
+                        exc_info=not isinstance(error, (ApiError, SettingsError)),
+                    )
                 failing = True
             self._tidy()
 
@@ -602,17 +625,12 @@ def _after(chain: Iterable[Endorsement], trusted: str) -> list[Endorsement]:
     return found or []
 
 
-def _server_context(keys: Keys, now: float) -> ssl.SSLContext:
+def _server_context(keys: Keys) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
     context.load_verify_locations(cadata=keys.authority.pem.decode())
-    with tempfile.TemporaryDirectory() as folder:  # mode 0700
-        path = os.path.join(folder, "server.pem")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-            file.write(keys.authority.issue_server(now))
-        context.load_cert_chain(path)
     return context
 
 
