@@ -45,7 +45,7 @@ from keyfront.fleet.remote.manifest import Signed
 from keyfront.model.snapshot import Behavior, Distribution, KeyGroup, Origin, PublicKey, Select, Snapshot
 
 PEM = "-----BEGIN PUBLIC KEY-----\n" + "A" * 392 + "\n-----END PUBLIC KEY-----\n"
-PATIENCE = 300.0
+PATIENCE = 900.0
 
 
 def made(number: int, size: int) -> Snapshot:

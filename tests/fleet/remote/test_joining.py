@@ -218,7 +218,7 @@ async def test_a_silent_partition_is_noticed(
     fleet: Fleet, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("PING", "PONG"):
-        monkeypatch.setattr(f"keyfront.fleet.remote.connect.{name}", 0.5)
+        monkeypatch.setattr(f"keyfront.fleet.remote.follower.{name}", 0.5)
     control = await fleet.control()
     machine = fleet.machine()
     await through(proxy, control, machine)

@@ -20,9 +20,6 @@ from keyfront.fleet.remote.enrollment import Edge, EdgeFiles
 OPEN = 30.0
 """Seconds to open a connection. Less would make it worse when a whole fleet connects at once: whoever gives up and
 tries again has cost the control plane a handshake for nothing."""
-PING, PONG = 5.0, 10.0
-"""Seconds between two pings, and to wait for an answer: then the edge turns to another control plane."""
-
 _quiet = logging.getLogger("keyfront.fleet.websockets")
 
 
@@ -83,8 +80,7 @@ async def open_connection(url: str, path: str, context: ssl.SSLContext, proxy: s
             compression=None,
             open_timeout=OPEN,
             close_timeout=1.0,
-            ping_interval=PING,
-            ping_timeout=PONG,
+            ping_interval=None,  # the follower sends them
             max_size=messages.MAX_TO_EDGE,
             max_queue=(4, 1),
             logger=_quiet,

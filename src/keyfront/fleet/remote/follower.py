@@ -35,6 +35,8 @@ LOOK = 0.1
 """Seconds between two looks at the workers' reports."""
 COUNTERS = 4.0
 """Seconds between two reports of a worker's counters."""
+PING, PONG = 5.0, 10.0
+"""Seconds between two pings, and without any answer or message: then the follower turns to another control plane."""
 FIRST_PAUSE, MAX_PAUSE = 1.0, 30.0
 """Maximum seconds before the second attempt to connect, and before any. Each pause is of random length."""
 REFUSED_PAUSE = 30.0
@@ -185,6 +187,7 @@ class _Session:
         self._welcomed = False
         self._update: messages.Update | None = None
         self._parts: list[bytes] = []
+        self._heard = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until the connection ends or `stop` is set.
@@ -198,23 +201,40 @@ class _Session:
         )
         receiving = asyncio.create_task(self._receive())
         reporting = asyncio.create_task(self._report(stop))
+        tasks = [receiving, reporting, asyncio.create_task(self._ping())]
         try:
-            done, _ = await asyncio.wait([receiving, reporting], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (receiving, reporting):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(receiving, reporting, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()
 
     async def _send(self, message: object) -> None:
         await self._connection.send(messages.encode(message))
 
+    async def _ping(self) -> None:
+        """Notice that the other side is gone. What it sends counts as an answer, because the answer to a ping waits
+        behind a large snapshot.
+
+        :raises Unreachable: once it is gone.
+        """
+        while True:
+            await asyncio.sleep(PING)
+            heard = self._heard
+            answer = asyncio.ensure_future(await self._connection.ping())
+            answer.add_done_callback(lambda one: one.cancelled() or one.exception())  # the receiver raises it
+            await asyncio.wait([answer], timeout=PONG)
+            if not answer.done() and self._heard == heard:
+                raise Unreachable(f"no response for {PONG:.0f} seconds")
+
     # from the control plane
 
     async def _receive(self) -> None:
         while True:
             message = messages.decode_to_edge(await self._connection.recv(decode=False))
+            self._heard += 1
             match message:
                 case messages.Welcome():
                     self._welcome(message)

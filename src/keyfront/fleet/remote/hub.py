@@ -20,7 +20,7 @@ import ssl
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -60,6 +60,11 @@ CHECK = 0.25
 """Seconds between two checks of the registry."""
 SEEN, SEEN_CHANGED = 10.0, 1.0
 """Seconds between two updates of what the registry shows of connected edges, without and with a new snapshot."""
+SILENT = 30.0
+"""Seconds without a message from an edge after which its connection is cut."""
+WHOLE, SLOT = 32, 10.0
+"""How many edges get a whole snapshot at the same time, and after how many seconds one does not count any more: most
+edges have it sooner if not all of them get a part of it at once."""
 RETAIN = 60.0
 """Seconds for which the reports of a disconnected edge are kept: they have been added up by then."""
 BURST, RATE = 200.0, 50.0
@@ -116,6 +121,7 @@ class _Edge:
         self.at = -STALE
         self.ended: dict[str, Report] = {}
         self.gone = False
+        self.heard = time.monotonic()
 
     def is_past(self, version: _Version) -> bool:
         """True if the edge has proven to have a later snapshot, or the same one as compiled by another version of
@@ -160,6 +166,7 @@ class EdgeHub:
         self._channels: dict[str, _Channel] = {}
         self._edges: dict[str, _Edge] = {}
         self._strangers = 0
+        self._slots = asyncio.Semaphore(WHOLE)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._published = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, "edge-hub")
@@ -238,8 +245,7 @@ class EdgeHub:
             compression=None,
             open_timeout=HANDSHAKE,
             close_timeout=1.0,
-            ping_interval=20.0,
-            ping_timeout=20.0,
+            ping_interval=None,  # edges send theirs, and reports
             max_size=messages.MAX_TO_CONTROL,
             max_queue=(4, 1),
             logger=_quiet,
@@ -336,12 +342,12 @@ class EdgeHub:
             if version is None or version.digest in (edge.have, edge.refused) or edge.is_past(version):
                 continue
             delta = edge.have in channel.history
-            edge.answer = asyncio.get_running_loop().create_future()
-            for message in await self._messages(channel, version, edge.have):
-                async with asyncio.timeout(ANSWER):
-                    await edge.connection.send(message)
-            async with asyncio.timeout(ANSWER):
-                answer = await edge.answer
+            if delta:
+                answer = await self._exchange(edge, channel, version)
+            else:
+                async with self._slot():
+                    version = channel.current or version
+                    answer = await self._exchange(edge, channel, version)
             edge.answer = None
             if isinstance(answer, messages.Applied):
                 edge.have = version.digest
@@ -358,6 +364,28 @@ class EdgeHub:
                 )
             if channel.current is not version:
                 edge.wake.set()
+
+    async def _exchange(
+        self, edge: _Edge, channel: _Channel, version: _Version
+    ) -> messages.Applied | messages.Refused:
+        edge.answer = asyncio.get_running_loop().create_future()
+        for message in await self._messages(channel, version, edge.have):
+            async with asyncio.timeout(ANSWER):
+                await edge.connection.send(message)
+        async with asyncio.timeout(ANSWER):
+            return await edge.answer
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of WHOLE slots, for SLOT seconds at most: slow edges do not keep others waiting."""
+        await self._slots.acquire()
+        release = asyncio.get_running_loop().call_later(SLOT, self._slots.release)
+        try:
+            yield
+        finally:
+            if release.when() > asyncio.get_running_loop().time():
+                release.cancel()
+                self._slots.release()
 
     # connections
 
@@ -480,7 +508,7 @@ class EdgeHub:
         allowance, last = BURST, time.monotonic()
         while True:
             message = await _receive(edge.connection)
-            now = time.monotonic()
+            edge.heard = now = time.monotonic()
             allowance = min(BURST, allowance + (now - last) * RATE) - 1
             last = now
             if allowance < 0:
@@ -582,9 +610,11 @@ class EdgeHub:
         ]
 
     def _tidy(self) -> None:
-        """Forget edges that have been away for long."""
-        now = self._clock()
+        """Cut silent connections, and forget edges that have been away for long."""
+        now, silent = self._clock(), time.monotonic() - SILENT
         for id_, edge in list(self._edges.items()):
+            if not edge.gone and edge.heard < silent:
+                edge.connection.transport.abort()
             if edge.gone and not edge.ended and abs(now - edge.at) > RETAIN:
                 del self._edges[id_]
 
