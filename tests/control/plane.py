@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,23 @@ class Plane:
         assert self._obeyed is not None
         self._edge.report("edge-1", self._obeyed.number, at=time.time())
         return self._obeyed
+
+    @contextlib.contextmanager
+    def reporting_edge(self) -> Iterator[None]:
+        """An edge that applies everything published, while this context lasts."""
+        ended = threading.Event()
+
+        def report() -> None:
+            while not ended.wait(0.05):
+                self.obey()
+
+        thread = threading.Thread(target=report)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     @property
     def endpoint(self) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +76,7 @@ def test_from_the_first_key_to_a_rollback(site: Site) -> None:
     site.say(*begin)
     waits = site.say("run").stdout
     assert "is known once Deployed" in waits
-    with obeying(site):
+    with site.plane.reporting_edge():
         assert "switch photos-" in site.say("run", "photos", "--until-idle").stdout
     assert site.stages() == ["SIGNING"]
     assert len(site.items()) == 2
@@ -87,7 +85,7 @@ def test_from_the_first_key_to_a_rollback(site: Site) -> None:
     site.say("rotate", "photos")
     assert "is under way" not in site.say("run").stdout
     assert "under way already" in site.say("rotate", "photos", status=2).stderr
-    with obeying(site):
+    with site.plane.reporting_edge():
         site.say("run", "--until-idle")
     assert site.stages() == ["DRAINING", "SIGNING"]
     planned = site.json("plan", "photos")["steps"]
@@ -98,24 +96,6 @@ def test_from_the_first_key_to_a_rollback(site: Site) -> None:
     assert site.json("status", status=3)[0]["keys"][0]["stage"] == "SIGNING"
     site.say("resume", "photos")
     assert site.stages() == ["SIGNING", "DRAINING"]
-
-
-@contextlib.contextmanager
-def obeying(site: Site) -> Iterator[None]:
-    """An edge that obeys everything published, while this context lasts."""
-    ended = threading.Event()
-
-    def obey() -> None:
-        while not ended.wait(0.05):
-            site.plane.obey()
-
-    thread = threading.Thread(target=obey)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def test_a_key_that_is_there_is_adopted_and_an_emergency_puts_it_out(site: Site) -> None:
@@ -130,7 +110,7 @@ def test_a_key_that_is_there_is_adopted_and_an_emergency_puts_it_out(site: Site)
 
     assert "--yes" in site.say("emergency", "photos", site.key, status=2).stderr
     assert "not a key of the rotation" in site.say("emergency", "photos", "K0", "--yes", status=2).stderr
-    with obeying(site):
+    with site.plane.reporting_edge():
         said = site.say("emergency", "photos", site.key, "--yes").stdout
     taken = {action.value for action in Action}
     words = [line.split()[1] for line in said.splitlines() if line.startswith("photos:")]

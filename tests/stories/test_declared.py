@@ -1,5 +1,6 @@
-"""`keyfront plan` and `keyfront apply` against a whole Keyfront: the example of examples/declared in its three
-environments, keys exchanged, drift corrected, failures midway, and everything deleted again.
+"""`keyfront plan` and `keyfront apply`: the example of examples/declared in its three environments, keys exchanged,
+drift corrected, failures midway, and everything deleted again. Each test has a control plane of its own, with an edge
+that only reports; the exchange of a key is also shown to viewers, by a whole Keyfront.
 
 No command may ever show the secret that origins trust: each output is searched for it.
 """
@@ -29,6 +30,7 @@ from keyfront.errors import AccountError
 from keyfront.signing.keys import PrivateKey
 from keyfront.signing.sign import LocalSigner
 from tests.application import Request, Response, served
+from tests.control.plane import Plane
 from tests.up import Up
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "declared" / "site.toml"
@@ -36,40 +38,11 @@ SECRET = "hush-hush-0123456789"
 ENVIRONMENTS = ("dev", "staging", "prod")
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with Up(tmp_path_factory.mktemp("up"), workers=1) as running:
-        yield running
-
-
-@pytest.fixture
-def clean(up: Up) -> Iterator[Up]:
-    """A Keyfront on which each test must leave nothing behind."""
-    yield up
-    client = up.client()
-    for each in client.list_distributions()["DistributionList"].get("Items", []):
-        there = client.get_distribution_config(Id=each["Id"])
-        config = {**there["DistributionConfig"], "Enabled": False}
-        etag = client.update_distribution(Id=each["Id"], IfMatch=there["ETag"], DistributionConfig=config)[
-            "ETag"
-        ]
-        up.deployed(each["Id"])
-        client.delete_distribution(Id=each["Id"], IfMatch=etag)
-    for group in client.list_key_groups()["KeyGroupList"].get("Items", []):
-        id_ = group["KeyGroup"]["Id"]
-        client.delete_key_group(Id=id_, IfMatch=client.get_key_group(Id=id_)["ETag"])
-    for policy in client.list_cache_policies(Type="custom")["CachePolicyList"].get("Items", []):
-        id_ = policy["CachePolicy"]["Id"]
-        client.delete_cache_policy(Id=id_, IfMatch=client.get_cache_policy(Id=id_)["ETag"])
-    for key in client.list_public_keys()["PublicKeyList"].get("Items", []):
-        client.delete_public_key(Id=key["Id"], IfMatch=client.get_public_key(Id=key["Id"])["ETag"])
-
-
 class Kit:
     """A folder with a declaration and its keys, and methods that run the commands in it."""
 
-    def __init__(self, up: Up, folder: Path, text: str) -> None:
-        self.up = up
+    def __init__(self, server: Plane | Up, folder: Path, text: str) -> None:
+        self.server = server
         self.folder = folder
         self.keys: dict[str, PrivateKey] = {}
         self.write(text)
@@ -91,10 +64,16 @@ class Kit:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**self.up.environment, "KEYFRONT_VAR_origin_secret": SECRET, "AWS_MAX_ATTEMPTS": "1"}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return {
+            **others,
+            **self.server.environment,
+            "KEYFRONT_VAR_origin_secret": SECRET,
+            "AWS_MAX_ATTEMPTS": "1",
+        }
 
     def argv(self, command: str, *options: str, endpoint: str = "") -> list[str]:
-        argv = [command, str(self.folder / "site.toml"), "--endpoint-url", endpoint or self.up.endpoint]
+        argv = [command, str(self.folder / "site.toml"), "--endpoint-url", endpoint or self.server.endpoint]
         return [*argv, *options]
 
     def run(self, command: str, *options: str, status: int = 0, endpoint: str = "") -> tuple[str, str]:
@@ -116,12 +95,23 @@ class Kit:
 
 
 @pytest.fixture
-def kit(clean: Up, tmp_path: Path) -> Kit:
-    kit = Kit(clean, tmp_path, EXAMPLE.read_text())
+def plane(tmp_path: Path) -> Iterator[Plane]:
+    with Plane(tmp_path / "plane") as plane, plane.reporting_edge():
+        yield plane
+
+
+def example(server: Plane | Up, folder: Path) -> Kit:
+    """The example, with new keys for its three environments."""
+    kit = Kit(server, folder, EXAMPLE.read_text())
     for environment in ENVIRONMENTS:
         for name in ("primary", "backup", "documents"):
             kit.new_key(f"keys/{environment}/{name}.pem")
     return kit
+
+
+@pytest.fixture
+def kit(plane: Plane, tmp_path: Path) -> Kit:
+    return example(plane, tmp_path)
 
 
 def steps(report: Any) -> list[str]:
@@ -136,7 +126,7 @@ def ids(report: Any, kind: str) -> dict[str, str]:
 
 
 def test_three_environments(kit: Kit) -> None:
-    client = kit.up.client()
+    client = kit.server.client()
     found = {}
     for environment in ENVIRONMENTS:
         report = kit.report("apply", "-e", environment, "--wait")
@@ -185,15 +175,17 @@ def app() -> Iterator[int]:
         yield port
 
 
-def test_a_key_is_exchanged_by_changing_its_file(kit: Kit, app: int) -> None:
+@pytest.mark.xdist_group("shared")
+def test_a_key_is_exchanged_by_changing_its_file(shared_up: Up, app: int, tmp_path: Path) -> None:
+    kit = example(shared_up, tmp_path)
     options = ("-e", "dev", "--set", f"origin_port={app}")
     report = kit.report("apply", *options, "--wait")
     host = next(each["domain_name"] for each in report["resources"] if "domain_name" in each)
-    base = f"http://{host}:{kit.up.edge_port}"
+    base = f"http://{host}:{shared_up.edge_port}"
 
     def status(key: PrivateKey, key_id: str) -> int:
         url = sign_url(f"{base}/film", LocalSigner(key_id, key), expires=timedelta(hours=1))
-        answer = kit.up.get(f"{host}:{kit.up.edge_port}", url.removeprefix(base))
+        answer = shared_up.get(f"{host}:{shared_up.edge_port}", url.removeprefix(base))
         assert answer.status != 200 or answer.body == b"for the edge"
         return answer.status
 
@@ -221,11 +213,12 @@ def test_a_key_is_exchanged_by_changing_its_file(kit: Kit, app: int) -> None:
     gone = f"public key media-dev-primary-{new.public_key.fingerprint[:8]} ({new_id})"
     assert f"? left over: {gone}; --delete deletes it" in said
     assert f"✓ {gone}: deleted" in kit.run("apply", *options, "--delete")[0]
+    kit.run("apply", *options, "--destroy")
 
 
 def test_drift_is_shown_and_put_right(kit: Kit) -> None:
     report = kit.report("apply", "-e", "prod")
-    client = kit.up.client()
+    client = kit.server.client()
     site = ids(report, "Distribution")["media"]
     there = client.get_distribution_config(Id=site)
     config = there["DistributionConfig"]
@@ -285,7 +278,7 @@ def test_an_apply_that_is_killed_is_finished_by_the_next(kit: Kit) -> None:
     left = kit.changes("-e", "dev")
     assert 0 < len(left) < 7 or left == []
     kit.run("apply", "-e", "dev")
-    client = kit.up.client()
+    client = kit.server.client()
     assert len(client.list_public_keys()["PublicKeyList"]["Items"]) == 3
     assert len(client.list_distributions()["DistributionList"]["Items"]) == 1
     assert kit.changes("-e", "dev") == []
@@ -294,14 +287,14 @@ def test_an_apply_that_is_killed_is_finished_by_the_next(kit: Kit) -> None:
 def job(kit: Kit, monkeypatch: pytest.MonkeyPatch, *, destroy: bool = False) -> Job:
     for name, value in kit.environment.items():
         monkeypatch.setenv(name, value)
-    chosen = Selection(endpoint_url=kit.up.endpoint)
+    chosen = Selection(endpoint_url=kit.server.endpoint)
     said = ApplyOptions(kit.folder / "site.toml", "dev", (), chosen, False, destroy, False)
     return Job(said)
 
 
 def regroup(kit: Kit, name: str, comment: str) -> None:
     """A change by another client."""
-    client = kit.up.client()
+    client = kit.server.client()
     groups = client.list_key_groups()["KeyGroupList"]["Items"]
     (id_,) = [g["KeyGroup"]["Id"] for g in groups if g["KeyGroup"]["KeyGroupConfig"]["Name"] == name]
     there = client.get_key_group(Id=id_)
@@ -348,7 +341,7 @@ def test_what_somebody_else_made_meanwhile(kit: Kit, monkeypatch: pytest.MonkeyP
 
 
 def test_what_others_made_is_left_alone_until_it_is_adopted(kit: Kit) -> None:
-    client = kit.up.client()
+    client = kit.server.client()
     pem = (kit.folder / "keys/dev/backup.pem").read_text()
     config = {"CallerReference": "1", "Name": "theirs", "EncodedKey": pem}
     theirs = client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"]
@@ -368,7 +361,7 @@ def test_nobody_to_say_yes(kit: Kit) -> None:
     done = CliRunner(env=kit.environment).invoke(keyfront, kit.argv("apply", "-e", "dev"))
     assert done.exit_code == 2
     assert done.stderr == "keyfront: standard input is not a terminal, so nobody can confirm: give --yes\n"
-    assert "Items" not in kit.up.client().list_public_keys()["PublicKeyList"]
+    assert "Items" not in kit.server.client().list_public_keys()["PublicKeyList"]
 
 
 def test_at_a_terminal_it_asks_and_has_colours(kit: Kit) -> None:
@@ -387,7 +380,7 @@ def test_at_a_terminal_it_asks_and_has_colours(kit: Kit) -> None:
     assert b"Apply this plan? [y/N]" in shown
     assert b"\x1b[32m+ public key" in shown
     assert SECRET.encode() not in shown
-    assert "Items" not in kit.up.client().list_public_keys()["PublicKeyList"]
+    assert "Items" not in kit.server.client().list_public_keys()["PublicKeyList"]
 
 
 def test_lists_are_read_to_their_ends(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,13 +470,13 @@ ResponseHeadersPolicyId = "r"
 """
 
 
-def test_every_kind(clean: Up, tmp_path: Path) -> None:
-    kit = Kit(clean, tmp_path, EVERYTHING)
+def test_every_kind(plane: Plane, tmp_path: Path) -> None:
+    kit = Kit(plane, tmp_path, EVERYTHING)
     kit.new_key("k.pem")
     report = kit.report("apply", "--wait")
     assert (len(report["done"]), report["remaining"]) == (8, [])
     assert kit.run("apply")[0].splitlines()[1] == "no changes"
-    config = clean.client().get_distribution_config(Id=ids(report, "Distribution")["d"])["DistributionConfig"]
+    config = plane.client().get_distribution_config(Id=ids(report, "Distribution")["d"])["DistributionConfig"]
     new, old = config["Origins"]["Items"]
     assert new["OriginAccessControlId"] == ids(report, "OriginAccessControl")["a"]
     identity = ids(report, "CloudFrontOriginAccessIdentity")["i"]
