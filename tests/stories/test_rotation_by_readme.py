@@ -3,16 +3,17 @@ Keyfront watch the same record."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from keyfront.cli.main import keyfront
 from keyfront.custody.default_paths import own_custody
 from keyfront.custody.key_record import Stage, load
 from keyfront.custody.schemes import open_records
@@ -20,7 +21,6 @@ from tests.keys import public_pem
 from tests.up import Up
 
 ROOT = Path(__file__).parents[2]
-INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +36,16 @@ def group(up: Up, name: str) -> None:
     up.client().create_key_group(KeyGroupConfig={"Name": name, "Items": [key]})
 
 
-def run(command: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """A command as printed on a page, in an environment without any CloudFront settings."""
-    words = shlex.split(command.removeprefix(".venv/bin/"))
-    assert words[0] == "keyfront", command
-    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=folder,
-        env={**environment, "XDG_DATA_HOME": str(folder / "none"), **more},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+def run(command: str, folder: Path, **settings: str) -> Result:
+    """Run a command as printed on a page, in an environment without any other CloudFront settings."""
+    name, *words = shlex.split(command.removeprefix(".venv/bin/"))
+    assert name == "keyfront", command
+    environment: dict[str, str | None] = {
+        name: None for name in os.environ if name.startswith(("AWS_", "KEYFRONT_"))
+    }
+    environment |= {"XDG_DATA_HOME": str(folder / "none"), **settings}
+    with contextlib.chdir(folder):
+        return CliRunner(env=environment).invoke(keyfront, words)
 
 
 def printed(page: str, begins: str) -> list[str]:
@@ -69,12 +66,12 @@ def test_the_readme_s_command(up: Up) -> None:
     (command,) = printed("README.md", "keyfront rotation start films")
     group(up, "films")
     done = run(command, up.data.parent)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "keyfront up performs the steps" in done.stdout
     assert "using the Keyfront in" in done.stderr
     (command,) = printed("README.md", "keyfront status")
     shown = run(command, up.data.parent)
-    assert shown.returncode in (0, 1), shown.stderr
+    assert shown.exit_code in (0, 1), shown.stderr
     assert "films" in shown.stdout
     up.until(lambda: signs(own_custody(up.data), "films"))  # without any `rotation run`
 
@@ -87,14 +84,14 @@ def test_the_guide_s_commands(up: Up) -> None:
     assert first[2] == "keyfront rotation status"
     for command in first:
         done = run(command, up.data.parent)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
     up.until(lambda: signs(own_custody(up.data), "photos"))
     assert "SIGNING" in run("keyfront rotation status photos", up.data.parent).stdout
     listed = run(printed("docs/guide/keys.md", "keyfront key list")[0], up.data.parent)
-    assert listed.returncode == 0, listed.stderr
+    assert listed.exit_code == 0, listed.stderr
     assert "SIGNING" in listed.stdout
     signed = run("keyfront sign http://d.test/a --key-group photos --expires 1h", up.data.parent)
-    assert signed.returncode == 0, signed.stderr
+    assert signed.exit_code == 0, signed.stderr
     assert "Key-Pair-Id=" in signed.stdout
 
 
@@ -102,18 +99,18 @@ def test_a_rotation_that_no_keyfront_would_perform_is_refused_with_a_remedy(up: 
     group(up, "albums")
     place = f"file:{up.data.parent}/elsewhere/"
     begun = run(f"keyfront rotation start albums --records {place}", up.data.parent)
-    assert begun.returncode == 2
+    assert begun.exit_code == 2
     assert f"watches the records in file:{up.data}/custody/" in begun.stderr
     (remedy,) = re.findall(r"`(keyfront up [^`]+)`", begun.stderr)
     assert remedy == f"keyfront up --data {up.data} --records {place}"
     begun = run("keyfront rotation start albums", up.data.parent, KEYFRONT_RECORDS=place)
-    assert begun.returncode == 2
+    assert begun.exit_code == 2
     assert "unset KEYFRONT_RECORDS" in begun.stderr
     up.stop()
     up.options = tuple(shlex.split(remedy)[4:])
     up.start()
     begun = run("keyfront rotation start albums", up.data.parent)
-    assert begun.returncode == 0, begun.stderr
+    assert begun.exit_code == 0, begun.stderr
     assert "keyfront up performs the steps" in begun.stdout
     up.until(lambda: signs(place, "albums"))
 
@@ -128,6 +125,6 @@ def test_the_environment_s_record_is_the_one_that_up_watches(
         monkeypatch.delenv("KEYFRONT_RECORDS")
         group(up, "films")
         done = run("keyfront rotation start films --every 90d", tmp_path)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
         assert "keyfront up performs the steps" in done.stdout
         up.until(lambda: signs(place, "films"))
