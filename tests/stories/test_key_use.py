@@ -19,10 +19,8 @@ KEYS = Path(__file__).resolve().parent.parent / "vectors" / "keys"
 
 
 def use(up: Up, key: str) -> KeyUse | None:
-    lines = (up.data / "credentials").read_text().splitlines()
-    said = {k.strip(): v.strip() for k, _, v in (line.partition("=") for line in lines) if v}
     session = Session()
-    session.set_credentials(said["aws_access_key_id"], said["aws_secret_access_key"])
+    session.set_credentials(*up.credentials().values())
     found = fetch(session, up.endpoint)
     assert found is not None
     return found.of(key)
@@ -51,11 +49,11 @@ async def test_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
             link = sign_url(f"http://{host}/a", load_signer(key, KEYS / "ec.pem"), expires=end)
             target = link.removeprefix(f"http://{host}")
 
-            async def come(times: int) -> None:
+            async def view(times: int) -> None:
                 for _ in range(times):
                     assert (await asyncio.to_thread(up.get, host, target)).status == 200
 
-            await come(10)
+            await view(10)
             up.until(lambda: requests(up, key) == 10)  # everything is reported within a second
             first = up.worker_pids()
             for pid in first:
@@ -63,20 +61,21 @@ async def test_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
             up.until(lambda: len(set(up.worker_pids()) - set(first)) == 2)
             # In a thread: the origin answers in this one.
             await asyncio.to_thread(up.until, lambda: _answers(up, host, target))
-            await come(9)
+            await view(9)
             assert (
                 await asyncio.to_thread(up.stop) == 0
-            )  # immediately: unreported counts are sent at shutdown
+            )  # at once: a worker reports its last counts when it stops
             counted_before = sum(1 for each in up.records() if each.get("verdict") == "allowed")
+            up.workers = 1
             await asyncio.to_thread(up.start)
-            await come(5)
+            await view(5)
             up.until(lambda: requests(up, key) == counted_before + 5)
             found = use(up, key)
             assert found is not None
             assert found.distributions.keys() == {made["Distribution"]["Id"]}
             assert (found.signatures_end, found.share) == (end, 1.0)
             assert found.hashes.keys() == {"SHA256"}
-            await come(1)  # the poll that counts it finds nothing else new
+            await view(1)  # the poll that counts it finds nothing else new
             up.until(lambda: requests(up, key) > counted_before + 5)
             assert requests(up, key) == counted_before + 6
 

@@ -67,7 +67,7 @@ def call_with_wrong_credentials(up: Up, access_key_id: str) -> str:
     return secret
 
 
-async def test_the_log_tells_events_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_log_has_the_events_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYFRONT_CUSTODY_PASSPHRASE", PASSPHRASE)
     for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "KEYFRONT_RECORDS"):
         monkeypatch.delenv(name, raising=False)
@@ -112,9 +112,8 @@ def exercise(up: Up, monkeypatch: pytest.MonkeyPatch, port: int) -> list[str]:
     header = f"{cookies.header}; session={VIEWER_SECRET}"
     assert up.get(host, "/a", {"Cookie": header, "Authorization": f"Bearer {VIEWER_SECRET}"}).status == 200
     assert up.get(host, target.replace("Signature=", "Signature=x")).status == 403
-    lines = (up.data / "credentials").read_text().splitlines()
-    said = {k.strip(): v.strip() for k, _, v in (line.partition("=") for line in lines) if v}
-    wrong = call_with_wrong_credentials(up, said["aws_access_key_id"])
+    credentials = up.credentials()
+    wrong = call_with_wrong_credentials(up, credentials["aws_access_key_id"])
     down = create_distribution(up, "two", closed_port(), group)
     up.deployed(down["Id"], 60)
     lost = sign_url(f"http://{down['DomainName']}/a", signer, expires=timedelta(hours=1))
@@ -130,7 +129,7 @@ def exercise(up: Up, monkeypatch: pytest.MonkeyPatch, port: int) -> list[str]:
     values = list(re.findall(r"(?:Signature|Policy)=([^&;]+)", f"{signed}&{cookies.header}"))
     assert len(values) >= 2
     own = base64.b64encode((up.data / "credentials").read_bytes()[-40:]).decode()
-    return [said["aws_secret_access_key"], wrong, own, *values]
+    return [credentials["aws_secret_access_key"], wrong, own, *values]
 
 
 def read_log(lines: list[str]) -> tuple[int, list[dict[str, Any]]]:
