@@ -2,10 +2,11 @@
 gone.
 
 The tests look for the provider in the folder TF_PLUGIN_DIR, which has the layout that `terraform init -plugin-dir`
-expects, and in the usual places. A `terraform` command starts the provider several times, at seconds of CPU each.
-Therefore both examples are applied, changed and destroyed as modules of one root, by commands that share one provider
-process. With `--long`, each example runs separately as its users run it, and so does every other resource of the
-provider that Keyfront supports (terraform/every.tf).
+expects, and in the usual places. Each time that a `terraform` command walks its configuration (an apply does it three
+times), the provider checks itself for seconds of CPU. Therefore two applies, which share one provider process, show
+everything: the second one changes some of what the first created, removes some, and leaves the rest unchanged. With
+`--long`, each example runs separately as its users run it, and so does every other resource of the provider that
+Keyfront supports (terraform/every.tf).
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class Terraform:
         return self.run("destroy", "-auto-approve", "-input=false", **variables)
 
     def outputs(self) -> Any:
-        return {name: said["value"] for name, said in json.loads(self.run("output", "-json")).items()}
+        return {name: output["value"] for name, output in json.loads(self.run("output", "-json")).items()}
 
 
 class Keys:
@@ -151,6 +152,7 @@ class Keys:
         form, encoding = serialization.PublicFormat.SubjectPublicKeyInfo, serialization.Encoding.PEM
         public = pair.public_key().public_bytes(encoding, form)
         text = public.decode().rstrip("\n").replace("\n", lines) + end
+        (self.folder / name).parent.mkdir(exist_ok=True)
         (self.folder / f"{name}.pem").write_bytes(text.encode())
         private = pair.private_bytes(
             encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -200,72 +202,82 @@ def environments(app: int) -> dict[str, Any]:
     }
 
 
-# -- both examples from apply to destroy ----------------------------------------------------------------------------
+# -- both examples: create, change, remove ---------------------------------------------------------------------------
 
-ROOT = """
-variable "endpoint" { type = string }
-variable "keys" { type = string }
-variable "comment" { type = string }
-variable "enabled" { type = bool }
-variable "environments" { type = any }
+LIBRARIES = ("films", "music", "radio")
+"""The example `media`, three times: the account has one distribution of it for each."""
 
-module "environments" {
-  source       = "./environments"
-  keys         = var.keys
-  comment      = var.comment
-  enabled      = var.enabled
-  environments = var.environments
-  wait         = false
-}
 
-module "media" {
-  source  = "./media"
-  keys    = var.keys
-  comment = var.comment
-  enabled = var.enabled
-  wait    = false
-}
+def write_root(folder: Path, keys: Keys, environments: dict[str, Any], libraries: dict[str, Any]) -> None:
+    """A configuration with the examples as modules. `libraries` holds the variables of each copy of `media`."""
+    modules: dict[str, Any] = {
+        "environments": {"source": "./environments", "keys": str(keys.folder), "environments": environments}
+    }
+    for name, variables in libraries.items():
+        modules[name] = {"source": f"./{name}", "keys": str(keys.folder / name), **variables}
+    root = {
+        "variable": {"endpoint": {"type": "string"}},
+        "module": {name: {**module, "wait": False} for name, module in modules.items()},
+        "output": {name: {"value": f"${{module.{name}}}"} for name in modules},
+    }
+    (folder / "main.tf.json").write_text(json.dumps(root))
 
-output "environments" { value = module.environments }
-output "media" { value = module.media }
-"""
+
+def copy_examples(folder: Path) -> None:
+    """The examples as modules, and their provider's configuration for the root."""
+    for module in ("environments", *LIBRARIES):
+        example = "environments" if module == "environments" else "media"
+        shutil.copytree(EXAMPLES / example, folder / module, ignore=shutil.ignore_patterns(".terraform*"))
+        shutil.move(folder / module / "provider.tf", folder / "provider.tf")
+        if example == "media":
+            text = (folder / module / "main.tf").read_text()
+            assert '= "media"' in text  # the name of its key group
+            (folder / module / "main.tf").write_text(text.replace('= "media"', f'= "{module}"'))
 
 
 @pytest.mark.timeout(600)
-def test_the_examples_live_and_leave_nothing(app: int, keys: Keys, tmp_path: Path) -> None:
+def test_the_examples_are_created_changed_and_removed(app: int, keys: Keys, tmp_path: Path) -> None:
     folder = tmp_path / "root"
-    for example in ("environments", "media"):
-        shutil.copytree(EXAMPLES / example, folder / example, ignore=shutil.ignore_patterns(".terraform*"))
-        shutil.move(folder / example / "provider.tf", folder / "provider.tf")
-    (folder / "main.tf").write_text(ROOT)
-    with Up(tmp_path / "data", workers=1) as up, contextlib.ExitStack() as attached:
+    copy_examples(folder)
+    for library in LIBRARIES:
+        for name in ("primary", "backup"):
+            keys.make(f"{library}/{name}")
+    libraries: dict[str, Any] = {name: {"comment": f"the {name}"} for name in LIBRARIES}
+    with (
+        Up(tmp_path / "data", workers=1, options=("--quota", "public-keys=20")) as up,
+        contextlib.ExitStack() as attached,
+    ):
         terraform = Terraform(folder, up)
-        said: dict[str, Any] = {
-            "keys": str(keys.folder),
-            "comment": "first",
-            "enabled": True,
-            "environments": environments(app),
-        }
-        terraform.init()
         attached.enter_context(terraform.one_provider())
-        assert "0 changed, 0 destroyed" in terraform.apply(**said)
-        terraform.unchanged(**said)
+        write_root(folder, keys, environments(app), libraries)
+        terraform.init()
+        assert "30 added, 0 changed, 0 destroyed" in terraform.apply()
         before = terraform.outputs()
-        stands(up, before, "first")
+        assert_created(up, before, environments(app), libraries)
         old = opens(up, keys, before["environments"])
 
-        for name in ("dev-staff", "primary"):
-            keys.make(name)  # and the account is full: with the two to be deleted, there are ten keys
-        said |= {"comment": "second", "enabled": False}
-        assert "2 added" in terraform.apply(**said)
+        for name in ("dev-staff", "films/primary"):
+            keys.make(name)
+        rest = environments(app)
+        del rest["staging"]
+        rest["dev"] |= {"ttl": {"min": 5, "default": 6, "max": 7}, "blocked_countries": ["SY"]}
+        libraries["films"] = {"comment": "changed", "enabled": False}
+        del libraries["radio"]
+        write_root(folder, keys, rest, libraries)
+        # Two keys are new. Changed: the groups and distributions of dev-staff and films, and films' access identity.
+        # Gone: the two old keys, the five resources of staging, and the five of radio. Nothing else has changes.
+        assert "2 added, 5 changed, 12 destroyed" in terraform.apply()
         after = terraform.outputs()
-        stands(up, after, "second")
+        assert_created(up, after, rest, libraries)
         assert up.get(host(before["environments"], "dev"), old).status != 200
-        assert {name for name, _ in changed(before, after)} == {"dev-staff"}
-        assert after["media"]["key_id"] != before["media"]["key_id"]
-
-        terraform.destroy(**said)
-        assert left(up) == {}
+        changed = set(after["environments"]["key_ids"].items()) - set(
+            before["environments"]["key_ids"].items()
+        )
+        assert {name for name, _ in changed} == {"dev-staff"}
+        assert after["films"]["key_id"] != before["films"]["key_id"]
+        assert after["music"] == before["music"]
+        counts = {name: len(items) for name, items in left(up).items()}
+        assert counts == {"distributions": 4, "groups": 6, "keys": 8, "identities": 2}
         assert up.stop() == 0
 
 
@@ -273,51 +285,50 @@ def host(environments: dict[str, Any], name: str) -> str:
     return str(environments["domain_names"][name])
 
 
-def changed(before: dict[str, Any], after: dict[str, Any]) -> set[tuple[str, str]]:
-    return set(after["environments"]["key_ids"].items()) - set(before["environments"]["key_ids"].items())
-
-
-def stands(up: Up, outputs: dict[str, Any], comment: str) -> None:
-    """The API has what the configurations declare."""
+def assert_created(
+    up: Up, outputs: dict[str, Any], environments: dict[str, Any], libraries: dict[str, Any]
+) -> None:
+    """The API has what the configurations declare, and no other distribution."""
     client = up.client()
     found = client.list_distributions()["DistributionList"]["Items"]
     by_name = {item["DomainName"]: item for item in found}
-    named = outputs["environments"]["domain_names"] | {"media": outputs["media"]["domain_name"]}
+    named = outputs["environments"]["domain_names"] | {
+        name: outputs[name]["domain_name"] for name in libraries
+    }
+    assert named.keys() == {*environments, *libraries}
     assert by_name.keys() == set(named.values())
-    for number, name in enumerate(ENVIRONMENTS):
+
+    def trusted(behavior: dict[str, Any]) -> list[list[str]]:
+        groups = behavior["TrustedKeyGroups"]["Items"]
+        return [client.get_key_group(Id=each)["KeyGroup"]["KeyGroupConfig"]["Items"] for each in groups]
+
+    ids = outputs["environments"]["key_ids"]
+    for name, declared in environments.items():
         item = by_name[named[name]]
-        assert item["Comment"] == f"{comment} ({name})"
+        assert item["Comment"] == f"files of ours ({name})"
         default, docs = item["DefaultCacheBehavior"], item["CacheBehaviors"]["Items"][0]
         assert docs["PathPattern"] == "/docs/*"
-        assert (default["MinTTL"], default["DefaultTTL"], default["MaxTTL"]) == (
-            number,
-            300 * number,
-            3600 * number,
-        )
+        ttl = {"min": default["MinTTL"], "default": default["DefaultTTL"], "max": default["MaxTTL"]}
+        assert ttl == declared["ttl"]
         geo = item["Restrictions"]["GeoRestriction"]
-        assert geo["RestrictionType"] == ("blacklist" if number else "none")
-        assert sorted(geo.get("Items", [])) == sorted(["KP", "IR"][:number])
+        assert geo["RestrictionType"] == ("blacklist" if declared["blocked_countries"] else "none")
+        assert sorted(geo.get("Items", [])) == sorted(declared["blocked_countries"])
         tags = client.list_tags_for_resource(Resource=item["ARN"])["Tags"]["Items"]
         assert tags == [{"Key": "environment", "Value": name}]
-        ids = outputs["environments"]["key_ids"]
-        trusted = [
-            client.get_key_group(Id=group)["KeyGroup"]["KeyGroupConfig"]["Items"]
-            for group in default["TrustedKeyGroups"]["Items"]
-        ]
-        assert sorted(trusted) == sorted([[ids[f"{name}-{tier}"]] for tier in TIERS])
-        (staff,) = docs["TrustedKeyGroups"]["Items"]
-        assert client.get_key_group(Id=staff)["KeyGroup"]["KeyGroupConfig"]["Items"] == [ids[f"{name}-staff"]]
-    media = by_name[named["media"]]
-    (origin,) = media["Origins"]["Items"]
+        assert sorted(trusted(default)) == sorted([[ids[f"{name}-{tier}"]] for tier in TIERS])
+        assert trusted(docs) == [[ids[f"{name}-staff"]]]
     identities = client.list_cloud_front_origin_access_identities()["CloudFrontOriginAccessIdentityList"]
-    (identity,) = identities["Items"]
-    assert (
-        origin["S3OriginConfig"]["OriginAccessIdentity"]
-        == f"origin-access-identity/cloudfront/{identity['Id']}"
-    )
-    assert identity["Comment"] == f"reads {comment}"
-    (group,) = media["DefaultCacheBehavior"]["TrustedKeyGroups"]["Items"]
-    assert len(client.get_key_group(Id=group)["KeyGroup"]["KeyGroupConfig"]["Items"]) == 2
+    comments = {
+        f"origin-access-identity/cloudfront/{each['Id']}": each["Comment"] for each in identities["Items"]
+    }
+    for name, declared in libraries.items():
+        item = by_name[named[name]]
+        assert (item["Comment"], item["Enabled"]) == (declared["comment"], declared.get("enabled", True))
+        (origin,) = item["Origins"]["Items"]
+        identity = origin["S3OriginConfig"]["OriginAccessIdentity"]
+        assert comments[identity] == f"reads {declared['comment']}"
+        ((primary, backup),) = trusted(item["DefaultCacheBehavior"])
+        assert outputs[name]["key_id"] in (primary, backup)
 
 
 def opens(up: Up, keys: Keys, environments: dict[str, Any]) -> str:
@@ -384,24 +395,24 @@ def test_an_example_by_itself(example: str, app: int, keys: Keys, tmp_path: Path
     """With the waits: Terraform first checks half a minute after a change whether it is deployed."""
     folder = tmp_path / example
     shutil.copytree(EXAMPLES / example, folder, ignore=shutil.ignore_patterns(".terraform*"))
-    said: dict[str, Any] = {"keys": str(keys.folder)}
+    variables: dict[str, Any] = {"keys": str(keys.folder)}
     if example == "environments":
-        said["environments"] = environments(app)
+        variables["environments"] = environments(app)
     with Up(tmp_path / "data", workers=1) as up:
         terraform = Terraform(folder, up)
         terraform.run("fmt", "-check")
         terraform.init()
-        terraform.apply(**said)
-        terraform.unchanged(**said)
+        terraform.apply(**variables)
+        terraform.unchanged(**variables)
         statuses = {item["Status"] for item in up.client().list_distributions()["DistributionList"]["Items"]}
         assert statuses == {"Deployed"}
-        terraform.apply(**said, comment="another comment")
-        terraform.unchanged(**said, comment="another comment")
+        terraform.apply(**variables, comment="another comment")
+        terraform.unchanged(**variables, comment="another comment")
         rotated = "dev-staff" if example == "environments" else "primary"
         keys.make(rotated)
-        assert "1 added" in terraform.apply(**said)
-        terraform.unchanged(**said)
-        terraform.destroy(**said)
+        assert "1 added" in terraform.apply(**variables)
+        terraform.unchanged(**variables)
+        terraform.destroy(**variables)
         assert left(up) == {}
 
 
@@ -422,7 +433,7 @@ provider "aws" {
   }
 }
 """
-"""How a provider is told to ask nobody who it is."""
+"""Settings with which the provider does not look up the account."""
 
 
 @pytest.mark.timeout(900)
@@ -432,23 +443,23 @@ def test_every_resource_and_data_source(keys: Keys, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "provider.tf").write_text(FLAGS)
     shutil.copy(Path(__file__).parent / "terraform" / "every.tf", folder)
-    said: dict[str, Any] = {"keys": str(keys.folder)}
+    variables: dict[str, Any] = {"keys": str(keys.folder)}
     with Up(tmp_path / "data", workers=1) as up:
         terraform = Terraform(folder, up)
         terraform.init()
-        assert "11 added" in terraform.apply(**said)
-        terraform.unchanged(**said)
-        said |= {"comment": "second", "enabled": False}
-        assert "0 added, 8 changed, 0 destroyed" in terraform.apply(**said)
-        terraform.unchanged(**said)
+        assert "11 added" in terraform.apply(**variables)
+        terraform.unchanged(**variables)
+        variables |= {"comment": "second", "enabled": False}
+        assert "0 added, 8 changed, 0 destroyed" in terraform.apply(**variables)
+        terraform.unchanged(**variables)
         for address in terraform.run("state", "list").split():
             if not address.startswith("data."):
                 shown = terraform.run("state", "show", address)
                 id_ = re.search(r'^ *id +=\s*"([^"]+)"$', shown, re.MULTILINE)
                 assert id_ is not None
                 terraform.run("state", "rm", address)
-                terraform.run("import", "-input=false", address, id_[1], **said)
-        terraform.apply(**said)  # state that an import cannot know, such as wait_for_deployment
-        terraform.unchanged(**said)
-        terraform.destroy(**said)
+                terraform.run("import", "-input=false", address, id_[1], **variables)
+        terraform.apply(**variables)  # state that an import cannot know, such as wait_for_deployment
+        terraform.unchanged(**variables)
+        terraform.destroy(**variables)
         assert left(up) == {}
