@@ -96,6 +96,34 @@ async def test_a_change_is_sent_as_a_difference(fleet: Fleet) -> None:
     assert max(sent) < 1000
 
 
+async def test_a_change_right_after_a_restart_is_sent_as_a_difference(fleet: Fleet) -> None:
+    control = await fleet.control()
+    machine = await following(fleet, control)
+    control.hub.publish(snapshot(1, size=300))
+    await machine.reaches(1)
+    await machine.stop()
+    await control.__aexit__()
+    bases: list[bytes] = []
+    accept = LastGood.accept
+
+    def record(self: LastGood, signed: Signed, base: bytes, body: bytes) -> None:
+        bases.append(base)
+        accept(self, signed, base, body)
+
+    again = Control(control.registry)
+    again.port = control.port
+    again.hub.publish(snapshot(1, size=300))
+    again.hub.publish(snapshot(2, size=300))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LastGood, "accept", record)
+        async with again:
+            machine.follow()
+            await machine.reaches(2)
+            await machine.stop()
+    assert bases
+    assert all(bases)
+
+
 async def test_an_edge_that_has_lost_its_snapshot_gets_it_whole(fleet: Fleet) -> None:
     control = await fleet.control()
     machine = await following(fleet, control)

@@ -162,6 +162,8 @@ class EdgeHub:
         self._keys = registry.keys()
         self._identities = registry.identities()
         self._whole: Snapshot | None = None
+        self._first: Snapshot | None = None
+        """What was published first, until it is prepared: most edges have it when the control plane starts again."""
         self._proven = 0
         self._channels: dict[str, _Channel] = {}
         self._edges: dict[str, _Edge] = {}
@@ -176,6 +178,8 @@ class EdgeHub:
 
     def publish(self, whole: Snapshot) -> None:
         """Send each edge its region's part of `whole`. Returns at once."""
+        if self._whole is None:
+            self._first = whole
         self._whole = whole
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has just ended
@@ -303,6 +307,7 @@ class EdgeHub:
                     await self._refresh(self._channel(region))
                 except Exception:
                     log.exception("edges in region %r do not get the last snapshot", region)
+            self._first = None
 
     def _channel(self, region: str) -> _Channel:
         return self._channels.setdefault(region, _Channel(region))
@@ -313,9 +318,11 @@ class EdgeHub:
             whole, keys = self._whole, self._keys
             if whole is None or whole is channel.whole:
                 return
-            before = channel.current.pieces if channel.current else []
-            version = await self._in_thread(_version, whole, channel.region, keys, before)
-            channel.advance(whole, version)
+            for one in (self._first, whole) if channel.whole is None else (whole,):
+                if one is not None and one is not channel.whole:
+                    before = channel.current.pieces if channel.current else []
+                    version = await self._in_thread(_version, one, channel.region, keys, before)
+                    channel.advance(one, version)
         for edge in list(self._edges.values()):
             if edge.identity.region == channel.region:
                 edge.wake.set()
