@@ -77,6 +77,8 @@ FILES = [
     "backup restore GARBAGE --passphrase-file PASSPHRASE --yes",
     "backup verify GARBAGE --passphrase-file PASSPHRASE",
     "completion tcsh",
+    "config check GARBAGE",
+    "config show --workers none",
     "custody create file:GARBAGE/x",
     "custody delete file:GARBAGE/x",
     "custody export file:GARBAGE/x --stdout",

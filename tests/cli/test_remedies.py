@@ -50,6 +50,7 @@ STARTS = "test_a_command_that_starts_keyfront_is_one_that_it_accepts"
 ACCESS = "test_the_commands_of_access_and_audit"
 CUSTODY = "test_a_deletion_is_canceled_as_it_says"
 EDGES = "test_the_commands_for_edges"
+CONFIG = "test_a_configuration_file_is_created_as_it_says"
 UNWATCHED = "test_the_commands_for_records_that_nothing_watches"
 MENTION = "names a program in a sentence; there is nothing to run"
 
@@ -67,7 +68,11 @@ CASES = {
     ("cli.backup", "keyfront up --data {}"): STARTS,
     ("cli.backup", "keyfront backup"): MENTION,
     ("cli.custody", "keyfront custody undelete {}"): CUSTODY,
+    ("backup.restore.plan", "keyfront edge revoke {}"): EDGES,
+    ("cli.config", "keyfront config show{} > {}"): CONFIG,
+    ("cli.config", "keyfront up"): MENTION,
     ("cli.control_options", "keyfront edge"): MENTION,
+    ("cli.up", "keyfront up"): MENTION,
     ("cli.edge", "keyfront edge join --control https"): EDGES,
     ("cli.edge", "keyfront up --data {}"): STARTS,
     ("cli.edge", "keyfront edge enroll-token"): EDGES,
@@ -277,6 +282,16 @@ def test_a_deletion_is_canceled_as_it_says(folder: Path, monkeypatch: pytest.Mon
     )
     run(command.replace("@", own_custody(folder)))
     run(f"keyfront custody show photos {data}")
+
+
+def test_a_configuration_file_is_created_as_it_says(folder: Path) -> None:
+    check = ["config", "check", "--data", str(folder)]
+    failed = CliRunner().invoke(keyfront, check)
+    (command,) = re.findall("`([^`]+)`", failed.stderr)
+    line, _, file = command.partition(" > ")
+    (path,) = shlex.split(file)
+    Path(path).write_text(run(line).stdout)
+    assert CliRunner().invoke(keyfront, check).exit_code == 0
 
 
 def test_the_commands_for_edges(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +37,7 @@ def check(file: Path | None, data: Path | None) -> None:
         if not file.is_file():
             raise SettingsError(
                 f"there is no {file}: create it with "
-                f"`keyfront config show{data_words(folder.absolute())} > {file}`"
+                f"`keyfront config show{data_words(folder.absolute())} > {shlex.quote(str(file))}`"
             )
     try:
         arguments = ["--config", str(file), *(["--data", str(data)] if data else [])]
