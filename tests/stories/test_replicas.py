@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from keyfront import load_signer, sign_url
 from keyfront.cli.main import keyfront
 from tests.postgres import PostgresServer, unable
+from tests.stories.rotations import TERMS, group_of_one, run, signing
 from tests.up import Up, distribution_config
 
 KEYS = Path(__file__).resolve().parent.parent / "vectors" / "keys"
@@ -36,14 +37,22 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def machines(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Up]]:
+def records(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where both machines find the keys to be rotated."""
+    return f"file:{tmp_path_factory.mktemp('records')}/"
+
+
+@pytest.fixture(scope="module")
+def machines(
+    server: PostgresServer, records: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Up]]:
     url = server.database().replace("keyfront@", f"keyfront:{SECRET}@")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("KEYFRONT_STORE", url)
         patched.setenv("KEYFRONT_ACCESS_KEY", base64.b64encode(os.urandom(32)).decode())
+        options = ("--cache-disk", "0", "--records", records)
         made = [
-            Up(tmp_path_factory.mktemp(f"machine-{number}"), workers=1, options=("--cache-disk", "0"))
-            for number in (1, 2)
+            Up(tmp_path_factory.mktemp(f"machine-{number}"), workers=1, options=options) for number in (1, 2)
         ]
         with made[0], made[1]:
             yield made
@@ -173,16 +182,37 @@ def test_a_store_that_is_away_stops_changes_and_no_viewer(machines: list[Up], se
             up.client().list_distributions()
         assert caught.value.response["Error"]["Code"] == "ServiceUnavailable"
         assert _status(caught.value) == 503
-        assert healthy(up) == 503
+        assert up.health()[0] == 503
         assert up.get(host, "/a").status == 502
     os.kill(one.worker_pids()[0], 9)  # and a worker that starts meanwhile serves the last accepted snapshot
     one.until(lambda: len(one.worker_pids()) == 1 and served(one, host))
     server.start()
     for up in machines:
-        up.until(lambda up=up: healthy(up) == 200)  # type: ignore[misc]
+        up.until(lambda up=up: up.health()[0] == 200)  # type: ignore[misc]
     made = create(other, "after", [])
     for up in machines:
         up.deployed(made["Id"])
+
+
+def test_when_the_leader_dies_the_other_continues_its_rotations(machines: list[Up], records: str) -> None:
+    """This ends both machines."""
+    one, other = machines
+    group_of_one(one, "films")
+    start = ("rotation", "start", "films", "--custody", records, "--records", records)
+    run(one, *start, "--every", "2s", *TERMS)
+    one.until(lambda: bool(signing(records)))
+
+    def leads(up: Up) -> bool:
+        return any("rotation of films" in line for line in up.log)
+
+    one.until(lambda: leads(one) or leads(other))
+    assert leads(one) != leads(other), "only one of them leads"
+    leader, follower = (one, other) if leads(one) else (other, one)
+    leader.kill()
+    follower.until(lambda: leads(follower))
+    before = signing(records)
+    follower.until(lambda: signing(records) not in ("", before))
+    assert follower.stop() == 0
 
 
 def served(up: Up, host: str) -> bool:
@@ -190,14 +220,3 @@ def served(up: Up, host: str) -> bool:
         return up.get(host, "/a").status == 502
     except OSError:
         return False
-
-
-def healthy(up: Up) -> int:
-    import http.client
-
-    connection = http.client.HTTPConnection("127.0.0.1", up.control_port, timeout=10)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status
-    finally:
-        connection.close()
