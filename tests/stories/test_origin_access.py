@@ -8,9 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +17,7 @@ from botocore.exceptions import ClientError
 
 from keyfront import load_signer, sign_url
 from tests import seaweedfs
+from tests.application import Request, Response, served
 from tests.seaweedfs import ONE, TWO, Weed
 from tests.up import Up, distribution_config
 
@@ -39,10 +38,10 @@ def server() -> Iterator[Weed]:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("AWS_")}
+    others = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("AWS_")}
     with Up(tmp_path_factory.mktemp("up"), workers=1) as running:
         yield running
-    os.environ.update(kept)
+    os.environ.update(others)
 
 
 def bucket(domain: str = BUCKET, *, control: str = "", identity: str = "", path: str = "") -> dict[str, Any]:
@@ -68,7 +67,7 @@ def control(up: Up, behavior: str = "always") -> str:
 
 
 def distribution(up: Up, origin: dict[str, Any], groups: tuple[str, ...] = (), **behavior: Any) -> str:
-    """A distribution in front of `origin`. Returns its domain name once all edges obey it."""
+    """A distribution in front of `origin`. Returns its domain name once all edges apply it."""
     config = distribution_config(secrets.token_hex(8), 80, list(groups))
     config["Origins"]["Items"] = [origin]
     config["DefaultCacheBehavior"] |= behavior
@@ -81,7 +80,7 @@ def distribution(up: Up, origin: dict[str, Any], groups: tuple[str, ...] = (), *
     return str(made["DomainName"])
 
 
-def give(up: Up, server: Weed, identity: tuple[str, str] | None) -> None:
+def write_credentials(up: Up, server: Weed, identity: tuple[str, str] | None) -> None:
     """Write the operator's file: the S3 endpoint, and this key."""
     text = f"[default]\nendpoint_url = {server.url}\n"
     if identity is not None:
@@ -111,7 +110,7 @@ def directly(server: Weed, path: str) -> int:
 @needs_weed
 def test_a_private_bucket_opens_to_the_edge_and_the_edge_to_signed_urls(up: Up, server: Weed) -> None:
     """The config is as written for AWS; only the operator's file knows where the bucket is."""
-    give(up, server, ONE)
+    write_credentials(up, server, ONE)
     client = up.client()
     key = client.create_public_key(
         PublicKeyConfig={"CallerReference": "k", "Name": "k", "EncodedKey": PUBLIC.read_text()}
@@ -150,7 +149,7 @@ AWKWARD = [
 @needs_weed
 def test_awkward_keys(up: Up, server: Weed) -> None:
     """However a viewer spells it, the object key is the same, and the response is what S3's own client stored."""
-    give(up, server, ONE)
+    write_credentials(up, server, ONE)
     host = distribution(up, bucket(control=control(up)))
     assert up.get(host, "/ready").status == 200
     for key in AWKWARD:
@@ -167,7 +166,7 @@ def test_awkward_keys(up: Up, server: Weed) -> None:
 
 @needs_weed
 def test_ranges_conditions_heads_and_large_objects_are_signed_too(up: Up, server: Weed) -> None:
-    give(up, server, ONE)
+    write_credentials(up, server, ONE)
     host = distribution(up, bucket(control=control(up)), CachePolicyId="4135ea2d-6df8-44a3-9df3-4b5a84be39ad")
     assert up.get(host, "/ready").status == 200
     large = secrets.token_bytes(9 << 20)
@@ -188,8 +187,8 @@ def test_ranges_conditions_heads_and_large_objects_are_signed_too(up: Up, server
 
 
 @needs_weed
-def test_a_change_of_the_control_is_obeyed(up: Up, server: Weed) -> None:
-    give(up, server, ONE)
+def test_a_change_of_the_control_takes_effect(up: Up, server: Weed) -> None:
+    write_credentials(up, server, ONE)
     id_ = control(up)
     host = distribution(up, bucket(control=id_), CachePolicyId="4135ea2d-6df8-44a3-9df3-4b5a84be39ad")
     assert up.get(host, "/ready").status == 200
@@ -210,7 +209,7 @@ def test_a_change_of_the_control_is_obeyed(up: Up, server: Weed) -> None:
 
 @needs_weed
 def test_an_origin_access_identity_and_a_custom_origin_sign_as_well(up: Up, server: Weed) -> None:
-    give(up, server, ONE)
+    write_credentials(up, server, ONE)
     made = up.client().create_cloud_front_origin_access_identity(
         CloudFrontOriginAccessIdentityConfig={"CallerReference": secrets.token_hex(8), "Comment": ""}
     )["CloudFrontOriginAccessIdentity"]
@@ -236,7 +235,7 @@ def test_an_origin_access_identity_and_a_custom_origin_sign_as_well(up: Up, serv
 
 @needs_weed
 def test_an_upload_through_the_edge(up: Up, server: Weed) -> None:
-    give(up, server, ONE)
+    write_credentials(up, server, ONE)
     server.client().create_bucket(Bucket="inbox")
     every = ["GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"]
     host = distribution(
@@ -256,17 +255,17 @@ def test_an_upload_through_the_edge(up: Up, server: Weed) -> None:
 def test_credentials_are_rotated_while_it_serves(up: Up, server: Weed) -> None:
     """Missing credentials give 502, and nothing is sent; wrong ones give S3's own 403; right ones work within
     seconds."""
-    give(up, server, ONE)
+    write_credentials(up, server, ONE)
     host = distribution(up, bucket(control=control(up)), CachePolicyId="4135ea2d-6df8-44a3-9df3-4b5a84be39ad")
     assert up.get(host, "/ready").status == 200
-    give(up, server, (ONE[0], "wrong" * 8))
+    write_credentials(up, server, (ONE[0], "wrong" * 8))
     wrong = up.get(host, "/ready")
     assert wrong.status == 403
     assert b"SignatureDoesNotMatch" in wrong.body, "the origin's answer, as it is"
     assert wrong.x_cache == "Error"
-    give(up, server, TWO)
+    write_credentials(up, server, TWO)
     assert up.get(host, "/ready").body == b"ready"
-    give(up, server, None)
+    write_credentials(up, server, None)
     assert up.get(host, "/ready").status == 502
     up.until(lambda: any("there are no credentials for media.s3" in line for line in up.log))
     assert not [line for line in up.log for _, secret in (ONE, TWO) if secret in line]
@@ -279,22 +278,13 @@ def test_an_application_server_knows_the_edge_by_its_secret_header(up: Up) -> No
     """It need not be S3: an origin custom header that only the edge can send and no viewer can overwrite."""
     secret = secrets.token_urlsafe(32)
 
-    class App(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            known = self.headers.get_all("X-Origin-Secret") == [secret]
-            body = b"private" if known else b"ask the edge"
-            self.send_response(200 if known else 403)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def respond(request: Request) -> Response:
+        if request.headers.get_all("X-Origin-Secret") == [secret]:
+            return Response(b"private")
+        return Response(b"ask the edge", status=403)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    app = ThreadingHTTPServer(("127.0.0.1", 0), App)
-    Thread(target=app.serve_forever, daemon=True).start()
-    try:
-        config = distribution_config(secrets.token_hex(8), app.server_port, [])
+    with served(respond) as port:
+        config = distribution_config(secrets.token_hex(8), port, [])
         config["Origins"]["Items"][0]["CustomHeaders"] = {
             "Quantity": 1,
             "Items": [{"HeaderName": "X-Origin-Secret", "HeaderValue": secret}],
@@ -305,12 +295,9 @@ def test_an_application_server_knows_the_edge_by_its_secret_header(up: Up) -> No
         assert up.get(host, "/a").body == b"private"
         for spoof in ({"X-Origin-Secret": "x"}, {"x_origin_secret": "x"}):
             assert up.get(host, f"/{secrets.token_hex(4)}", spoof).body == b"private"
-        connection = http.client.HTTPConnection("127.0.0.1", app.server_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("GET", "/a", headers={"X-Origin-Secret": "guess"})
         assert connection.getresponse().status == 403
         connection.close()
         records = [record for record in up.records() if record.get("distribution") == made["Id"]]
         assert secret not in repr(records)
-    finally:
-        app.shutdown()
-        app.server_close()
