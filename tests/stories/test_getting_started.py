@@ -38,9 +38,9 @@ def block(text: str, *beginnings: str) -> list[str]:
 def test_the_guide_leads_where_it_says(tmp_path: Path) -> None:
     text = GUIDE.read_text()
     edge, control, files = free_port(), free_port(), free_port()
-    for told, ours in ((8080, edge), (8081, control), (9000, files)):
-        assert str(told) in text
-        text = text.replace(str(told), str(ours))
+    for printed, ours in ((8080, edge), (8081, control), (9000, files)):
+        assert str(printed) in text
+        text = text.replace(str(printed), str(ours))
     python = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     shell = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_PROXY": "*"}
     (environment,) = block(text, 'eval "$(')
