@@ -110,6 +110,7 @@ class _Side(asyncio.Protocol):
     """One of the two connections of a tunnel."""
 
     __slots__ = (
+        "active",
         "ended",
         "frames",
         "lost",
@@ -117,7 +118,6 @@ class _Side(asyncio.Protocol):
         "peer",
         "progress",
         "reading",
-        "received",
         "received",
         "shut",
         "transport",
@@ -134,7 +134,7 @@ class _Side(asyncio.Protocol):
         self.name = name
         self.frames = Frames()  # the frames that this side sends
         self.received = 0
-        self.received = False
+        self.active = False  # it has sent something since the last check
         self.reading = False
         self.writable = True
         self.ended = False  # it has closed its half
@@ -144,7 +144,7 @@ class _Side(asyncio.Protocol):
         self.progress = 0.0
 
     def data_received(self, data: bytes) -> None:
-        self.received = True
+        self.active = True
         if self.tunnel.ending:
             return
         self.received += len(data)
@@ -157,7 +157,7 @@ class _Side(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Returns whether this side can still be written to."""
-        self.ended = self.received = True
+        self.ended = self.active = True
         self.reading = False
         if self.tunnel.ending or self.shut:
             self.shut = True
@@ -296,8 +296,8 @@ class Tunnel:
         """Periodic check: end the tunnel if it is idle, abort a side that is stuck. `now` is the loop's time in
         seconds."""
         for side in (self.viewer, self.origin):
-            if side.received:
-                side.received = False
+            if side.active:
+                side.active = False
                 self._last = now
         busy = False
         for side in (self.viewer, self.origin):
