@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keyfront.errors import SnapshotRefused
-from keyfront.fleet.remote import content, manifest, messages
+from keyfront.fleet.remote import authority, content, manifest, messages
 from keyfront.fleet.remote.connect import open_connection, pinned
 from keyfront.fleet.remote.enrollment import LastGood
 from keyfront.fleet.remote.manifest import Manifest, Signed
@@ -347,13 +347,20 @@ async def test_an_edge_that_violates_the_protocol_harms_only_itself(fleet: Fleet
     await good.reaches(1)
 
 
-async def test_too_many_workers_or_counters_are_refused(fleet: Fleet) -> None:
+async def test_too_many_workers_counters_or_renewals_are_refused(fleet: Fleet) -> None:
     control = await fleet.control()
     bad = fleet.machine("bad")
     await bad.join(control, name="bad")
     names = [f"w{n}" for n in range(300)]
     large = [messages.WorkerReport(f"w{n}", 1, "", b"1" * 3_000_000) for n in range(3)]
-    for several in ([messages.Status(names)], [messages.Status(names[:9], [one]) for one in large]):
+    strange = [messages.Status(["w\x1b[2J"])]
+    renewals = [messages.Renew(authority.request(authority.new_key()))] * 2
+    for several in (
+        strange,
+        renewals,
+        [messages.Status(names)],
+        [messages.Status(names[:9], [one]) for one in large],
+    ):
         connection = await raw(bad, control)
         await connection.send(messages.encode(messages.Hello(1, "", "")))  # type: ignore[attr-defined]
         with contextlib.suppress(Exception):

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import ssl
 import tempfile
@@ -67,8 +68,13 @@ WHOLE, SLOT = 32, 10.0
 edges have it sooner if not all of them get a part of it at once."""
 RETAIN = 60.0
 """Seconds for which the reports of a disconnected edge are kept: they have been added up by then."""
+RENEWAL = 1.0
+"""Minimum seconds between two renewals of an edge's certificate: each is a write with an audit record."""
 BURST, RATE = 200.0, 50.0
 """Messages that an edge may send at once, and per second."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -111,8 +117,8 @@ class _Edge:
         self.connection = connection
         self.software = hello.software[:64]
         self.address = str((connection.remote_address or ("",))[0])
-        self.have = hello.have
-        self.trusts = hello.trusts
+        self.have = hello.have[:32]
+        self.trusts = hello.trusts[:64]
         self.refused = b""
         self.proof: Manifest | None = None
         self.wake = asyncio.Event()
@@ -120,6 +126,7 @@ class _Edge:
         self.workers: dict[str, messages.WorkerReport] = {}
         self.at = -STALE
         self.ended: dict[str, Report] = {}
+        self.ended_size = 0
         self.gone = False
         self.heard = time.monotonic()
 
@@ -144,7 +151,17 @@ class _Edge:
             if isinstance(run := found.get("run"), str) and run:
                 found["run"] = f"{self.identity.id}:{run}"  # one edge cannot count for another
         name = f"{self.identity.name}/{one.name}"
-        return Report(name, 0, one.number, at, one.refused[:1000], found, self.identity.region)
+        return Report(name, 0, one.number, at, _printable(one.refused), found, self.identity.region)
+
+    def add_ended(self, message: messages.Ended) -> None:
+        """Keep the last report of a worker that has exited, unless there are too many: then it is sent again."""
+        if not self.ended:
+            self.ended_size = 0
+        size = len(message.report.counters)
+        if len(self.ended) >= MAX_ENDED or self.ended_size + size > MAX_COUNTERS:
+            return
+        self.ended_size += size
+        self.ended[message.id] = self.report(message.report, message.at)
 
 
 class EdgeHub:
@@ -167,6 +184,7 @@ class EdgeHub:
         self._proven = 0
         self._channels: dict[str, _Channel] = {}
         self._edges: dict[str, _Edge] = {}
+        self._renewed: dict[str, float] = {}
         self._strangers = 0
         self._slots = asyncio.Semaphore(WHOLE)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -367,7 +385,7 @@ class EdgeHub:
                     "edge %s refuses snapshot %s: %s",
                     edge.identity.name,
                     version.manifest.number,
-                    answer.reason[:1000],
+                    _printable(answer.reason),
                 )
             if channel.current is not version:
                 edge.wake.set()
@@ -526,10 +544,12 @@ class EdgeHub:
                 case messages.Applied() | messages.Refused():
                     if edge.answer is not None and not edge.answer.done():
                         edge.answer.set_result(message)
-                case messages.Ended():
-                    if len(edge.ended) < MAX_ENDED and 0 < len(message.id) <= 200 and "/" not in message.id:
-                        edge.ended[message.id] = edge.report(message.report, message.at)
+                case messages.Ended() if _NAME.fullmatch(message.id) and _NAME.fullmatch(message.report.name):
+                    edge.add_ended(message)
                 case messages.Renew():
+                    if now - self._renewed.get(edge.identity.id, -RENEWAL) < RENEWAL:
+                        raise SettingsError("it renews its certificate too often")
+                    self._renewed[edge.identity.id] = now
                     pem = await self._in_thread(
                         self._registry.renew, edge.identity.id, message.csr, self._clock()
                     )
@@ -539,8 +559,8 @@ class EdgeHub:
 
     def _status(self, edge: _Edge, message: messages.Status) -> None:
         alive = set(message.alive)
-        if len(alive) > MAX_WORKERS or any(not 0 < len(name) <= 64 for name in alive):
-            raise SettingsError("it has too many workers")
+        if len(alive) > MAX_WORKERS or not all(map(_NAME.fullmatch, alive)):
+            raise SettingsError("it has too many workers, or their names are not valid")
         known = {name: one for name, one in edge.workers.items() if name in alive}
         known.update((one.name, one) for one in message.reports if one.name in alive)
         if sum(len(one.counters) + len(one.refused) for one in known.values()) > MAX_COUNTERS:
@@ -553,7 +573,7 @@ class EdgeHub:
                     edge.identity.name,
                     name,
                     one.number,
-                    one.refused[:1000],
+                    _printable(one.refused),
                 )
         edge.workers, edge.at = known, self._clock()
 
@@ -674,6 +694,11 @@ def _server_context(keys: Keys) -> ssl.SSLContext:
 def _id(connection: ServerConnection) -> str:
     secured = connection.transport.get_extra_info("ssl_object")
     return authority.edge_id(secured.getpeercert()) if secured is not None else ""
+
+
+def _printable(text: str) -> str:
+    """Text from an edge for logs and terminals."""
+    return "".join(one if one.isprintable() else "?" for one in text[:1000])
 
 
 async def _receive(connection: ServerConnection) -> messages.ToControl:
