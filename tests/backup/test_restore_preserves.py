@@ -152,6 +152,8 @@ def test_the_plan_tells_what_gives_access_again(tmp_path: Path) -> None:
             "INSERT INTO access_user (name, folded, id, created) VALUES ('ann', 'ann', 'A', 1), ('bob', 'bob', 'B', 1)",
             "INSERT INTO access_key (id, owner, active, created, sealed, sealer)"
             " VALUES ('AK1', 'ann', 1, 1, x'00', ''), ('AK2', 'bob', 1, 1, x'00', '')",
+            "INSERT INTO fleet_edge (id, name, region, enrolled, expires)"
+            " VALUES ('1', 'paris', '', 1, 2), ('2', 'rome', '', 1, 2)",
         ):
             transaction.connection.exec_driver_sql(statement)
     archive = archived(one, tmp_path)
@@ -167,6 +169,7 @@ def test_the_plan_tells_what_gives_access_again(tmp_path: Path) -> None:
         transaction.connection.exec_driver_sql("DELETE FROM access_key WHERE id = 'AK1'")
         transaction.connection.exec_driver_sql("DELETE FROM access_user WHERE name = 'ann'")
         transaction.connection.exec_driver_sql("UPDATE access_key SET active = 0")
+        transaction.connection.exec_driver_sql("UPDATE fleet_edge SET revoked = 1 WHERE id = '1'")
     harness.close()
     with Restore(archive, Target(one.folder), {}) as work:
         notes = work.plan().notes
@@ -177,6 +180,8 @@ def test_the_plan_tells_what_gives_access_again(tmp_path: Path) -> None:
         "user ann was deleted after the archive was made, and is restored",
         "access key AK1 of ann was deleted after the archive was made, and is restored",
         "access key AK2 of bob was made inactive since, and is active again",
+        "edge paris was revoked after the archive was made, and is accepted again; to revoke it: "
+        "keyfront edge revoke paris",
     ]
     with Restore(archive, Target(tmp_path / "new"), {}) as work:
         assert not [note for note in work.plan().notes if "is restored" in note]
