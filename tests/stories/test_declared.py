@@ -175,17 +175,23 @@ def app() -> Iterator[int]:
         yield port
 
 
-@pytest.mark.xdist_group("shared")
-def test_a_key_is_exchanged_by_changing_its_file(shared_up: Up, app: int, tmp_path: Path) -> None:
-    kit = example(shared_up, tmp_path)
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """A Keyfront of its own: the shared one may be near its quota of keys."""
+    with Up(tmp_path / "data", workers=1) as running:
+        yield running
+
+
+def test_a_key_is_exchanged_by_changing_its_file(up: Up, app: int, tmp_path: Path) -> None:
+    kit = example(up, tmp_path)
     options = ("-e", "dev", "--set", f"origin_port={app}")
     report = kit.report("apply", *options, "--wait")
     host = next(each["domain_name"] for each in report["resources"] if "domain_name" in each)
-    base = f"http://{host}:{shared_up.edge_port}"
+    base = f"http://{host}:{up.edge_port}"
 
     def status(key: PrivateKey, key_id: str) -> int:
         url = sign_url(f"{base}/film", LocalSigner(key_id, key), expires=timedelta(hours=1))
-        answer = shared_up.get(f"{host}:{shared_up.edge_port}", url.removeprefix(base))
+        answer = up.get(f"{host}:{up.edge_port}", url.removeprefix(base))
         assert answer.status != 200 or answer.body == b"for the edge"
         return answer.status
 
