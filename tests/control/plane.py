@@ -1,6 +1,7 @@
 """A control plane over HTTP for tests: the real store, feed and service behind uvicorn on a free port.
 
-`obey()` affects a distribution's status as a live edge does: it takes the feed's snapshot and reports it.
+`obey()` affects a distribution's status as a live edge does: it takes the feed's snapshot and reports it. Its reports
+do not become stale, however long a client takes to start.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.store import Store
 from keyfront.control.wire.app import build_app, serve
 from keyfront.control.wire.extensions import ExtensionApi
+from keyfront.fleet.feed import Report
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.regions import Regions
 from keyfront.model.kinds import Quotas
@@ -32,6 +34,13 @@ from keyfront.model.snapshot import Snapshot
 from tests.control.harness import where
 
 ACCOUNT = "123456789012"
+
+
+class PatientFeed(FileFeed):
+    """A feed whose edges stay live without a heartbeat."""
+
+    def reports(self, now: float | None = None) -> list[Report]:
+        return self.last_reports()
 
 
 class Plane:
@@ -49,7 +58,7 @@ class Plane:
         self.store = Store(where(self.folder))
         self.service = Service(
             self.store,
-            Regions(FileFeed(self.folder)),
+            Regions(PatientFeed(self.folder)),
             ServiceSettings(account=ACCOUNT, quotas=self.quotas or Quotas()),
         )
         self.service.start(time.time())

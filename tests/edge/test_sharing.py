@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic_ns
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -129,12 +129,14 @@ class TestSegment:
             os.close(fd)
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("place", range(52))
+    @rows("place", range(52))
     def test_a_header_that_is_not_whole_is_refused(self, fd: int, place: int) -> None:
         byte = os.pread(fd, 1, place)
         os.pwrite(fd, bytes([byte[0] ^ 0x40]), place)
         with pytest.raises(SettingsError):
             Segment.attach(fd, 0)
+        os.pwrite(fd, byte, place)
+        Segment.attach(fd, 0)
 
     def test_who_has_no_place_is_refused(self, fd: int) -> None:
         for number in (-1, 3):
@@ -404,7 +406,7 @@ class TestDamage:
         places = self.regions(workers[0].segment)[region]
         assert self.check(fd, held) == len(held)
         image = os.pread(fd, os.fstat(fd).st_size, 0)
-        for place in places if len(places) < 100 else random.Random(flip).sample(places, 100):
+        for place in places if len(places) < 25 else random.Random(flip).sample(places, 25):
             os.pwrite(fd, bytes([image[place] ^ flip]), place)
             assert self.check(fd, held) >= len(held) // 2 or region == "states"
             os.pwrite(fd, image, 0)
@@ -449,23 +451,40 @@ class TestDamage:
             assert workers[1].memory.get_any_variant("E/other") is None
             assert workers[1].heard[-1] is None
 
-    @pytest.mark.timeout(600)  # hundreds of forks of a large process
     def test_a_writer_killed_at_any_moment(self, fd: int, workers: list[Worker]) -> None:
-        """A separate process is killed at each line of code that it reaches while it stores and removes."""
+        """What a process leaves that is killed at any line of code while it stores and removes is what the segment
+        contains at that line."""
         held = self.fill(workers)
-        line = 0
-        while died_at_line(line, lambda: self.write(fd)):
-            successor = Worker(fd, 0)
-            for key, body in held.items():
-                allowed = {"E/0": (body, b"half"), "E/1": (body, None)}.get(key, (body,))
-                for worker in (successor, workers[2]):
-                    assert worker.find(key) in allowed
-            successor.arena.put(stored("E/0", held["E/0"]))
-            successor.arena.put(stored("E/1", held["E/1"]))
-            workers[2].memory.poll_removals()
-            assert [workers[2].find(key) for key in ("E/0", "E/1")] == [held["E/0"], held["E/1"]]
-            line += 1
-        assert line > 100
+        before = os.pread(fd, os.fstat(fd).st_size, 0)
+        lines, images = images_at_each_line(fd, lambda: self.write(fd))
+        assert lines > 100
+        assert len(images) > 10
+        for image in images:
+            os.pwrite(fd, before, 0)
+            self.check_successor(fd, Worker(fd, 2), image, held)
+
+    @pytest.mark.parametrize("line", [20, 60, 100])
+    def test_a_writer_that_is_killed(self, fd: int, workers: list[Worker], line: int) -> None:
+        held = self.fill(workers)
+        pid = os.fork()
+        if pid == 0:
+            killed_at_line(line, lambda: self.write(fd))
+        _, status = os.waitpid(pid, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        self.check_successor(fd, workers[2], b"", held)
+
+    def check_successor(self, fd: int, other: Worker, image: bytes, held: dict[str, bytes]) -> None:
+        """Another process takes the place of the one that was killed, which left `image`."""
+        os.pwrite(fd, image, 0)
+        successor = Worker(fd, 0)
+        for key, body in held.items():
+            allowed = {"E/0": (body, b"half"), "E/1": (body, None)}.get(key, (body,))
+            for worker in (successor, other):
+                assert worker.find(key) in allowed
+        successor.arena.put(stored("E/0", held["E/0"]))
+        successor.arena.put(stored("E/1", held["E/1"]))
+        other.memory.poll_removals()
+        assert [other.find(key) for key in ("E/0", "E/1")] == [held["E/0"], held["E/1"]]
 
     def write(self, fd: int) -> None:
         victim = Worker(fd, 0)
@@ -474,29 +493,53 @@ class TestDamage:
         victim.removals.publish(Removal("E/1"))
 
 
-def died_at_line(number: int, work: Callable[[], None]) -> bool:
-    """Do the work in a child that is killed at that line of `arena` or `removals`; False if it completed."""
-    pid = os.fork()
-    if pid == 0:
-        left = number
+def at_each_line(work: Callable[[], None], react: Callable[[], None]) -> None:
+    """Do the work, and call `react` before each line of `arena` or `removals` that it reaches."""
 
-        def trace(frame: FrameType, event: str, _: object) -> Any:
-            nonlocal left
-            if not frame.f_code.co_filename.endswith(("arena.py", "removals.py")):
-                return None
-            if event == "line":
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                left -= 1
-            return trace
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.endswith(("arena.py", "removals.py")):
+            return None
+        if event == "line":
+            react()
+        return trace
 
-        try:
-            sys.settrace(trace)
-            work()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    return os.WIFSIGNALED(status)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+
+
+def images_at_each_line(fd: int, work: Callable[[], None]) -> tuple[int, list[bytes]]:
+    """The number of lines that the work reaches, and the different contents of the segment at them, in order."""
+    lines, images = 0, [b""]
+
+    def look() -> None:
+        nonlocal lines
+        lines += 1
+        image = os.pread(fd, os.fstat(fd).st_size, 0)
+        if image != images[-1]:
+            images.append(image)
+
+    at_each_line(work, look)
+    return lines, images[1:]
+
+
+def killed_at_line(number: int, work: Callable[[], None]) -> NoReturn:
+    """Do the work in this process, a child, until it is killed at that line. It exits if it gets to the end."""
+    left = number
+
+    def count() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        at_each_line(work, count)
+    finally:
+        os._exit(0)
 
 
 KEYS = st.sampled_from([f"E/{n}{q}" for n in range(4) for q in ("", "\nq3:x=1", "\ne4:gzip")])
