@@ -62,8 +62,12 @@ from keyfront.signing.sigv4 import EMPTY_SHA256
 from keyfront.signing.verify import KeyRing, signing_cookies, split_query, verify
 
 NOW = 1_800_000_000.0
-SMALL, LARGE = 5_000, 20_000
-"""Sizes in bytes of the two inputs whose costs are compared. The larger one is the maximum size of a head."""
+COMPARED = 2_000, 8_000
+"""Sizes in bytes of the two inputs whose instructions are compared."""
+LARGEST = 5_000, 20_000
+"""The same, for longer runs."""
+LARGE = 20_000
+"""Size in bytes of the input whose time is measured: the maximum size of a head."""
 OPCODES_A_BYTE = 100
 """Maximum number of opcodes per byte: four times the cost in a plain request."""
 GROWTH = 8.0
@@ -667,14 +671,17 @@ READERS: dict[str, Reader] = {
 # -- the fuzzer ----------------------------------------------------------------------------------------------------
 
 
-def costs(make: Callable[[int], Any], run: Callable[[Any], object]) -> list[str]:
-    """The problems with the cost of `run` on the inputs that `make` creates; normally none."""
-    small, large = make(SMALL), make(LARGE)
-    most = OPCODES_A_BYTE * LARGE
+def costs(make: Callable[[int], Any], run: Callable[[Any], object], compared: tuple[int, int]) -> list[str]:
+    """The problems with the cost of `run` on the inputs that `make` creates; normally none.
+
+    :param compared: two sizes in bytes, the second four times the first.
+    """
+    small, larger, large = (make(size) for size in (*compared, LARGE))
+    most = OPCODES_A_BYTE * compared[1]
     try:
         run(small)  # what is imported or cached once is not part of the input's cost
         first = opcodes(lambda: run(small), most)
-        second = opcodes(lambda: run(large), most)
+        second = opcodes(lambda: run(larger), most)
     except TooDear:
         return [f"more than {OPCODES_A_BYTE} instructions for each byte"]
     wrong = []
@@ -705,15 +712,14 @@ def _mixed(chance: random.Random) -> Shape:
     return make
 
 
-def case(seed: int, number: int) -> list[str]:
+def case(seed: int, number: int, compared: tuple[int, int] = LARGEST) -> list[str]:
     """Run one rule on one random shape. Returns the problems with its cost, with everything needed to reproduce
     them."""
     chance = random.Random(f"{seed} {number}")
     shape = _mixed(chance)
     name, rule = chance.choice([*RULES.items(), *ANSWERS.items()])
-    return [
-        f"seed {seed}, case {number}, {name}: {wrong}; {shape(200)!r:.400}" for wrong in costs(shape, rule)
-    ]
+    found = costs(shape, rule, compared)
+    return [f"seed {seed}, case {number}, {name}: {wrong}; {shape(200)!r:.400}" for wrong in found]
 
 
 def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str], None] = print) -> int:

@@ -44,11 +44,11 @@ from tests.sites import site
 from tests.viewer import EdgeHarness
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
-AT_ONCE = 8
+AT_ONCE = 32
 """Number of concurrent conversations."""
 PATIENCE = 60.0
 """Seconds after which a conversation that has not ended is a finding."""
-LIMITS = Limits(head=5.0, idle=0.5, body=5.0, write=5.0, drain=5.0)
+LIMITS = Limits(head=5.0, idle=3.0, body=5.0, write=5.0, drain=5.0)
 
 
 # -- the origin ----------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 """Configuration that all tests share: the tiers, and uvloop as the event loop, as in the edge.
 
 `--tier unit` runs only the files of that tier (`tests/tiers.py`). A module that must also work on asyncio's own loop
-sets `EVENT_LOOPS = ("uvloop", "asyncio")`. Tests that take minutes run only with `--long`. A module that takes a
-minute sets `FIRST = True`, so that it does not start last and delay the end of the run; the stories follow, then the
-many short tests. Bytecode is written: without it, each of the hundreds of processes that tests start would compile
-all of Keyfront. Property tests try the same cases on every run, so that a failure points to a code change; with
-`--hypothesis-profile=searching` they look for new cases.
+sets `EVENT_LOOPS = ("uvloop", "asyncio")`; its tests that the loop does not matter to are marked `uvloop`. Tests that
+take minutes run only with `--long`. A module that takes a minute sets `FIRST = True`, so that it does not start last
+and delay the end of the run; the stories follow, then the many short tests. Bytecode is written: without it, each of
+the hundreds of processes that tests start would compile all of Keyfront. Property tests try the same cases on every
+run, so that a failure points to a code change; with `--hypothesis-profile=searching` they look for new cases.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests sign what has expired. In pyproject.toml, this line would import Keyfront before its coverage is
     measured."""
     config.addinivalue_line("filterwarnings", "ignore::keyfront.errors.ExpiredWarning")
+    config.addinivalue_line(
+        "markers", "uvloop: run this test on uvloop only, whatever EVENT_LOOPS of its module"
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -108,4 +111,6 @@ def pytest_asyncio_loop_factories(
     item: pytest.Item,
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     module = getattr(item, "module", None)
+    if item.get_closest_marker("uvloop"):
+        module = None
     return {name: LOOPS[name] for name in getattr(module, "EVENT_LOOPS", ("uvloop",))}

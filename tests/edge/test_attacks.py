@@ -72,7 +72,7 @@ async def converse(harness: EdgeHarness, data: bytes, size: int = 0) -> list[See
             viewer.writer.write_eof()
         except OSError:
             pass  # refused before it was all sent
-        return await asyncio.wait_for(hearing, 15)
+        return await asyncio.wait_for(hearing, 100)
 
 
 # -- smuggling -------------------------------------------------------------------------------------------------
@@ -285,11 +285,11 @@ class TestSmuggling:
             assert not names & {"upgrade", "http2-settings"}
             assert asked.header("connection") == "Keep-Alive"
 
-    async def test_ten_thousand_upgrades_in_a_row(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
+    async def test_thousands_of_upgrades_in_a_row(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         request = b"GET /a HTTP/1.1\r\nHost: d.test\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
         await harness.get("/a")
-        answers = await converse(harness, request * 10_000)
-        assert [seen.status for seen in answers] == [200] * 10_000
+        answers = await converse(harness, request * 2_500)
+        assert [seen.status for seen in answers] == [200] * 2_500
 
     async def test_an_unsolicited_protocol_switch_by_an_origin(
         self, harness: EdgeHarness, origin: ScriptedOrigin
@@ -786,29 +786,32 @@ def verdict(routing: Routing, target: str, cookie: str = "", method: str = "GET"
 
 
 @functools.cache
-def judged_spellings() -> list[tuple[str, bool, bool]]:
-    """Every spelling, and whether it is refused where `/private/*` is restricted, and where everything but
+def judged_spellings(step: int) -> list[tuple[str, bool, bool]]:
+    """Each spelling of so many, and whether it is refused where `/private/*` is restricted, and where everything but
     `/public/*` is."""
     routing, turned = Routing(half_private()), Routing(half_private(turned=True))
     return [
         (target, isinstance(verdict(routing, target), Refusal), isinstance(verdict(turned, target), Refusal))
-        for target in spellings()
+        for target in itertools.islice(spellings(), 0, None, step)
     ]
 
 
 class TestDeception:
     @rows("server", SERVERS)
-    def test_no_spelling_reaches_a_private_file_at_any_origin(self, server: str) -> None:
+    def test_no_spelling_reaches_a_private_file_at_any_origin(
+        self, server: str, pytestconfig: pytest.Config
+    ) -> None:
+        step = 1 if pytestconfig.getoption("--long") else 7  # has no factor in common with any list's length
         finds = SERVERS[server]
         reached = 0
-        for target, refused, refused_turned in judged_spellings():
+        for target, refused, refused_turned in judged_spellings(step):
             found = finds(target)
             if found.startswith("/private/"):
                 reached += 1
                 assert refused, (target, found)
             if not found.startswith("/public/"):
                 assert refused_turned, (target, found)
-        assert reached >= (100 if server != "one that decodes nothing" else 10)
+        assert reached >= (100 if server != "one that decodes nothing" else 10) // step
 
     def test_what_no_origin_reads_as_private_is_public(self) -> None:
         """The other side: the rule refuses only what it must."""

@@ -29,6 +29,7 @@ from keyfront.edge.cache.tiers import Tiers
 from keyfront.edge.http.request_target import host_text
 from keyfront.edge.http.trusted_proxies import MAX_HOPS, TrustedProxies
 from keyfront.edge.limits.viewers import ViewerLimits
+from keyfront.edge.logs import access_log
 from keyfront.edge.logs.access_log import CUT, MOST_REFUSED, MOST_REFUSED_IN_ALL, AccessLog, Refusals
 from keyfront.edge.rules import freshness
 from keyfront.edge.rules.decide import decide
@@ -580,7 +581,9 @@ def test_how_much_a_workers_tables_may_take(memory: int, tables: int) -> None:
 KEY = LocalSigner("KTEST", generate_private_key("ECDSA-P256"))
 
 
-async def test_a_worker_of_little_memory_stays_small_whatever_viewers_send(tmp_path: Path) -> None:
+async def test_a_worker_of_little_memory_stays_small_whatever_viewers_send(
+    pytestconfig: pytest.Config,
+) -> None:
     """Every table is filled with the worst keys that viewers and origins can send: the bound is the cache plus 30
     MiB."""
     memory = 16 * MIB
@@ -602,7 +605,8 @@ async def test_a_worker_of_little_memory_stays_small_whatever_viewers_send(tmp_p
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
-            for number in range(1500):  # five hundred fill every table
+            # Five hundred fill every table.
+            for number in range(1500 if pytestconfig.getoption("--long") else 600):
                 name = f"{number:06}"
                 host = f"{name}{'h' * 240}.d.test"
                 headers: Headers = [(b"host", host.encode())]
@@ -685,8 +689,14 @@ async def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.fixture
+def one_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the test takes, the second of its clock does not end."""
+    monkeypatch.setattr(access_log, "SUM_AFTER", 600.0)
+
+
 async def test_a_flood_of_refused_requests_leaves_few_records_and_all_of_the_counts(
-    origin: ScriptedOrigin, tmp_path: Path
+    origin: ScriptedOrigin, tmp_path: Path, one_second: None
 ) -> None:
     clock = Clock()
     clock.now = 1_800_000_000.5
@@ -712,7 +722,7 @@ async def test_a_flood_of_refused_requests_leaves_few_records_and_all_of_the_cou
 
 
 async def test_requests_beyond_a_limit_leave_few_records_and_all_of_the_counts(
-    origin: ScriptedOrigin, tmp_path: Path
+    origin: ScriptedOrigin, tmp_path: Path, one_second: None
 ) -> None:
     """A 503 costs a viewer less than its record costs the disk."""
     clock = Clock()

@@ -8,6 +8,7 @@ import asyncio
 import functools
 import http.server
 import os
+import random
 import re
 import socket
 import subprocess
@@ -132,6 +133,8 @@ STARTS = [
     "/1.jpg/../private/1.mp4", "/./private/./1.mp4", "/%2570rivate/1.mp4", "/public%2f..%2fprivate/1.mp4",
 ]  # fmt: skip
 TARGETS = [start + end for start in STARTS for end in ENDS]
+FEWER = [*STARTS, *(STARTS[0] + end for end in ENDS), *random.Random(1).sample(TARGETS, 60)]
+"""Each start, each end, and some of the pairs."""
 ROOTS = [
     "/", "//", "///", "/.", "/./", "/x/..", "/x/../", "/%2e", "/%2e/", "/x/%2e%2e", "//?x", "/%2f", "/?x", "/%3f",
     "/%23", "/%3fx",
@@ -167,15 +170,18 @@ async def directly(port: int, target: str) -> bytes:
 
 
 @pytest.mark.parametrize("origin", NAMES)
-async def test_no_path_opens_the_film_without_a_signature(ports: dict[str, int], origin: str) -> None:
+async def test_no_path_opens_the_film_without_a_signature(
+    ports: dict[str, int], origin: str, pytestconfig: pytest.Config
+) -> None:
     port = ports[origin]
-    careless = [target for target in TARGETS if SECRET in await directly(port, target)]
+    targets = TARGETS if pytestconfig.getoption("--long") else FEWER
+    careless = [target for target in targets if SECRET in await directly(port, target)]
     assert len(careless) >= 5
     if "$uri" in origin:
         assert {"/private/1.mp4%3f.jpg", "/private/1.mp4%23.jpg"} <= set(careless)
     for name, made in WORLDS.items():
         async with EdgeHarness(made(port)) as harness, await harness.viewer() as viewer:
-            for target in TARGETS:
+            for target in targets:
                 seen = await viewer.ask(target, "d.test")
                 assert SECRET not in seen.body, (name, target)
                 assert not (target in careless and seen.status == 200), (name, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -551,6 +552,13 @@ async def test_a_viewer_that_does_not_read_stops_the_edge(pair: Pair) -> None:
 TEXT = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=30)
 
 
+@functools.cache
+def edge_of_nobody() -> Edge:
+    edge = Edge(EdgeSettings(), AccessLog(None))
+    edge.use(site(Origin("o", "127.0.0.1")))
+    return edge
+
+
 @given(
     agent=TEXT,
     referer=TEXT,
@@ -559,9 +567,7 @@ TEXT = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_
 )
 def test_a_record_made_of_pieces_is_the_encoders(agent: str, referer: str, path: str, tls: str) -> None:
     """Whatever the fields contain, the pieces form a line that parses back to the original values."""
-    edge = Edge(EdgeSettings(), AccessLog(None))
-
-    edge.use(site(Origin("o", "127.0.0.1")))
+    edge = edge_of_nobody()
     target = "/" + path.replace("?", "").replace("#", "")
     headers = [(b"user-agent", agent.encode("latin-1")), (b"referer", referer.encode("latin-1"))]
     request = Request("GET", target, "d.test", headers, wire_bytes=len(target) + 50)

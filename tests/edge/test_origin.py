@@ -89,6 +89,7 @@ async def read(reply: OriginReply) -> bytes:
 # What is sent.
 
 
+@pytest.mark.uvloop
 @rows(
     "target",
     [
@@ -107,6 +108,7 @@ async def test_the_target_is_sent_as_it_is(origins: Origins, origin: ScriptedOri
     assert origin.requests[0].target == target
 
 
+@pytest.mark.uvloop
 async def test_headers_are_sent_in_order_with_our_framing_alone(
     origins: Origins, origin: ScriptedOrigin
 ) -> None:
@@ -271,6 +273,7 @@ GOOD: dict[str, tuple[bytes, bool, int, bytes, int | None, bool, bool]] = {
 FOLLOWED = {"204 with a body", "more than its length", "a second response", "chunked and a second response"}
 
 
+@pytest.mark.uvloop
 @rows(
     ("name", "bytewise"),
     [(name, False) for name in GOOD] + [(name, True) for name in GOOD if name not in FOLLOWED],
@@ -292,6 +295,7 @@ async def test_good_responses(origins: Origins, origin: ScriptedOrigin, name: st
     assert origin.connections == (1 if reused else 2)
 
 
+@pytest.mark.uvloop
 @rows(
     "data",
     [
@@ -319,6 +323,7 @@ async def test_a_body_after_head_ends_the_connection(origins: Origins, origin: S
     assert origin.connections == 2
 
 
+@pytest.mark.uvloop
 async def test_headers_come_as_the_origin_sent_them(origins: Origins, origin: ScriptedOrigin) -> None:
     origin.on(
         "/", [OK + b"Set-Cookie: a=1 \t\r\nX-Empty:\r\nset-COOKIE: b=\xe9\r\nContent-Length: 0\r\n\r\n"]
@@ -427,6 +432,7 @@ BAD: dict[str, tuple[Script, str, int]] = {
 }  # fmt: skip
 
 
+@pytest.mark.uvloop
 @rows("name", BAD)
 @fresh(origins=client, origin=flawless_origin)
 async def test_bad_heads(origins: Origins, origin: ScriptedOrigin, name: str) -> None:
@@ -459,6 +465,7 @@ BAD_BODIES: dict[str, tuple[Script, str, int]] = {
 }  # fmt: skip
 
 
+@pytest.mark.uvloop
 @rows("name", BAD_BODIES)
 @fresh(origins=client, origin=flawless_origin)
 async def test_bad_bodies(origins: Origins, origin: ScriptedOrigin, name: str) -> None:
@@ -512,6 +519,7 @@ async def test_requests_at_once_have_connections_of_their_own(
     assert origin.connections == 5
 
 
+@pytest.mark.uvloop
 async def test_idle_connections_of_an_origin_are_bounded(origin: ScriptedOrigin) -> None:
     origins = Origins(max_idle_per_origin=2)
     go = asyncio.Event()
@@ -527,6 +535,7 @@ async def test_idle_connections_of_an_origin_are_bounded(origin: ScriptedOrigin)
     await origin.disconnected(5)
 
 
+@pytest.mark.uvloop
 async def test_idle_connections_of_all_origins_are_bounded() -> None:
     origins = Origins(max_idle=1)
     async with ScriptedOrigin() as one, ScriptedOrigin() as two:
@@ -549,6 +558,7 @@ async def test_an_idle_connection_is_closed_in_time(origins: Origins, origin: Sc
     assert origin.connections == 2
 
 
+@pytest.mark.uvloop
 async def test_the_origin_may_promise_less(origins: Origins, origin: ScriptedOrigin) -> None:
     origin.on("/", answer(200, b"x", {"Keep-Alive": "timeout=1, max=100"}))
     await get(origins, origin.origin(keepalive_timeout=60))
@@ -579,6 +589,7 @@ async def test_bytes_on_an_idle_connection_close_it(origins: Origins, origin: Sc
     assert origin.connections == 2
 
 
+@pytest.mark.uvloop
 async def test_different_origins_share_no_connection(origins: Origins, origin: ScriptedOrigin) -> None:
     origin.on("/", answer(200, b"x"))
     await get(origins, origin.origin(domain_name="127.0.0.1"))
@@ -688,6 +699,7 @@ FAILS: dict[str, Script] = {
 }
 
 
+@pytest.mark.uvloop
 @rows(
     ("method", "fault", "attempts", "asked", "status"),
     [
@@ -718,6 +730,7 @@ async def test_attempts(
     assert (got, len(origin.requests)) == (status, asked)
 
 
+@pytest.mark.uvloop
 async def test_attempts_end(origins: Origins, origin: ScriptedOrigin) -> None:
     origin.on("/", [CLOSE])
     with pytest.raises(OriginFailure):
@@ -725,6 +738,7 @@ async def test_attempts_end(origins: Origins, origin: ScriptedOrigin) -> None:
     assert len(origin.requests) == 3
 
 
+@pytest.mark.uvloop
 async def test_a_malformed_response_is_not_retried(origins: Origins, origin: ScriptedOrigin) -> None:
     origin.on("/", [b"garbage\r\n\r\n"])
     with pytest.raises(OriginFailure):
@@ -826,12 +840,14 @@ async def test_no_connection_in_time(origins: Origins, deaf: int, attempts: int)
     assert SHORT * attempts * 0.9 < loop.time() - begin < SHORT * attempts + 0.5
 
 
+@pytest.mark.uvloop
 async def test_a_name_that_does_not_exist(origins: Origins) -> None:
     with pytest.raises(OriginFailure) as caught:
         await get(origins, Origin(id="o", domain_name="no-such-host.invalid"))
     assert (caught.value.kind, caught.value.status) == ("OriginDnsError", 502)
 
 
+@pytest.mark.uvloop
 async def test_a_name_that_cannot_exist(origins: Origins) -> None:
     with pytest.raises(OriginFailure) as caught:
         await get(origins, Origin(id="o", domain_name="a" * 300))
@@ -872,6 +888,7 @@ class Resolver:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
 
+@pytest.mark.uvloop
 async def test_host_names_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keyfront.edge.origin.connect.NAME_TTL", 0.05)
     resolver = Resolver(None, ["192.0.2.1"], ["192.0.2.2", "192.0.2.3"], ["192.0.2.4"], [])
@@ -946,6 +963,7 @@ async def test_a_slow_answer_in_time_is_no_failure(origins: Origins, origin: Scr
     assert await read(reply) == b"x"
 
 
+@pytest.mark.uvloop
 @pytest.mark.parametrize(
     "script",
     [[], [CLOSE]],
@@ -1216,6 +1234,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
+@pytest.mark.uvloop
 @rows(
     ("names", "asked_as", "host", "options", "failure"),
     [
@@ -1261,6 +1280,7 @@ async def test_certificates(
         await origins.aclose()
 
 
+@pytest.mark.uvloop
 async def test_sni_names_the_host(authority: Authority) -> None:
     seen: list[str | None] = []
     server = authority.server("www.example.com", "localhost")
@@ -1285,6 +1305,7 @@ def test_authorities_that_cannot_be_read(tmp_path: Path, content: bytes | None) 
         Origins(ca_file=str(path))
 
 
+@pytest.mark.uvloop
 @rows(
     "host",
     [
@@ -1315,6 +1336,7 @@ async def test_a_forwarded_host_that_is_no_name(authority: Authority, host: byte
         await origins.aclose()
 
 
+@pytest.mark.uvloop
 @rows(
     ("protocols", "highest", "works"),
     [
@@ -1342,6 +1364,7 @@ async def test_tls_versions(
         await origins.aclose()
 
 
+@pytest.mark.uvloop
 async def test_http_on_the_https_port(origins: Origins) -> None:
     async with ScriptedOrigin(greeting=[b"HTTP/1.1 400 Bad Request\r\n\r\n", CLOSE]) as origin:
         with pytest.raises(OriginFailure) as caught:
@@ -1579,7 +1602,7 @@ PIECES = st.sampled_from(
     st.booleans(),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_bytes_in_any_pieces_mean_the_same(data: bytes, head_only: bool, chance: random.Random) -> None:
     whole = verdict([data], head_only=head_only)
     cuts = sorted(chance.sample(range(len(data) + 1), min(len(data), 5)))

@@ -339,7 +339,7 @@ PARTS = st.sampled_from(
     ),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_are_read_or_refused_in_any_pieces(data: bytes, chance: random.Random) -> None:
     said: list[str] = []
 

@@ -80,7 +80,7 @@ def test_botocore_gives_the_same_signature(
     assert value(sent, b"x-amz-date") == datetime.fromtimestamp(NOW, UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.text(st.characters(max_codepoint=255), max_size=30),
     st.text(st.characters(max_codepoint=255), max_size=30),

@@ -18,12 +18,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from keyfront import sign_url
+from keyfront.cli.edge_options import EdgeOptions
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.net.certificates import Certificates, unraisable
 from keyfront.edge.serving.settings import EdgeSettings
@@ -31,6 +33,7 @@ from keyfront.errors import SettingsError
 from keyfront.model.snapshot import Behavior
 from tests.edge.harness import signed_site
 from tests.origin import ScriptedOrigin, answer
+from tests.rows import rows
 from tests.sites import ALICE, site
 from tests.up import Up, distribution_config
 from tests.viewer import EdgeHarness, Viewer
@@ -326,6 +329,7 @@ class TestConnections:
         assert record["scheme"] == "https"
         assert (record["ssl_protocol"], record["ssl_cipher"]) == ("TLSv1.3", "TLS_AES_256_GCM_SHA384")
 
+    @pytest.mark.uvloop
     async def test_tls_1_2_with_forward_secrecy(self, harness: EdgeHarness) -> None:
         context = trusting(maximum_version=ssl.TLSVersion.TLSv1_2)
         async with await visit(harness, context) as viewer:
@@ -334,6 +338,7 @@ class TestConnections:
         assert record["ssl_protocol"] == "TLSv1.2"
         assert record["ssl_cipher"].startswith("ECDHE-")
 
+    @pytest.mark.uvloop
     @pytest.mark.parametrize(
         ("settings", "ciphers"),
         [({"maximum_version": ssl.TLSVersion.TLSv1_1, "minimum_version": ssl.TLSVersion.TLSv1}, ""),
@@ -357,6 +362,7 @@ class TestConnections:
             assert b"HTTP" not in await viewer.at_end()
         assert not harness.records
 
+    @pytest.mark.uvloop
     @pytest.mark.parametrize("name", [b"\xff\xfe.test", b"a" * 255, b"d..test", b"\xc3\xa9.test"])
     async def test_a_server_name_that_is_none(
         self,
@@ -374,6 +380,7 @@ class TestConnections:
             assert (await viewer.ask("/a/1", "d.test")).status == 200
         assert "Traceback" not in capsys.readouterr().err
 
+    @pytest.mark.uvloop
     async def test_a_change_leaves_open_connections_alone(
         self, origin: ScriptedOrigin, folder: Folder
     ) -> None:
@@ -395,6 +402,7 @@ class TestConnections:
                     assert (await old.ask("/a/1", "d.test")).x_cache == "Hit"
                     assert (shown(old), shown(new)) == (first.serial_number, second.serial_number)
 
+    @pytest.mark.uvloop
     async def test_sessions_are_resumed_across_a_change(self, origin: ScriptedOrigin, folder: Folder) -> None:
         folder.put("d", "d.test")
         certificates = folder.read()
@@ -414,6 +422,7 @@ class TestConnections:
             assert certificates.poll(NOW)
             assert (await loop.run_in_executor(None, handshake, session))[1]
 
+    @pytest.mark.uvloop
     async def test_a_signature_is_for_https(self, origin: ScriptedOrigin, folder: Folder) -> None:
         folder.put("d", "d.test")
         secure = sign_url("https://d.test/a/1", ALICE, expires=int(time.time()) + 60)
@@ -423,6 +432,7 @@ class TestConnections:
                 assert (await viewer.ask(secure.removeprefix("https://d.test"), "d.test")).status == 200
                 assert (await viewer.ask(plain.removeprefix("http://d.test"), "d.test")).status == 403
 
+    @pytest.mark.uvloop
     async def test_https_only_is_content_and_a_redirect_ends_here(
         self, origin: ScriptedOrigin, folder: Folder
     ) -> None:
@@ -481,7 +491,7 @@ class TestEnds:
         self, origin: ScriptedOrigin, folder: Folder
     ) -> None:
         folder.put("d", "d.test")
-        size = 64_000_000  # more than the kernel buffers on the way
+        size = 24_000_000  # more than the kernel buffers on the way
         origin.on("/big", answer(200, bytes(size), {"Cache-Control": "no-store"}))
         tls = folder.read().context
         async with EdgeHarness(site(origin.origin()), tls=tls, limits=BRIEF) as harness:
@@ -582,6 +592,20 @@ def app() -> Iterator[int]:
     server.server_close()
 
 
+OPTIONS = EdgeOptions(
+    edge="127.0.0.1:0",
+    tls=None,
+    certificates=None,
+    trusted_proxies="",
+    memory=1,
+    max_object=1,
+    cache_disk=0,
+    country_db=None,
+    pop="",
+    cache_status=False,
+)
+
+
 class TestUp:
     """A whole Keyfront, from the command line to the log."""
 
@@ -637,20 +661,20 @@ class TestUp:
             assert all("ssl_protocol" not in r for r in up.records() if r["scheme"] == "http")
             assert "Traceback" not in "".join(up.log)
 
-    @pytest.mark.parametrize(
+    @rows(
         ("options", "said"),
         [
-            (("--tls", "127.0.0.1:0"), "given together"),
-            (("--certificates", "."), "given together"),
-            (("--tls", "127.0.0.1:0", "--certificates", "."), "no certificate that can be used"),
+            ({"tls": "127.0.0.1:0"}, "given together"),
+            ({"certificates": Path()}, "given together"),
+            ({"tls": "127.0.0.1:0", "certificates": Path()}, "no certificate that can be used"),
         ],
     )
     def test_settings_that_make_no_sense(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: str
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(AssertionError, match=said):
-            Up(tmp_path / "data", options=options).start()
+        with pytest.raises(SettingsError, match=said):
+            msgspec.structs.replace(OPTIONS, **options).tls_settings()
 
 
 def slowly(port: int, request: bytes, size: int, scheme: str) -> bytes:

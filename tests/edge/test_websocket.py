@@ -316,14 +316,14 @@ class TestEcho:
 
             async def talk(number: int) -> None:
                 async with client(harness, f"/ws/{number}") as viewer:
-                    for turn in range(20):
+                    for turn in range(10):
                         await viewer.send(f"{number}:{turn}" * 50)
                         assert await viewer.recv() == f"{number}:{turn}" * 50
 
-            await asyncio.gather(*(talk(number) for number in range(30)))
-            await harness.recorded(30)
+            await asyncio.gather(*(talk(number) for number in range(15)))
+            await harness.recorded(15)
             assert harness.edge.websockets.taken == 0
-            assert (harness.edge.websockets.handshakes, harness.edge.websockets.opened) == (30, 30)
+            assert (harness.edge.websockets.handshakes, harness.edge.websockets.opened) == (15, 15)
 
     async def test_wss_to_the_edge_and_to_the_origin(self, tmp_path: Path) -> None:
         authority = Authority(tmp_path)
@@ -353,6 +353,7 @@ async def _send_all(viewer: ClientConnection, messages: list[Any]) -> None:
 # -- the signature check -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.uvloop
 class TestGate:
     async def test_signed_urls_and_cookies_open_and_nothing_else(self) -> None:
         async with server() as (_, ws):
@@ -442,6 +443,7 @@ def _guarded(ws: Origin, members: tuple[str, ...] = ("KALICE1",)) -> Snapshot:
 # -- which headers -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.uvloop
 class TestForwarding:
     @pytest.mark.parametrize(
         "behavior",
@@ -554,6 +556,7 @@ LIES = {
 
 
 class TestOrigins:
+    @pytest.mark.uvloop
     @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
     async def test_a_101_that_does_not_accept_this_handshake(
         self, harness: EdgeHarness, origin: ScriptedOrigin, lie: bytes
@@ -572,6 +575,7 @@ class TestOrigins:
         assert record["explanation"]
         assert harness.edge.websockets.taken == 0
 
+    @pytest.mark.uvloop
     async def test_an_unsolicited_101_is_refused(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         origin.on("/ws", [SWITCHED + b"\x81\x05hello"])
         for headers in ((), OFFER[:1], OFFER[1:], OFFER[:2]):
@@ -591,6 +595,7 @@ class TestOrigins:
         assert (await harness.get("/b")).body == b"real"
         assert origin.connections == 2
 
+    @pytest.mark.uvloop
     async def test_any_other_answer_is_an_ordinary_one_and_the_connection_goes_on(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
@@ -621,6 +626,7 @@ class TestOrigins:
         await harness.get("/b")
         assert [asked.connection for asked in origin.requests] == [0, 1, 0]
 
+    @pytest.mark.uvloop
     async def test_custom_error_pages_and_bodies_of_every_framing(self, origin: ScriptedOrigin) -> None:
         origin.on(
             "/ws", answer(403, b"no"), answer(200, chunks=[b"a", b"b"]), answer(200, b"end", close=True)
@@ -639,6 +645,7 @@ class TestOrigins:
                     seen.append(await viewer.answer())
         assert [(one.status, one.body) for one in seen] == [(200, b"sorry"), (200, b"ab"), (200, b"end")]
 
+    @pytest.mark.uvloop
     @pytest.mark.parametrize("slowly", [False, True], ids=["silent", "dripping"])
     async def test_the_handshake_has_the_origins_read_timeout(
         self, origin: ScriptedOrigin, slowly: bool
@@ -784,6 +791,7 @@ class TestViewers:
             assert (await viewer.answer()).status == 101
             assert await viewer.reader.readexactly(2) == b"\x81\x00"
 
+    @pytest.mark.uvloop
     @pytest.mark.parametrize("method", [m for m in ALL if m != "GET"])
     async def test_on_other_methods_it_is_ignored_and_logged(
         self, harness: EdgeHarness, origin: ScriptedOrigin, method: str
@@ -800,6 +808,7 @@ class TestViewers:
                 record = await harness.recorded(1)
                 assert record["explanation"] == f"passed over: upgrade to websocket ({method} is not GET)"
 
+    @pytest.mark.uvloop
     async def test_with_a_body_it_is_refused(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         async with await harness.viewer() as viewer:
             await viewer.send(offer(Content_Length="3") + b"abc")
@@ -809,6 +818,7 @@ class TestViewers:
             assert (await viewer.answer()).status == 400
         assert not origin.requests
 
+    @pytest.mark.uvloop
     @pytest.mark.parametrize(
         ("changed", "reason"),
         [
@@ -830,6 +840,7 @@ class TestViewers:
         assert (await harness.recorded(1))["reason"] == reason
         assert [asked.target for asked in origin.requests] == ["/b"]
 
+    @pytest.mark.uvloop
     @pytest.mark.parametrize(
         ("changed", "why"),
         [
@@ -851,6 +862,7 @@ class TestViewers:
             f"passed over: upgrade to {why}"
         ] * 4
 
+    @pytest.mark.uvloop
     async def test_http_1_0_has_none(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         origin.on("/ws", answer(200, b"plain"))
         async with await harness.viewer() as viewer:
@@ -896,6 +908,7 @@ class TestViewers:
 
 
 class TestEnds:
+    @pytest.mark.uvloop
     async def test_open_ones_do_not_keep_requests_from_their_origin(self, origin: ScriptedOrigin) -> None:
         origin.on("/ws", [SWITCHED, echo_bytes, CLOSE])
         origin.on("/b", answer(200, b"b"))
@@ -909,6 +922,7 @@ class TestEnds:
                 viewer = await harness.viewer()
             assert harness.edge.fetcher.origins.load[0] == 0
 
+    @pytest.mark.uvloop
     async def test_beyond_the_limit_there_is_503(self, origin: ScriptedOrigin) -> None:
         async with server() as (_, ws):
             settings = EdgeSettings(memory=1 << 22, websockets=2)
@@ -1155,6 +1169,7 @@ class TestEnds:
 # -- metrics, and ASGI ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.uvloop
 class TestCounts:
     async def test_metrics(self) -> None:
         async with server() as (_, ws), EdgeHarness(open_site(ws)) as harness:
@@ -1224,6 +1239,6 @@ class TestCounts:
 
 def test_the_fuzzer_finds_nothing() -> None:
     """A short run; `python -m fuzz.websocket` takes longer ones."""
-    conversations, switched = run(160, None, 3, tell=lambda _: None)
-    assert conversations == 160
+    conversations, switched = run(80, None, 3, tell=lambda _: None)
+    assert conversations == 80
     assert switched > 3

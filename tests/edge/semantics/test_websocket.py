@@ -24,7 +24,7 @@ def frame(opcode: int, payload: bytes, *, masked: bool) -> bytes:
 
 
 class TestFrames:
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(
         sizes=st.lists(st.sampled_from([0, 1, 2, 125, 126, 127, 300, 65535, 65536, 70000]), max_size=6),
         masked=st.booleans(),

@@ -22,6 +22,8 @@ logger = logging.getLogger("keyfront.edge")
 
 FLUSH_AFTER = 0.02
 """Seconds that a record may wait to be written, which is also the most that a killed worker can lose of its log."""
+SUM_AFTER = 1.0
+"""Seconds after which the refused requests of an unfinished second are summed up, if no later record does it."""
 MAX_UNWRITTEN = 256 * 1024
 """Bytes of records held for the next attempt when a write fails; all others are lost."""
 MAX_COUNTERS = 4096
@@ -142,7 +144,7 @@ class AccessLog:
         self._refused.append(record)
         self._waiting += self._refusals.admit(record)
         if self._summing is None and self._refusals.waiting:
-            self._summing = asyncio.get_running_loop().call_later(1.0, self._sum_up)
+            self._summing = asyncio.get_running_loop().call_later(SUM_AFTER, self._sum_up)
 
     def _sum_up(self) -> None:
         self._summing = None
