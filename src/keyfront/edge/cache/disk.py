@@ -468,12 +468,12 @@ class DiskTier:
         if self._closed or (self._evictor is not None and self._evictor.is_alive()):
             return
         evictor = threading.Thread(target=self._evict, name="keyfront-evict", daemon=True)
+        self._evictor = evictor  # before it starts: if the disk fails at once, it must not start another one
         try:
             evictor.start()
         except RuntimeError as error:  # no thread available: the next eviction tries again
+            self._evictor = None
             self._warn(f"cannot be searched, so nothing new is stored there: {error}")
-            return
-        self._evictor = evictor
 
     def _evict(self) -> None:
         """Remove the least recently used entries until there is room. One worker evicts at a time; the others
