@@ -18,6 +18,7 @@ from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.worker_settings import WorkerSettings
 from keyfront.monitoring.edge_metrics import GAUGES
+from keyfront.runtime.reload import UpSettings
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
@@ -26,8 +27,8 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) -> Work
     """The settings that a worker would get, without starting one."""
     found: list[WorkerSettings] = []
 
-    async def start(_folder: Path, settings: WorkerSettings, *_: object) -> None:
-        found.append(settings)
+    async def start(settings: UpSettings, *_: object) -> None:
+        found.append(settings.worker)
 
     monkeypatch.setattr(up_module, "run_up", start)
     monkeypatch.setattr(signal, "signal", lambda *_: None)

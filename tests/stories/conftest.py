@@ -6,12 +6,14 @@ belongs to the xdist group "shared", so that one test process runs them all."""
 
 from __future__ import annotations
 
+import http.client
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.application import Request, Response, served
-from tests.up import Up
+from tests.up import PATIENCE, Up
 
 PAGE = b"hello " * 1000
 
@@ -33,3 +35,47 @@ def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with Up(tmp_path_factory.mktemp("shared") / "data", options=("--stuck-after", "0")) as up:
         yield up
         assert up.stop() == 0
+
+
+class Viewers:
+    """Threads that send requests continuously, each on its own connection, and count the outcomes."""
+
+    def __init__(self, up: Up, host: str, count: int = 4) -> None:
+        self._up = up
+        self._host = host
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._view, daemon=True) for _ in range(count)]
+        self.answered = 0
+        self.refused = 0
+        """Connections that no process accepted."""
+        self.lost = 0
+        """Connections that were accepted, and then closed or left without an answer."""
+        self.wrong: list[object] = []
+
+    def _view(self) -> None:
+        while not self._stop.is_set():
+            try:
+                answer = self._up.get(self._host, "/a")
+            except ConnectionRefusedError:
+                self.refused += 1
+            except (OSError, http.client.HTTPException):
+                self.lost += 1
+            else:
+                if answer.status != 200 or answer.body != PAGE:
+                    self.wrong.append(answer)
+                self.answered += 1
+
+    def __enter__(self) -> Viewers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def wait_for_answers(self, more: int = 50) -> None:
+        """Wait until that many more requests are answered."""
+        seen = self.answered
+        Up.until(lambda: self.answered >= seen + more)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import keyfront.cli.up as up_module
 from keyfront.edge.origin.egress import Egress, EgressSettings
 from keyfront.edge.worker_settings import WorkerSettings
+from keyfront.runtime.reload import UpSettings
 from tests.application import Response, served
 from tests.up import Up, distribution_config
 
@@ -88,8 +89,8 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) 
     """The settings that a worker would get, without starting one: tests must not run an edge on a public address."""
     told: list[WorkerSettings] = []
 
-    async def start(_folder: Path, settings: WorkerSettings, *_: object) -> None:
-        told.append(settings)
+    async def start(settings: UpSettings, *_: object) -> None:
+        told.append(settings.worker)
 
     monkeypatch.setattr(up_module, "run_up", start)
     monkeypatch.setattr(signal, "signal", lambda *_: None)

@@ -5,17 +5,15 @@ SIGSTOP simulates anything that can block a process (a loop, a deadlock, a disk 
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from keyfront.fleet.file_feed import FileFeed
-from tests.stories.conftest import PAGE
+from tests.stories.conftest import PAGE, Viewers
 from tests.up import PATIENCE, Up, suspended
 
 pytestmark = pytest.mark.xdist_group("shared")
@@ -39,50 +37,6 @@ def create_site(up: Up, origin_port: int) -> str:
     """Once all processes run, a distribution that all edges have. Returns its hostname."""
     up.well()
     return str(up.create_distribution(origin_port)["DomainName"])
-
-
-class Viewers:
-    """Threads that send requests continuously, each on its own connection, and count the outcomes."""
-
-    def __init__(self, up: Up, host: str, count: int = 4) -> None:
-        self._up = up
-        self._host = host
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._view, daemon=True) for _ in range(count)]
-        self.answered = 0
-        self.refused = 0
-        """Connections that no process accepted."""
-        self.lost = 0
-        """Connections that were accepted, and then closed or left without an answer."""
-        self.wrong: list[object] = []
-
-    def _view(self) -> None:
-        while not self._stop.is_set():
-            try:
-                answer = self._up.get(self._host, "/a")
-            except ConnectionRefusedError:
-                self.refused += 1
-            except (OSError, http.client.HTTPException):
-                self.lost += 1
-            else:
-                if answer.status != 200 or answer.body != PAGE:
-                    self.wrong.append(answer)
-                self.answered += 1
-
-    def __enter__(self) -> Viewers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(PATIENCE)
-
-    def wait_for_answers(self, more: int = 50) -> None:
-        """Wait until that many more requests are answered."""
-        seen = self.answered
-        Up.until(lambda: self.answered >= seen + more)
 
 
 def wait_replaced(up: Up, before: list[int], workers: int) -> None:

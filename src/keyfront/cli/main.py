@@ -35,6 +35,7 @@ COMMANDS = {
     "key": "key:key",
     "plan": "declared:plan_command",
     "regions": "regions:regions",
+    "reload": "reload:reload",
     "rotation": "rotation:rotation",
     "sign": "sign:sign",
     "sign-cookies": "sign:sign_cookies",

@@ -25,6 +25,7 @@ from keyfront.cli.websocket_options import WebSocketOptions, websocket_options
 from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.extras import require_server
 from keyfront.runtime.logs import LogSettings, process_logging
+from keyfront.runtime.reload import UpSettings
 from keyfront.runtime.settings import ControlSettings, Supervision, without_password
 from keyfront.runtime.up import run_up
 
@@ -38,16 +39,6 @@ config_option = click.option(
     expose_value=False,
     help=f"File with values of the options below.  [default: DATA/{FILE_NAME}, if it exists]",
 )
-
-
-class UpSettings(msgspec.Struct, frozen=True):
-    """Everything that `keyfront up` runs with. `data` is the data folder."""
-
-    data: Path
-    worker: WorkerSettings
-    control: ControlSettings
-    supervision: Supervision
-    logs: LogSettings
 
 
 @click.command("up", cls=ConfigCommand)
@@ -90,24 +81,27 @@ def up(ctx: click.Context, /, **options: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # `run_up` replaces these handlers. Until then, there is nothing to shut down.
         signal.signal(number, lambda *_: sys.exit(0))
+    own = cast(ConfigContext, ctx)
     with process_logging(
         log_settings(options["verbose"], options["log_format"]), "up", (KeyfrontError, OSError)
     ):
         found: UpSettings = up_settings.invoke(ctx)
         try:
-            asyncio.run(run_up(found.data, found.worker, found.control, found.supervision, found.logs))
+            asyncio.run(run_up(found, lambda: read_settings(own.arguments)))
         except SettingsError as error:
-            raise cast(ConfigContext, ctx).located(error) from None
+            raise own.located(error) from None
 
 
 def read_settings(arguments: Sequence[str]) -> UpSettings:
     """The settings that `keyfront up` with these arguments would run with.
 
     :raises KeyfrontError: if they cannot be used.
-    :raises click.ClickException: if the arguments are invalid.
     """
-    with up_settings.make_context("keyfront up", list(arguments)) as ctx:
-        found: UpSettings = up_settings.invoke(ctx)
+    try:
+        with up_settings.make_context("keyfront up", list(arguments)) as ctx:
+            found: UpSettings = up_settings.invoke(ctx)
+    except click.ClickException as error:
+        raise SettingsError(error.format_message()) from None
     return found
 
 

@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
 
@@ -36,18 +36,38 @@ class LogSettings(msgspec.Struct, frozen=True):
     format: Format = "text"
 
 
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    _StreamHandler = logging.StreamHandler
+
+
+class _ProcessHandler(_StreamHandler):
+    """The handler of this process."""
+
+
+def _formatter(settings: LogSettings, process: str) -> logging.Formatter:
+    if settings.format == "json":
+        return JsonFormatter(process)
+    return TextFormatter(process, verbose=settings.level < logging.WARNING)
+
+
+def adjust_logging(settings: LogSettings, process: str) -> None:
+    """Log with other settings from now on, within `logging_to_stderr` or `process_logging`."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _ProcessHandler):
+            handler.setFormatter(_formatter(settings, process))
+    logging.getLogger("keyfront").setLevel(settings.level)
+
+
 @contextmanager
 def logging_to_stderr(settings: LogSettings, process: str) -> Iterator[None]:
     """Log to standard error within the context.
 
     :param process: the name that records carry, such as `control` or `edge-1`.
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        JsonFormatter(process)
-        if settings.format == "json"
-        else TextFormatter(process, verbose=settings.level < logging.WARNING)
-    )
+    handler = _ProcessHandler()
+    handler.setFormatter(_formatter(settings, process))
     # Only Keyfront's own loggers become verbose: botocore and urllib3 log signatures and query strings at debug level.
     own = logging.getLogger("keyfront")
     before = own.level

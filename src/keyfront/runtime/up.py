@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -24,21 +25,23 @@ import msgspec
 
 from keyfront.backup.restore.lock import lock_data_folder, refuse_half_restored
 from keyfront.custody.default_paths import Installation, own_custody
-from keyfront.errors import SettingsError
+from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.fleet.heartbeat import Board
 from keyfront.runtime.installation import local_url, url_host, write_installation
-from keyfront.runtime.logs import LogSettings
+from keyfront.runtime.logs import adjust_logging
+from keyfront.runtime.reload import Result, UpSettings, needs_restart, reloaded, write_pid, write_result
 from keyfront.runtime.settings import (
     ControlInherited,
     ControlSettings,
     FeedSettings,
-    Supervision,
     store_url,
     without_any_password,
 )
-from keyfront.runtime.supervisor import AFTER_DRAIN, EXIT_TIMEOUT, Child, Watchdog
+from keyfront.runtime.supervisor import AFTER_DRAIN, EXIT_TIMEOUT, MAX_RESTART_DELAY, Child, Watchdog
+from keyfront.runtime.systemd import READY, STOPPING, notify, reloading
 
 if TYPE_CHECKING:
+    from keyfront.edge.net.listeners import Listeners
     from keyfront.edge.worker_settings import WorkerSettings
     from keyfront.fleet.file_feed import FileFeed
 
@@ -49,58 +52,84 @@ CATCH_UP_INTERVAL = 0.02
 """Seconds between two checks of what edges have applied, and the number of checks before `ready` is printed anyway."""
 
 
-async def run_up(
-    folder: Path,
-    edge: WorkerSettings,
-    control: ControlSettings,
-    supervision: Supervision,
-    log: LogSettings = LogSettings(),
-) -> None:
-    """Run all processes until SIGTERM or SIGINT, and print one line when they are ready.
+async def run_up(given: UpSettings, reread: Callable[[], UpSettings]) -> None:
+    """Run all processes until SIGTERM or SIGINT, and print one line when they are ready. SIGHUP reloads the settings.
 
-    :param folder: the data folder.
-    :param edge: settings of every worker. If `edge.feed` is set, there are only workers, and `control` is not used.
+    :param given: if `given.worker.feed` is set, there are only workers, and `given.control` is not used.
+    :param reread: reads the settings again; it raises KeyfrontError if they cannot be used.
     :raises SettingsError: if the data folder or a port cannot be used, or a process does not start.
     """
     from keyfront.edge.net.open_files import raise_open_files
     from keyfront.fleet.file_feed import FileFeed
-    from keyfront.fleet.remote import is_enrolled
 
+    folder = given.data
     with contextlib.ExitStack() as held:
-        held.callback(os.close, lock_data_folder(folder, f"another keyfront uses the data folder {folder}"))
+        lock = lock_data_folder(folder, f"another keyfront uses the data folder {folder}")
+        held.callback(os.close, lock)
+        write_pid(lock)
         refuse_half_restored(folder)
         ports = held.enter_context(ReservedPorts())
-        edge = reserve_edge_ports(edge, ports)
-        if not edge.feed:
-            control, edge = reserve_control_port(control, edge, ports)
-        stop = stop_on_signal()
-        remote = is_enrolled(folder)
-        feed = FileFeed(edge.feed or folder)
-        prefix = edge_name(edge.port) if edge.feed else "edge"
-        remove_old_reports(feed, prefix)
-        # Without a control plane, edges can serve a snapshot that they have already applied.
-        edges_first = (remote or not edge.feed) and FileFeed(
-            edge.feed or folder, edge.region
-        ).servable() is not None
+        running = reserve_ports(given, ports)
+        stop, reload = on_signals()
         raise_open_files()
-        memory, shared = share_memory(edge.edge.memory, supervision.workers, folder)
-        edge = msgspec.structs.replace(edge, edge=msgspec.structs.replace(edge.edge, memory=memory))
-        board = held.enter_context(contextlib.closing(Board.create(supervision.workers + 1)))
-        processes = Processes(board, supervision, log)
+        remove_old_reports(FileFeed(running.worker.feed or folder), edge_prefix(running.worker))
+        machine = Machine(running)
         try:
-            names = [f"{prefix}-{number}" for number in range(1, supervision.workers + 1)]
-            if not edge.feed:
-                processes.add_control(control, names)
-            elif remote:
-                processes.add_feed(folder, len(names))
-            processes.add_edges(edge, names, feed, shared)
-            if not await _until_stopped(stop, processes.start(feed, edges_first=edges_first)):
+            if not await _until_stopped(stop, machine.start()):
                 return
-            await _describe(folder, described(folder, edge, control, time.time()))
-            print(ready_line(folder, edge, control), flush=True)
-            await stop.wait()
+            await _describe(folder, described(folder, running.worker, running.control, time.time()))
+            print(ready_line(folder, running.worker, running.control), flush=True)
+            notify(READY)
+            await _reload_until(stop, reload, machine, given, reread)
         finally:
-            await processes.stop()
+            notify(STOPPING)
+            await machine.stop()
+
+
+async def _reload_until(
+    stop: asyncio.Event,
+    reload: asyncio.Event,
+    machine: Machine,
+    given: UpSettings,
+    reread: Callable[[], UpSettings],
+) -> None:
+    """Reload whenever `reload` is set, until `stop` is."""
+    while await _until_stopped(stop, _wait_for(reload)):
+        reload.clear()
+        began = time.monotonic()
+        notify(reloading(began))
+        error = ""
+        restart: tuple[str, ...] = ()
+        try:
+            wanted = reread()
+            restart = tuple(needs_restart(given, wanted))
+            if not await _until_stopped(stop, machine.replace(reloaded(machine.running, wanted))):
+                return
+            await _describe(
+                given.data,
+                described(given.data, machine.running.worker, machine.running.control, time.time()),
+            )
+        except (KeyfrontError, OSError) as failure:
+            error, restart = str(failure), ()
+            logger.error("the settings are not reloaded, and the ones before stay in use: %s", error)
+        else:
+            logger.info("settings reloaded", extra={"seconds": round(time.monotonic() - began, 3)})
+            if restart:
+                logger.warning("a restart is needed for %s", ", ".join(restart))
+        try:
+            write_result(given.data, Result(began, error, restart))
+        except OSError as failure:
+            logger.warning("`keyfront reload` cannot get the result: %s", failure)
+        notify(READY)
+
+
+async def _wait_for(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def edge_prefix(edge: WorkerSettings) -> str:
+    """The prefix of the names of this machine's edges."""
+    return edge_name(edge.port) if edge.feed else "edge"
 
 
 def edge_name(port: int) -> str:
@@ -109,12 +138,14 @@ def edge_name(port: int) -> str:
     return f"at-{host or os.getpid()}-{port}"
 
 
-def stop_on_signal() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set."""
-    stop = asyncio.Event()
+def on_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Return an event that SIGTERM and SIGINT set, and one that SIGHUP sets."""
+    stop, reload = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    return stop, reload
 
 
 # ---- ports
@@ -150,6 +181,14 @@ class ReservedPorts:
         self._sockets.append(bound)
         number: int = bound.getsockname()[1]
         return number
+
+
+def reserve_ports(given: UpSettings, ports: ReservedPorts) -> UpSettings:
+    """Reserve all ports. Returns the settings with the port numbers."""
+    edge, control = reserve_edge_ports(given.worker, ports), given.control
+    if not edge.feed:
+        control, edge = reserve_control_port(control, edge, ports)
+    return msgspec.structs.replace(given, worker=edge, control=control)
 
 
 def reserve_edge_ports(edge: WorkerSettings, ports: ReservedPorts) -> WorkerSettings:
@@ -196,54 +235,140 @@ def ready_line(folder: Path, edge: WorkerSettings, control: ControlSettings) -> 
 # ---- processes
 
 
+class Machine:
+    """The processes of this machine, of one generation except during a reload, and the sockets that they listen on.
+
+    A reload starts a new generation of edge workers on the same sockets, replaces the control process, and then lets
+    the old workers drain. Connections to the control plane wait in its socket's queue while its process is replaced.
+
+    :param running: the settings, with port numbers.
+    """
+
+    def __init__(self, running: UpSettings) -> None:
+        from keyfront.edge.net.listeners import Listeners
+
+        self.running = running
+        self._listeners = Listeners()
+        self._current = self._generation(running, 0)
+        self._number = 0
+        self._next: Processes | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    def _generation(self, settings: UpSettings, number: int) -> Processes:
+        return Processes(settings, self._listeners, number)
+
+    async def start(self) -> None:
+        """:raises SettingsError: if a process does not start."""
+        from keyfront.fleet.file_feed import FileFeed
+
+        edge = self.running.worker
+        # Without a control plane, edges can serve a snapshot that they have already applied.
+        edges_first = (
+            self._current.has_control
+            and FileFeed(edge.feed or self.running.data, edge.region).servable() is not None
+        )
+        await self._current.start(edges_first=edges_first)
+
+    async def replace(self, wanted: UpSettings) -> None:
+        """Replace all processes by processes with these settings. If that is impossible, the ones before stay.
+
+        :raises SettingsError: if a process does not start.
+        """
+        if self._draining is not None:
+            await self._draining  # the next generation takes the names of the one that drains
+        self._number += 1
+        old, new = self._current, self._generation(wanted, self._number)
+        self._next = new
+        try:
+            await new.start_edges()
+            await old.stop_control()
+            try:
+                await new.start_control()
+            except SettingsError:
+                await old.restart_control()
+                raise
+        except SettingsError:
+            self._next = None
+            await new.stop()
+            raise
+        self.running, self._current, self._next = wanted, new, None
+        adjust_logging(wanted.logs, "up")
+        self._draining = asyncio.create_task(old.stop())
+
+    async def stop(self) -> None:
+        """Stop accepting connections, and stop all processes."""
+        self._listeners.close()
+        generations = [one.stop() for one in (self._next, self._current) if one is not None]
+        draining = [self._draining] if self._draining is not None else []
+        await asyncio.gather(*generations, *draining, return_exceptions=True)
+
+
 class Processes:
-    """All child processes, and the sockets that they listen on."""
+    """One generation of child processes.
 
-    def __init__(self, board: Board, supervision: Supervision, log: LogSettings) -> None:
-        self._board = board
-        self._supervision = supervision
-        self._log = log
-        self._sockets: list[socket.socket] = []
-        self._control: list[Child] = []
+    :param settings: with port numbers.
+    :param number: 0, 1, 2, …; two generations in succession have different names for their workers.
+    """
+
+    def __init__(self, settings: UpSettings, listeners: Listeners, number: int) -> None:
+        from keyfront.fleet.file_feed import FileFeed
+        from keyfront.fleet.remote import is_enrolled
+
+        workers = settings.supervision.workers
+        self._supervision = settings.supervision
+        self._log = settings.logs
+        self._listeners = listeners
+        self._feed = FileFeed(settings.worker.feed or settings.data)
+        self._board = Board.create(workers + 1)
+        memory, self._shared = share_memory(settings.worker.edge.memory, workers, settings.data)
+        edge = msgspec.structs.replace(
+            settings.worker, edge=msgspec.structs.replace(settings.worker.edge, memory=memory)
+        )
+        first = 1 + number % 2 * workers
+        names = [f"{edge_prefix(edge)}-{each}" for each in range(first, first + workers)]
+        self._make_control: Callable[[], Child] | None = None
+        if not edge.feed:
+            self._make_control = functools.partial(self._control_child, settings.control, names)
+        elif is_enrolled(settings.data):
+            self._make_control = functools.partial(self._feed_child, settings.data, workers)
+        self._control = [] if self._make_control is None else [self._make_control()]
         self._edges: list[Child] = []
+        self._add_edges(edge, names)
 
-    def add_control(self, settings: ControlSettings, workers: list[str]) -> None:
+    @property
+    def has_control(self) -> bool:
+        """Whether there is a control process, or one that follows a control plane."""
+        return self._make_control is not None
+
+    def _control_child(self, settings: ControlSettings, workers: list[str]) -> Child:
         """:param workers: the names of the edge workers, in the order of their slots."""
-        (listener,) = self._listen(settings.host, settings.port, 1)
-        (edges,) = self._listen(*settings.edges, 1) if settings.edges is not None else (-1,)
+        (listener,) = self._listeners.of(settings.host, settings.port, 1)
+        (edges,) = self._listeners.of(*settings.edges, 1) if settings.edges is not None else (-1,)
         slot = len(workers)
         inherited = ControlInherited(self._board.fd, listener, tuple(workers), edges)
         settings = msgspec.structs.replace(settings, inherited=inherited)
-        self._control.append(
-            Child(
-                "control",
-                self._command("control-process", settings),
-                fds=(self._board.fd, listener, *([edges] if edges >= 0 else [])),
-                watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
-            )
+        return Child(
+            "control",
+            self._command("control-process", settings),
+            fds=(self._board.fd, listener, *([edges] if edges >= 0 else [])),
+            watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
         )
 
-    def add_feed(self, data: Path, slot: int) -> None:
-        """Add the process that follows a control plane over HTTPS for the workers.
+    def _feed_child(self, data: Path, slot: int) -> Child:
+        """The process that follows a control plane over HTTPS for the workers.
 
         :param data: the data folder of the enrolled edge.
         """
         settings = FeedSettings(str(data), self._board.fd, slot, self._board.slots)
-        self._control.append(
-            Child(
-                "feed",
-                self._command("feed-process", settings),
-                fds=(self._board.fd,),
-                watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
-            )
+        return Child(
+            "feed",
+            self._command("feed-process", settings),
+            fds=(self._board.fd,),
+            watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
         )
 
-    def add_edges(self, settings: WorkerSettings, names: list[str], feed: FileFeed, cache: int) -> None:
-        """Add a worker for each name.
-
-        :param feed: where the workers report; the report of one that exited is removed from it.
-        :param cache: see `share_memory`.
-        """
+    def _add_edges(self, settings: WorkerSettings, names: list[str]) -> None:
+        """Add a worker for each name."""
         from keyfront.edge.net.worker_sockets import Inherited
 
         count = len(names)
@@ -252,10 +377,10 @@ class Processes:
             board=self._board.fd,
             slots=self._board.slots,
             slot=0,
-            http=self._listen(settings.host, settings.port, count),
-            tls=self._listen(tls.host, tls.port, count) if tls is not None else (),
-            shield=self._listen(*shield, count) if shield is not None else (),
-            cache=cache,
+            http=self._listeners.of(settings.host, settings.port, count),
+            tls=self._listeners.of(tls.host, tls.port, count) if tls is not None else (),
+            shield=self._listeners.of(*shield, count) if shield is not None else (),
+            cache=self._shared,
         )
         for slot, name in enumerate(names):
             inherited = msgspec.structs.replace(shared, slot=slot)
@@ -264,7 +389,7 @@ class Processes:
                 Child(
                     name,
                     self._command("edge-worker", worker),
-                    _report_remover(feed, name),
+                    _report_remover(self._feed, name),
                     environment=edge_environment(os.environ),
                     fds=inherited.fds,
                     watchdog=Watchdog(self._board, slot, self._supervision.stuck_after, range(count)),
@@ -272,36 +397,52 @@ class Processes:
                 )
             )
 
-    async def start(self, feed: FileFeed, *, edges_first: bool) -> None:
+    async def start(self, *, edges_first: bool) -> None:
         """Start all processes, and return when they are ready.
 
         :param edges_first: start edges without waiting for the control plane, then wait for them to apply what it
             publishes. Without a snapshot, edges have nothing to serve until the control plane is up.
         """
         if edges_first:
-            await asyncio.gather(*(child.start() for child in (*self._edges, *self._control)))
-            await _caught_up(feed, [child.name for child in self._edges])
+            await asyncio.gather(self.start_edges(), self.start_control())
+            await _caught_up(self._feed, [child.name for child in self._edges])
         else:
-            for child in self._control:
-                await child.start()
-            await asyncio.gather(*(child.start() for child in self._edges))
+            await self.start_control()
+            await self.start_edges()
 
-    async def stop(self) -> None:
-        """Stop accepting connections, drain the workers, then stop the control process, which responds until then."""
-        self._board.stop()
-        for one in self._sockets:
-            one.close()
-        await asyncio.gather(*(child.stop() for child in self._edges), return_exceptions=True)
+    async def start_edges(self) -> None:
+        """:raises SettingsError: if one of them does not start."""
+        await asyncio.gather(*(child.start() for child in self._edges))
+
+    async def start_control(self) -> None:
+        """:raises SettingsError: if it does not start."""
+        for child in self._control:
+            await child.start()
+
+    async def stop_control(self) -> None:
+        """Stop the control process, or the one that follows a control plane."""
         for child in self._control:
             await child.stop()
 
-    def _listen(self, host: str, port: int, count: int) -> tuple[int, ...]:
-        """File descriptors of `count` listening sockets, which this process keeps open."""
-        from keyfront.edge.net.worker_sockets import listening
+    async def restart_control(self) -> None:
+        """Start it again after `stop_control`, however many attempts that takes."""
+        while self._make_control is not None:
+            self._control = [self._make_control()]
+            try:
+                await self.start_control()
+                return
+            except SettingsError as error:
+                logger.error("%s; trying again", error)
+                await asyncio.sleep(MAX_RESTART_DELAY)
 
-        made = [listening(host, port) for _ in range(count)]
-        self._sockets.extend(made)
-        return tuple(one.fileno() for one in made)
+    async def stop(self) -> None:
+        """Drain the workers, then stop the control process, which responds until then. Nothing can start again."""
+        self._board.stop()
+        await asyncio.gather(*(child.stop() for child in self._edges), return_exceptions=True)
+        await self.stop_control()
+        if self._shared >= 0:
+            os.close(self._shared)
+        self._board.close()
 
     def _command(self, name: str, settings: msgspec.Struct) -> list[str]:
         arguments = [msgspec.json.encode(each).decode() for each in (settings, self._log)]

@@ -62,6 +62,8 @@ MAX_QUEUE: Final = 32
 """Requests that may be queued on a connection before it is no longer read."""
 MAX_QUEUE_BYTES: Final = 64 * 1024
 """Bytes of their heads that may be queued."""
+DRAIN_GRACE: Final = 0.5
+"""Seconds that a connection of a worker that stops waits for a request that may be on its way."""
 BODY_GONE: Final = "body_gone"
 """The log's reason when the rest of a stored body was evicted, or now belongs to another version."""
 
@@ -208,10 +210,9 @@ class Connection(asyncio.Protocol):
             return
         self._last_data = self._time()
         shared.connections.add(self)
+        self._move(IDLE)
         if shared.draining:
-            self._close()
-        else:
-            self._move(IDLE)
+            self.drain()
 
     def admit(self, transport: asyncio.BaseTransport) -> bool:
         """Count the connection, unless there are too many. A trusted proxy carries connections of many viewers, so its
@@ -619,8 +620,16 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def drain(self) -> None:
-        """Finish the requests in progress and close the connection, because the worker is about to stop."""
+        """Finish the requests in progress and close the connection, because the worker is about to stop. A
+        viewer that was active within the last DRAIN_GRACE seconds may have sent a request: its connection waits."""
         self._leave_idle()
+        wait = self._last_data + DRAIN_GRACE - self._time()
+        if wait > 0:
+            asyncio.get_running_loop().call_later(wait, self._close_unused)
+        else:
+            self._close_unused()
+
+    def _close_unused(self) -> None:
         if self._task is None and not self._queue and self._parser.stage is not HEAD:
             self._close()
 

@@ -1,0 +1,152 @@
+"""Reloads: what new settings can change while Keyfront runs, and how the result reaches `keyfront reload`.
+
+A reload replaces every process, on the same listening sockets; only what the supervisor itself holds stays as it is
+until a restart: the lock on the data folder, the addresses, the number of sockets (the workers), and the store.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from keyfront.private_files import replace_file
+from keyfront.runtime.installation import is_running
+from keyfront.runtime.logs import LogSettings
+from keyfront.runtime.settings import ControlSettings, Supervision
+
+if TYPE_CHECKING:
+    from keyfront.edge.worker_settings import WorkerSettings
+
+RESULT = "reload.json"
+"""The file in the data folder with the result of the last reload."""
+
+
+class UpSettings(msgspec.Struct, frozen=True):
+    """Everything that `keyfront up` runs with. `data` is the data folder."""
+
+    data: Path
+    worker: WorkerSettings
+    control: ControlSettings
+    supervision: Supervision
+    logs: LogSettings
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The result of a reload.
+
+    - `began`: seconds of `time.monotonic()`, before the settings were read.
+    - `error`: why nothing was changed; empty after a success.
+    - `restart`: options whose new values need a restart.
+    """
+
+    began: float
+    error: str = ""
+    restart: tuple[str, ...] = ()
+
+
+_FIXED: dict[str, Callable[[UpSettings], Any]] = {
+    "data": lambda one: one.data,
+    "edge": lambda one: (one.worker.host, one.worker.port),
+    "tls": lambda one: one.worker.tls and (one.worker.tls.host, one.worker.tls.port),
+    "shield": lambda one: one.worker.shield,
+    "feed": lambda one: one.worker.feed,
+    "region": lambda one: one.worker.region,
+    "workers": lambda one: one.supervision.workers,
+    "control": lambda one: (one.control.host, one.control.port),
+    "edges": lambda one: one.control.edges,
+    "store": lambda one: one.control.store,
+    "store-password-file": lambda one: one.control.store_password_file,
+}
+"""Each option that needs a restart, and its value."""
+
+
+def needs_restart(given: UpSettings, wanted: UpSettings) -> Iterator[str]:
+    """The options, with their dashes, whose values differ and can only change with a restart."""
+    for option, value in _FIXED.items():
+        if value(given) != value(wanted):
+            yield f"--{option}"
+
+
+def reloaded(running: UpSettings, wanted: UpSettings) -> UpSettings:
+    """The wanted settings, except for what only a restart can change, which stays as it is running.
+
+    :param running: with the numbers of the ports that are in use.
+    """
+    replace = msgspec.structs.replace
+    worker, control = running.worker, running.control
+    tls = worker.tls
+    if tls is not None and wanted.worker.tls is not None:
+        tls = replace(tls, certificates=wanted.worker.tls.certificates)
+    egress = replace(
+        wanted.worker.edge.egress,
+        control_port=worker.edge.egress.control_port,
+        public=worker.edge.egress.public,
+    )
+    return UpSettings(
+        running.data,
+        replace(
+            wanted.worker,
+            data=worker.data,
+            host=worker.host,
+            port=worker.port,
+            tls=tls,
+            shield=worker.shield,
+            feed=worker.feed,
+            region=worker.region,
+            edge=replace(
+                wanted.worker.edge,
+                cache_dir=worker.edge.cache_dir,
+                https_port=worker.edge.https_port,
+                egress=egress,
+            ),
+        ),
+        replace(
+            wanted.control,
+            data=control.data,
+            host=control.host,
+            port=control.port,
+            edges=control.edges,
+            store=control.store,
+            store_password_file=control.store_password_file,
+            region=control.region,
+        ),
+        replace(wanted.supervision, workers=running.supervision.workers),
+        wanted.logs,
+    )
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """:raises OSError: if it cannot be written."""
+    replace_file(folder / RESULT, msgspec.json.encode(result), durable=False)
+
+
+def read_result(folder: Path) -> Result | None:
+    """The result of the last reload; None if there was none."""
+    try:
+        return msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def write_pid(lock: int) -> None:
+    """Write this process's number into the lock file of the data folder, which it holds.
+
+    :param lock: the lock's file descriptor.
+    """
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+
+
+def running_pid(folder: Path) -> int | None:
+    """The number of the `keyfront up` that holds the lock on the data folder; None if there is none.
+
+    :raises OSError: if the lock cannot be read.
+    """
+    if not is_running(folder):
+        return None
+    text = (folder / "lock").read_text().strip()
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,35 @@
+"""systemd's notification protocol, sd_notify(3): `Type=notify` and `Type=notify-reload` units."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+logger = logging.getLogger("keyfront.supervisor")
+
+READY = "READY=1"
+STOPPING = "STOPPING=1"
+
+
+def reloading(now: float | None = None) -> str:
+    """The state while the settings are read again.
+
+    :param now: seconds of CLOCK_MONOTONIC.
+    """
+    return f"RELOADING=1\nMONOTONIC_USEC={(time.monotonic() if now is None else now) * 1e6:.0f}"
+
+
+def notify(state: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Send a state to the service manager, if there is one."""
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect("\0" + address[1:] if address.startswith("@") else address)
+            sock.sendall(state.encode())
+    except OSError as error:
+        logger.warning("the service manager cannot be notified: %s", error)
