@@ -29,6 +29,7 @@ def notify(state: str, environment: Mapping[str, str] = os.environ) -> None:
         return
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.setblocking(False)  # a manager that does not read must not stop the supervisor
             sock.connect("\0" + address[1:] if address.startswith("@") else address)
             sock.sendall(state.encode())
     except OSError as error:

@@ -275,7 +275,7 @@ class Machine:
         :raises SettingsError: if a process does not start.
         """
         if self._draining is not None:
-            await self._draining  # the next generation takes the names of the one that drains
+            await asyncio.shield(self._draining)  # the next generation takes the names of the one that drains
         self._number += 1
         old, new = self._current, self._generation(wanted, self._number)
         self._next = new
