@@ -12,6 +12,7 @@ gets a fresh process with a changed copy of the source.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import json
@@ -243,6 +244,21 @@ class Runner:
         return ran.returncode != 0
 
 
+@contextlib.contextmanager
+def copied_source() -> Iterator[Path]:
+    """A folder with a copy of the source, outside the system's temporary files: a run outlasts what cleans those, and
+    the tests delete theirs. Only this process removes it, none of its forks."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="mutation-", dir=ROOT / "build"))
+    parent = os.getpid()
+    try:
+        shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        yield folder
+    finally:
+        if os.getpid() == parent:
+            shutil.rmtree(folder)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -254,9 +270,8 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     mutants = sample(arguments.sample, arguments.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(ROOT / "src", Path(folder) / "src", ignore=shutil.ignore_patterns("__pycache__"))
-        runner = Runner(mutants, Path(folder), arguments.lines or Path(folder) / "lines")
+    with copied_source() as folder:
+        runner = Runner(mutants, folder, arguments.lines or folder / "lines")
         folders = [str(each.parent) for each in sorted((ROOT / "tests").glob("*/test_*.py"))]
         options = ["--tier", "unit", "-qq", "-s"]
         code = pytest.main([*options, *dict.fromkeys(folders)], plugins=[runner])

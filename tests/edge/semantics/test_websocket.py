@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyfront.edge.semantics.websocket import GOING_AWAY, Frames, close_frame
+from keyfront.edge.semantics.websocket import (
+    ACCEPT,
+    GOING_AWAY,
+    KEY,
+    VERSION,
+    WEBSOCKET,
+    Frames,
+    accept_value,
+    acceptance_fault,
+    close_frame,
+    forwarded,
+    handshake_fault,
+    handshake_key,
+    upgrade_of,
+)
+from keyfront.edge.types.messages import Headers
+from tests.rows import rows
 
 
 def frame(opcode: int, payload: bytes, *, masked: bool) -> bytes:
@@ -72,3 +89,106 @@ class TestFrames:
         assert plain == b"\x88\x03\x03\xe9x"
         assert masked[:6] == b"\x88\x83abcd"
         assert bytes(c ^ b"abcd"[i % 4] for i, c in enumerate(masked[6:])) == plain[2:]
+
+
+# -- the opening handshake ---------------------------------------------------------------------------------------
+
+SAMPLE_KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 §1.3
+OFFER: Headers = [(b"upgrade", b"websocket"), (KEY, SAMPLE_KEY), (VERSION, b"13")]
+
+
+def test_the_rfcs_own_example() -> None:
+    assert accept_value(SAMPLE_KEY) == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+@rows(
+    ("headers", "changed", "expected"),
+    [
+        (OFFER, {}, WEBSOCKET),
+        ([(b"upgrade", b"h2c, WebSocket"), *OFFER[1:]], {}, WEBSOCKET),
+        ([], {}, ""),
+        ([(b"upgrade", b" , ")], {}, ""),
+        ([(b"upgrade", b"h2c")], {}, "passed over: upgrade to h2c"),
+        ([(b"upgrade", b"h2c\x7f\xff")], {}, "passed over: upgrade to h2c??"),
+        (
+            [(b"upgrade", b"x" * 100)],
+            {},
+            "passed over: upgrade to " + "x" * 80,
+        ),
+        (
+            OFFER,
+            {"named": False},
+            "passed over: upgrade to websocket (Connection does not name Upgrade)",
+        ),
+        (OFFER, {"method": "POST"}, "passed over: upgrade to websocket (POST is not GET)"),
+        (OFFER, {"version": "1.0"}, "passed over: upgrade to websocket (HTTP/1.0)"),
+        (OFFER, {"has_body": True}, "passed over: upgrade to websocket (with a body)"),
+        (
+            [OFFER[0], OFFER[2]],
+            {},
+            "passed over: upgrade to websocket (without Sec-WebSocket-Key)",
+        ),
+        (OFFER[:2], {}, "passed over: upgrade to websocket (without Sec-WebSocket-Version)"),
+    ],
+)
+def test_what_a_request_with_upgrade_asks_for(
+    headers: Headers, changed: dict[str, Any], expected: str
+) -> None:
+    terms: dict[str, Any] = {"method": "GET", "version": "1.1", "named": True, "has_body": False}
+    terms |= changed
+    assert upgrade_of(terms.pop("method"), terms.pop("version"), headers, **terms) == expected
+
+
+@rows(
+    ("headers", "fault"),
+    [
+        (OFFER, ""),
+        ([(KEY, b" " + SAMPLE_KEY + b"\t"), (VERSION, b" 13 ")], ""),
+        ([OFFER[2]], "websocket_key"),
+        ([OFFER[1], *OFFER[1:]], "websocket_key"),
+        ([(KEY, SAMPLE_KEY[:-4]), OFFER[2]], "websocket_key"),
+        ([(KEY, b"!" + SAMPLE_KEY[1:]), OFFER[2]], "websocket_key"),
+        ([(KEY, b"=" + SAMPLE_KEY[1:]), OFFER[2]], "websocket_key"),
+        ([(KEY, b"A" * 24), OFFER[2]], "websocket_key"),
+        ([OFFER[1]], "websocket_version"),
+        ([OFFER[1], (VERSION, b"8")], "websocket_version"),
+        ([*OFFER[1:], OFFER[2]], "websocket_version"),
+    ],
+)
+def test_faults_of_a_handshake(headers: Headers, fault: str) -> None:
+    assert handshake_fault(headers) == fault
+    if not fault:
+        assert handshake_key(headers) == SAMPLE_KEY
+
+
+@rows(("headers", "expected"), [(OFFER, True), (OFFER[:2], False), ([OFFER[2]], False), ([], False)])
+def test_whether_an_origin_gets_a_handshake(headers: Headers, expected: bool) -> None:
+    assert forwarded(headers) is expected
+
+
+ACCEPTED: Headers = [
+    (b"upgrade", b"WebSocket"),
+    (b"connection", b"keep-alive, Upgrade"),
+    (b"date", b"today"),
+    (ACCEPT, b" s3pPLMBiTxaQ9kYGzzhZRbK+xOo= "),
+]
+
+
+@rows(
+    ("headers", "fault"),
+    [
+        (ACCEPTED, ""),
+        ([*ACCEPTED, (b"content-length", b"0")], "101 with content-length"),
+        ([*ACCEPTED, (b"transfer-encoding", b"chunked")], "101 with transfer-encoding"),
+        (ACCEPTED[1:], "101 for another protocol than websocket"),
+        ([(b"upgrade", b"websocket, h2c"), *ACCEPTED[1:]], "101 for another protocol than websocket"),
+        ([ACCEPTED[0], *ACCEPTED[2:]], "101 without Connection: Upgrade"),
+        (ACCEPTED[:3], "101 whose Sec-WebSocket-Accept does not answer the viewer's Sec-WebSocket-Key"),
+        (
+            [*ACCEPTED, ACCEPTED[3]],
+            "101 whose Sec-WebSocket-Accept does not answer the viewer's Sec-WebSocket-Key",
+        ),
+    ],
+)
+def test_faults_of_an_acceptance(headers: Headers, fault: str) -> None:
+    assert acceptance_fault(headers, accept_value(SAMPLE_KEY)) == fault
