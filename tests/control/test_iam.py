@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from keyfront.control.iam import conditions, wildcards
 from keyfront.control.iam import policy as iam
+from keyfront.control.iam.permissions import Need
 from keyfront.control.iam.policy import AccessRequest, Decision
 from keyfront.control.iam.roles import DOCUMENTS, ROLES
 from keyfront.errors import ApiError
@@ -518,3 +519,24 @@ def test_whatever_is_given_is_stored_or_refused_in_order(value: Any, whole: bool
             [iam.parse("p", json.dumps(document), ACCOUNT)],
             AccessRequest("cloudfront:GetDistribution", E1, ADA),
         )
+
+
+@rows(
+    ("need", "params", "expected"),
+    [
+        (Need("cloudfront:List"), {}, "*"),
+        (Need("cloudfront:Create", "distribution"), {"Id": "E1"}, f"{ARN}:distribution/*"),
+        (Need("cloudfront:Get", "distribution", "Id"), {"Id": "E1"}, E1),
+        (Need("cloudfront:Get", "distribution", "Id"), {}, f"{ARN}:distribution/"),
+        (Need("cloudfront:Get", "distribution", "Id"), {"Id": None}, f"{ARN}:distribution/"),
+        (Need("cloudfront:Tag", "", "Resource"), {"Resource": E1}, E1),
+    ],
+)
+def test_the_resource_that_a_call_needs(need: Need, params: dict[str, Any], expected: str) -> None:
+    assert need.resource(params, ACCOUNT) == expected
+
+
+def test_the_name_of_an_unknown_variable_is_cut() -> None:
+    found = wildcards.template("${aws:" + "x" * 77 + "}")
+    with pytest.raises(ValueError, match=r"variable \$\{aws:x{76}\}$"):
+        conditions.checked(found)

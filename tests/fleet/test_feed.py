@@ -115,6 +115,15 @@ NONSENSE: list[tuple[str, Snapshot]] = [
     ("no origin", with_(origins=())),
     ("a behavior that leads nowhere", with_(behaviors=(Behavior("*", "absent"),))),
     ("half an origin group", with_(origin_groups=(OriginGroup("both", ("app", "absent"), (500,)),))),
+    (
+        "the second of two origin groups",
+        with_(
+            origin_groups=(
+                OriginGroup("whole", ("app", "app"), (500,)),
+                OriginGroup("both", ("app", "absent"), (500,)),
+            )
+        ),
+    ),
     ("keys without a signature", with_(behaviors=(Behavior("*", "app", trusted_key_groups=("g",)),))),
     ("an invalidation from the future", with_(invalidations=(Invalidation(4, ("/*",)),))),
     ("a group without its key", msgspec.structs.replace(WHOLE, public_keys=())),

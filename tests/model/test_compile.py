@@ -16,7 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfront.model.access import IDENTITY
-from keyfront.model.compile import Limits, Lookup, Problem, compile_distribution, compile_snapshot
+from keyfront.model.compile import (
+    Limits,
+    Lookup,
+    Problem,
+    compile_cache_policy,
+    compile_distribution,
+    compile_origin_request_policy,
+    compile_snapshot,
+)
+from keyfront.model.managed import CACHE_POLICIES, ORIGIN_REQUEST_POLICIES
 from keyfront.model.snapshot import (
     Behavior,
     Distribution,
@@ -1128,3 +1137,34 @@ def test_an_edge_is_told_which_requests_it_signs(signing: str, members: Members)
 def test_nobody_can_ask_a_staging_distribution() -> None:
     assert not compiled(Staging=True).enabled
     assert not compiled(Staging=False, Enabled=False).enabled
+
+
+def test_a_policy_compiles_by_itself() -> None:
+    found = compile_cache_policy(CACHE_POLICIES[OPTIMIZED])
+    assert not isinstance(found, list)
+    assert (found.accept_gzip, found.key_query) == (True, Select())
+    found = compile_origin_request_policy(ORIGIN_REQUEST_POLICIES[ALL_VIEWER])
+    assert not isinstance(found, list)
+    assert found.forward_query == Select("all")
+    assert found.key_query == Select()
+
+
+def test_a_policy_is_refused_by_itself_once_per_problem() -> None:
+    spoilt = copy.deepcopy(CACHE_POLICIES[OPTIMIZED])
+    spoilt["MinTTL"] = 10**9
+    spoilt["MaxTTL"] = 1
+    found = compile_cache_policy(spoilt)
+    assert isinstance(found, list)
+    assert len(found) == len(set(found)) > 0
+
+
+@pytest.mark.parametrize("name", ["a b", "x" * 257])
+def test_the_header_of_cache_tags_has_a_headers_name(name: str) -> None:
+    assert compiled(CacheTagConfig={"HeaderName": "Cache-Tag"}).cache_tag_header == "cache-tag"
+    assert compiled(CacheTagConfig={"HeaderName": "x" * 256}).cache_tag_header == "x" * 256
+    assert any("HeaderName" in problem.message for problem in problems(CacheTagConfig={"HeaderName": name}))
+
+
+def test_what_a_config_can_refer_to_is_fixed() -> None:
+    with pytest.raises(AttributeError):
+        LOOKUP.key_groups = {}  # type: ignore[misc]

@@ -20,6 +20,7 @@ from keyfront.model.residency import (
     is_misspelled,
     region,
     regions_of,
+    retied,
     tied_keys,
     warnings,
 )
@@ -292,6 +293,24 @@ def test_what_is_not_for_the_region_is_a_fault() -> None:
     assert fault(only_group, US) == "key group g is tied to eu, and this edge is in region us"
     only_key = msgspec.structs.replace(only_group, key_groups=())
     assert fault(only_key, US) == "public key K1 is tied to eu, and this edge is in region us"
+
+
+# ---- what a change of regions reaches
+
+
+def test_whose_keys_have_other_regions() -> None:
+    sites = [distribution("a", "g"), distribution("b", "h"), distribution("open")]
+
+    def tied(*regions: str) -> Snapshot:
+        return whole(sites, [KeyGroup("g", "g", ("K1",), regions), KeyGroup("h", "h", ("K2",))])
+
+    assert retied(tied(), tied()) == set()
+    assert retied(tied(EU), tied(EU)) == set()
+    assert retied(tied(), tied(EU)) == {"Ea"}
+    assert retied(tied(EU), tied()) == {"Ea"}
+    assert retied(tied(EU), tied(US)) == {"Ea"}
+    added = whole(sites, [KeyGroup("g", "g", ("K3",), (EU,)), KeyGroup("h", "h", ("K2",))])
+    assert retied(tied(EU), added) == set(), "a key that is new was nowhere else before"
 
 
 # ---- warnings
