@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import urllib3.util.connection  # noqa: F401 its first import binds a socket, which fails a unit test
 import uvloop
 from hypothesis import settings
 
