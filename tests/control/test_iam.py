@@ -17,6 +17,7 @@ from keyfront.control.iam import policy as iam
 from keyfront.control.iam.permissions import Need
 from keyfront.control.iam.policy import AccessRequest, Decision
 from keyfront.control.iam.roles import DOCUMENTS, ROLES
+from keyfront.control.operations.authorization import source_address
 from keyfront.errors import ApiError
 from tests.rows import rows
 
@@ -540,3 +541,16 @@ def test_the_name_of_an_unknown_variable_is_cut() -> None:
     found = wildcards.template("${aws:" + "x" * 77 + "}")
     with pytest.raises(ValueError, match=r"variable \$\{aws:x{76}\}$"):
         conditions.checked(found)
+
+
+@rows(
+    ("text", "expected"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("unix", "unix"),
+    ],
+)
+def test_a_mapped_address_is_compared_as_ipv4(text: str, expected: str) -> None:
+    assert source_address(text) == expected
