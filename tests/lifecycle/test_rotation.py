@@ -886,7 +886,7 @@ def test_what_failed_before_the_emergency_is_tried_at_once_in_it(world: World) -
 
 def test_what_edges_have_seen_is_refused_and_an_emergency_goes_on(world: World) -> None:
     def no() -> dict[str, float]:
-        raise AccountError("the use of keys: AccessDenied: keyfront:GetKeyUse")
+        raise AccountError("the key usage: AccessDenied: keyfront:GetKeyUse")
 
     world.last_expiry = no  # type: ignore[method-assign]
     world.executor().rotate("photos")

@@ -107,12 +107,12 @@ def read_answer(status: int, body: bytes) -> KeyUses | None:
         response that cannot be parsed. None of these means that nothing is known.
     """
     if len(body) > _LONGEST_ANSWER:
-        raise AccountError("the use of keys: the answer is too long")
+        raise AccountError("the key usage: the answer is too long")
     if status == 200:
         try:
             return _decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as failure:
-            raise AccountError(f"the use of keys: the answer cannot be read: {failure}") from failure
+            raise AccountError(f"the key usage: the answer cannot be read: {failure}") from failure
     if status == 404:
         return None
     try:
@@ -122,7 +122,7 @@ def read_answer(status: int, body: bytes) -> KeyUses | None:
     error: Any = answer.get("Error") if isinstance(answer, dict) else None
     if isinstance(error, dict) and isinstance(error.get("Code"), str):
         needed = f" (it needs the permission {ACTION})" if status == 403 else ""
-        raise AccountError(f"the use of keys: {error['Code']}: {error.get('Message', '')}{needed}")
+        raise AccountError(f"the key usage: {error['Code']}: {error.get('Message', '')}{needed}")
     if status in (400, 403):
         return None
     raise AccountError(f"the key usage cannot be queried: the answer is {status}")
