@@ -20,6 +20,7 @@ from keyfront.errors import KeyfrontError
 KEY = Path(__file__).parents[1] / "vectors" / "keys" / "rsa.pem"
 
 INSTALLED = [
+    "reload",
     "access key create ci",
     "access key disable AKIA0",
     "access key enable AKIA0",

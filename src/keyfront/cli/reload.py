@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -26,15 +27,17 @@ def reload(data: Path) -> None:
     """
     pid = running_pid(data)
     if pid is None:
-        raise SettingsError(f"no keyfront runs in {data}")
-    asked = time.monotonic()
+        raise SettingsError(
+            f"no Keyfront is running in {data}: start it with `keyfront up --data {shlex.quote(str(data))}`"
+        )
+    signaled = time.monotonic()
     os.kill(pid, signal.SIGHUP)
     while True:
         result = read_result(data)
-        if result is not None and result.began >= asked:
+        if result is not None and result.began >= signaled:
             break
         if running_pid(data) != pid:
-            raise SettingsError(f"the keyfront in {data} ended before the reload did; its log says why")
+            raise SettingsError(f"the Keyfront in {data} ended before the reload did; its log says why")
         time.sleep(INTERVAL)
     if result.error:
         raise SettingsError(result.error)
