@@ -22,6 +22,7 @@ import urllib3.util.connection  # noqa: F401 its first import binds a socket, wh
 import uvloop
 from hypothesis import settings
 
+from tests.imports import ROOT
 from tests.tiers import TIERS, Guard, tier
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -95,7 +96,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         _guard.test = None
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests, and keep those that share a module's fixture in one process: it is set up once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None and _shares_a_module_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
     stories = {path for path in {item.path for item in items} if tier(path) == "stories"}
     for item in items:
         if item.path in stories and item.get_closest_marker("timeout") is None:
@@ -106,6 +112,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.path not in stories,
         )
     )
+
+
+def _shares_a_module_fixture(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function):
+        return False
+    definitions = item._fixtureinfo.name2fixturedefs.values()
+    return any(definition[-1].scope == "module" for definition in definitions)
 
 
 def pytest_asyncio_loop_factories(

@@ -132,11 +132,14 @@ def test_what_needs_a_restart_is_named_and_the_rest_applies(site: Site) -> None:
 
 
 def test_sighup_reloads_too(site: Site) -> None:
+    assert site.reload("[edge]\ncache-status = false\n").returncode == 0
+    assert not site.reports_cache_status()
     site.file.write_text("[edge]\ncache-status = true\n")
+    (site.up.data / "reload.json").unlink()
     os.kill(site.up.pid, signal.SIGHUP)
-    site.up.until(site.reports_cache_status)
-    result = json.loads((site.up.data / "reload.json").read_text())
-    assert result["error"] == ""
+    site.up.until((site.up.data / "reload.json").exists)
+    assert json.loads((site.up.data / "reload.json").read_text())["error"] == ""
+    assert site.reports_cache_status()
 
 
 def test_without_a_running_keyfront_there_is_nothing_to_reload(tmp_path: Path) -> None:

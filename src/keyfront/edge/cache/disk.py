@@ -112,6 +112,7 @@ class DiskTier:
         self._worked = 0
         self._thread: threading.Thread | None = None
         self._evictor: threading.Thread | None = None
+        self._evictor_lock = threading.Lock()
         self._closed = False
         self._paused_until = 0.0
         self._warned = False
@@ -314,8 +315,10 @@ class DiskTier:
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
-        if self._evictor is not None:
-            self._evictor.join()
+        with self._evictor_lock:
+            evictor = self._evictor
+        if evictor is not None:
+            evictor.join()
 
     def submit(self, size: int, work: Callable[[], None]) -> None:
         self._submitted += size
@@ -465,15 +468,18 @@ class DiskTier:
             self._evict_beside()
 
     def _evict_beside(self) -> None:
-        if self._closed or (self._evictor is not None and self._evictor.is_alive()):
-            return
-        evictor = threading.Thread(target=self._evict, name="keyfront-evict", daemon=True)
-        self._evictor = evictor  # before it starts: if the disk fails at once, it must not start another one
-        try:
-            evictor.start()
-        except RuntimeError as error:  # no thread available: the next eviction tries again
-            self._evictor = None
-            self._warn(f"cannot be searched, so nothing new is stored there: {error}")
+        # The lock is held until the thread is known: if the disk fails at once, the thread itself comes back here, and
+        # must not start another one.
+        with self._evictor_lock:
+            if self._closed or (self._evictor is not None and self._evictor.is_alive()):
+                return
+            evictor = threading.Thread(target=self._evict, name="keyfront-evict", daemon=True)
+            try:
+                evictor.start()
+            except RuntimeError as error:  # no thread available: the next eviction tries again
+                self._warn(f"cannot be searched, so nothing new is stored there: {error}")
+            else:
+                self._evictor = evictor
 
     def _evict(self) -> None:
         """Remove the least recently used entries until there is room. One worker evicts at a time; the others
