@@ -9,10 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -329,24 +327,6 @@ def plane(folder: Path) -> Iterator[Plane]:
         yield running
 
 
-@contextmanager
-def obeying(plane: Plane) -> Iterator[None]:
-    """An edge that applies everything published, while this context lasts."""
-    ended = threading.Event()
-
-    def obey() -> None:
-        while not ended.wait(0.05):
-            plane.obey()
-
-    thread = threading.Thread(target=obey)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
 def test_the_commands_of_key_warnings(plane: Plane, folder: Path, tmp_path: Path) -> None:
     """In an order in which each makes sense."""
     data = f" --data {shlex.quote(str(folder))}"
@@ -369,7 +349,7 @@ def test_the_commands_of_key_warnings(plane: Plane, folder: Path, tmp_path: Path
     (remedy,) = re.findall("`([^`]+)`", again.stderr)
     run(remedy)
     run(f"keyfront rotation stop 'my films' --yes{data}")
-    with obeying(plane):
+    with plane.reporting_edge():
         perform("start", "my films")
         perform("run", "my films")
         perform("status")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from collections.abc import Mapping
 
 logger = logging.getLogger("keyfront.supervisor")
@@ -14,12 +13,12 @@ READY = "READY=1"
 STOPPING = "STOPPING=1"
 
 
-def reloading(now: float | None = None) -> str:
+def reloading(now: float) -> str:
     """The state while the settings are read again.
 
     :param now: seconds of CLOCK_MONOTONIC.
     """
-    return f"RELOADING=1\nMONOTONIC_USEC={(time.monotonic() if now is None else now) * 1e6:.0f}"
+    return f"RELOADING=1\nMONOTONIC_USEC={now * 1e6:.0f}"
 
 
 def notify(state: str, environment: Mapping[str, str] = os.environ) -> None:

@@ -348,9 +348,8 @@ class Connection(asyncio.Protocol):
         if reason in self._paused_for:
             self._paused_for.discard(reason)
             if not self._paused_for and self._state < LINGERING:
-                self._last_data = self._parser.head_since = (
-                    self._time()
-                )  # the time until now was spent on our side
+                # The time until now was spent on our side.
+                self._last_data = self._parser.head_since = self._time()
                 self._transport.resume_reading()
                 self._return_to_idle()
 
