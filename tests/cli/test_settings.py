@@ -11,11 +11,13 @@ import pytest
 
 from keyfront.cli.edge_options import MIN_DISK
 from keyfront.cli.sizes import SizeType, size_text
-from keyfront.cli.values import address, networks, quotas
+from keyfront.cli.up import read_settings
+from keyfront.cli.values import address, health_target, networks, quotas
 from keyfront.custody.default_paths import default_data
 from keyfront.errors import SettingsError
 from keyfront.model.kinds import Quotas
 from keyfront.model.quotas import Limits, PolicyLimits
+from tests.rows import rows
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,53 @@ def test_addresses(text: str, expected: tuple[str, int]) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(SettingsError, match="HOST:PORT"):
         address(text)
+
+
+@rows(
+    ("text", "expected"),
+    [
+        ("10.0.0.5/healthz", ("10.0.0.5", "/healthz")),
+        ("LB.internal/a/B", ("lb.internal", "/a/B")),
+        ("localhost/", ("localhost", "/")),
+        ("[::1]/healthz", ("[::1]", "/healthz")),
+        ("[0:0::1]/healthz", ("[::1]", "/healthz")),
+    ],
+)
+def test_health_checks(text: str, expected: tuple[str, str]) -> None:
+    assert health_target(text) == expected
+
+
+@rows(
+    "text",
+    [
+        "",
+        "/healthz",
+        "10.0.0.5",
+        "lb:80/healthz",
+        "*.test/healthz",
+        "lb/a?b",
+        "lb/a b",
+        "lb/a#b",
+        "l_b/",
+        "a..b/",
+    ],
+)
+def test_what_is_no_health_check(text: str) -> None:
+    with pytest.raises(SettingsError, match="HOST/PATH"):
+        health_target(text)
+
+
+@rows(
+    ("options", "message"),
+    [
+        (["--health-check", "a.cloudfront.localhost/healthz"], "belong to distributions"),
+        (["--health-check", "10.0.0.5"], "HOST/PATH"),
+        (["--health-max-age", "29s"], "--health-max-age"),
+    ],
+)
+def test_health_checks_that_are_refused(options: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=message):
+        read_settings(["--data", str(tmp_path), *options])
 
 
 def test_networks() -> None:

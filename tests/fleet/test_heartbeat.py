@@ -36,9 +36,11 @@ def test_a_slot_is_its_own() -> None:
 
 def test_the_end_reaches_every_viewer() -> None:
     board = Board.create(1)
-    before = board.stopping
+    assert (board.leaving, board.stopping) == (False, False)
+    board.leave()
+    assert (board.leaving, board.stopping) == (True, False)
     board.stop()
-    assert (before, board.stopping) == (False, True)
+    assert (board.leaving, board.stopping) == (True, True)
     board.close()
 
 

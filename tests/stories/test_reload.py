@@ -150,3 +150,21 @@ def test_without_a_running_keyfront_there_is_nothing_to_reload(tmp_path: Path) -
     )
     assert done.returncode == 2
     assert done.stderr.startswith(f"keyfront: no Keyfront is running in {tmp_path}: ")
+
+
+def test_before_it_stops_health_checks_fail_and_viewers_are_served(site: Site) -> None:
+    """The last test of this Keyfront."""
+    up = site.up
+    assert up.get("127.0.0.1", "/healthz").status == 403
+    text = '[edge]\nhealth-check = ["127.0.0.1/healthz"]\nhealth-max-age = "1h"\n'
+    assert site.reload(f"{text}[supervision]\nshutdown-delay = 600\n").returncode == 0
+    site.settled()
+    found = up.get("127.0.0.1", "/healthz")
+    assert (found.status, found.body) == (200, b"ok\n")
+    up.end()
+    up.until(lambda: up.get("127.0.0.1", "/healthz").status == 503)
+    assert up.get("127.0.0.1", "/healthz").body == b"stopping\n"
+    assert up.get(site.host, "/a").status == 200
+    assert all("/healthz" not in record["path"] or record["status"] == 403 for record in up.records())
+    up.end()  # a second signal ends the wait
+    assert up.ended() == 0

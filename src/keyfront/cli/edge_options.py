@@ -10,22 +10,27 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from keyfront.cli.durations import DurationType
 from keyfront.cli.options import FILE, option_group
 from keyfront.cli.sizes import SizeType
-from keyfront.cli.values import address, checked, location, networks
+from keyfront.cli.values import address, checked, each, health_target, location, networks
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import STUCK
 from keyfront.runtime.settings import Supervision
 
 if TYPE_CHECKING:
+    from keyfront.edge.serving.settings import HealthCheckSettings
     from keyfront.edge.worker_settings import TlsSettings
 
+MIN_AGE = 30
+"""Seconds; the control plane confirms a snapshot every five to fifteen seconds."""
 MIN_DISK = 64 << 20
 """Bytes; a smaller cache on disk is of no use."""
 
 
 class EdgeOptions(msgspec.Struct, frozen=True):
-    """The options' values. `memory` and `max_object` are in MiB, `cache_disk` is in bytes."""
+    """The options' values. `memory` and `max_object` are in MiB, `cache_disk` is in bytes, `health_max_age` in
+    seconds."""
 
     edge: str
     tls: str | None
@@ -37,6 +42,18 @@ class EdgeOptions(msgspec.Struct, frozen=True):
     country_db: Path | None
     pop: str
     cache_status: bool
+    health_check: tuple[str, ...] = ()
+    health_max_age: float = 0.0
+
+    def health_settings(self) -> HealthCheckSettings:
+        """:raises SettingsError: if a snapshot's age is limited to less than the confirmations' interval."""
+        from keyfront.edge.serving.settings import HealthCheckSettings
+
+        if 0 < self.health_max_age < MIN_AGE:
+            raise SettingsError(
+                f"--health-max-age: less than {MIN_AGE} seconds would fail while nothing is wrong; 0 disables it"
+            )
+        return HealthCheckSettings(tuple(map(health_target, self.health_check)), self.health_max_age)
 
     def tls_settings(self) -> TlsSettings | None:
         """:raises SettingsError: if only one of the two options is given, or a certificate cannot be used."""
@@ -115,13 +132,28 @@ edge_options = option_group(
         is_flag=True,
         help="Report in Cache-Status how the cache handled each response (RFC 9211).",
     ),
+    click.option(
+        "--health-check",
+        multiple=True,
+        callback=checked(each(health_target)),
+        metavar="HOST/PATH",
+        help="Answer health checks of load balancers at this Host and path, such as 10.0.0.5/healthz; repeatable.",
+    ),
+    click.option(
+        "--health-max-age",
+        type=DurationType(),
+        default="0",
+        show_default=True,
+        metavar="DURATION",
+        help="Fail health checks when the control plane has not confirmed the snapshot for this long; 0 to disable.",
+    ),
 )
 
 
-def _supervision(workers: int | None, stuck_after: float) -> Supervision:
+def _supervision(workers: int | None, stuck_after: float, shutdown_delay: float) -> Supervision:
     if 0 < stuck_after < 2:
         raise SettingsError("--stuck-after: less than 2 seconds would kill healthy processes; 0 disables it")
-    return Supervision(workers or len(os.sched_getaffinity(0)), stuck_after)
+    return Supervision(workers or len(os.sched_getaffinity(0)), stuck_after, shutdown_delay)
 
 
 supervision_options = option_group(
@@ -135,5 +167,13 @@ supervision_options = option_group(
         show_default=True,
         metavar="SECONDS",
         help="Kill and restart a process that has had no heartbeat for this long; 0 to disable.",
+    ),
+    click.option(
+        "--shutdown-delay",
+        type=click.FloatRange(0, 3600),
+        default=0.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Before stopping, fail health checks for this long and still serve, so that load balancers notice.",
     ),
 )

@@ -68,6 +68,11 @@ def up_settings(  # noqa: PLR0913 - one parameter for each group of options
     tiers = fleet.settings(installation.data)
     worker = worker_settings(installation.data, edge, origins, tiers, websocket, limits)
     api = control_settings(installation, control, tiers, worker.trusted_proxies)
+    for host, _ in worker.edge.health.targets:
+        if not tiers.feed and f".{host}".endswith(f".{api.domain}"):
+            raise SettingsError(
+                f"--health-check: names under {api.domain} belong to distributions, as {host} may"
+            )
     return UpSettings(installation.data, worker, api, supervision, logs)
 
 
@@ -153,6 +158,7 @@ def worker_settings(
             viewers=limits.viewers,
             uploads=limits.uploads,
             origins=limits.origins,
+            health=edge.health_settings(),
         ),
         limits=msgspec.structs.replace(limits.times, websocket_idle=websocket.websocket_idle),
         feed=tiers.feed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -95,6 +96,28 @@ def suffix(text: str) -> str:
     if len(name) > 200 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise SettingsError(f"{text!r} is not a domain")
     return name
+
+
+def health_target(text: str) -> tuple[str, str]:
+    """`HOST/PATH`: a host name or an address, without a port, and a path without a query.
+
+    :raises SettingsError: if it is neither.
+    """
+    host, slash, path = text.lower().partition("/")[0], "/", text.partition("/")[2]
+    name = host.removeprefix("[").removesuffix("]")
+    with contextlib.suppress(ValueError):
+        found = ipaddress.ip_address(name)
+        name = "address"
+        host = f"[{found}]" if found.version == 6 else str(found)
+    if (
+        "/" not in text
+        or not re.fullmatch(r"[A-Za-z0-9._~!$&'()*+,;=:@%/-]*", path)
+        or not all(_LABEL.fullmatch(label) for label in name.split("."))
+    ):
+        raise SettingsError(
+            f"{text!r} is not of the form HOST/PATH, such as 10.0.0.5/healthz: no port, wildcard, or query"
+        )
+    return host, slash + path
 
 
 def location(text: str) -> str:

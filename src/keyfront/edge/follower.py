@@ -53,9 +53,11 @@ class Follower:
         self._feed = FileFeed(settings.feed or settings.data, settings.region)
         self._changes = PurgeLog(settings.data / "changes", edge.segment.name)
         edge.purger.on_unsafe_change = self._changes.append
+        edge.health.confirmed_at = self._confirmed_at
         self._name = settings.name
         self._connections = connections
         self._refused = ""
+        self._refused_at = 0.0
         self._run = os.urandom(12).hex()
         self.reports = True
         """Whether the last report was written successfully."""
@@ -73,7 +75,7 @@ class Follower:
         try:
             snapshot = self._feed.poll(edge.routing.snapshot if edge.routing.number else None)
         except SnapshotRefused as why:
-            self._refused = str(why)
+            self._refused, self._refused_at = str(why), time.time()
             logger.warning("%s refused a snapshot and keeps the old one: %s", self._name, why)
             return True
         self.progress()
@@ -93,6 +95,11 @@ class Follower:
         )
         self.progress()
         return True
+
+    def _confirmed_at(self) -> float:
+        """When the snapshot in use was last known to be the latest (epoch seconds)."""
+        at = self._feed.confirmed_at()
+        return min(at, self._refused_at) if self._refused else at
 
     def report(self) -> None:
         """Write the report: the snapshot that the edge follows, or why it rejected one, and its counters."""

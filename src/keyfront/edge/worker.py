@@ -79,6 +79,7 @@ class _Worker:
         self._follower.poll()
         self._ports = Ports(settings.inherited, self._trouble)
         self._follower.progress = self._ports.beat
+        edge.health.stopping = lambda: self._ports.leaving
 
     def _trouble(self) -> Trouble:
         found = Trouble(0)

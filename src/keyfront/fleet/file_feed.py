@@ -3,6 +3,7 @@
 In the folder:
   snapshot             the published snapshot, replaced by rename, so that readers see either the old or the new one
   snapshot.accepted    the newest snapshot that an edge has accepted; edges start from it while `snapshot` is unusable
+  snapshot.confirmed   an empty file, last modified when `snapshot` was last known to be the control plane's latest
   reports/<name>.json  each edge's last report
   ended/               the last reports of edges that have exited, until their counters have been added up
 
@@ -34,6 +35,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")
 _LEFT_OVER = 60.0
 """Age in seconds from which a temporary file counts as left over by a killed process."""
 
+_CONFIRM = 1.0
+"""Minimum number of seconds between two confirmations that are written."""
+
 _FORGOTTEN = 30 * 86_400.0
 """Seconds after which an exited edge's last report is deleted, even if its counters were not added up."""
 
@@ -56,12 +60,14 @@ class FileFeed:
         self.region = region
         self._snapshot = self._folder / "snapshot"
         self._accepted = self._folder / "snapshot.accepted"
+        self._confirmed = self._folder / "snapshot.confirmed"
         self._reports = self._folder / "reports"
         self._ended = self._folder / "ended"
         self._seen: _Seen | None = None
         self._unreadable: _Seen | None = None
         self._known: dict[Path, tuple[_Seen, int]] = {}
         self._refusal: SnapshotRefused | None = None
+        self._confirmation = 0.0
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Report)
 
@@ -100,6 +106,19 @@ class FileFeed:
         if self._accepted.exists() and self._number(self._accepted) < snapshot.number:
             status = replace_file(self._accepted, snapshot.to_bytes(), durable=False)
             self._known[self._accepted] = (_identity(status), snapshot.number)
+
+    def confirm(self, now: float) -> None:
+        """Record that what is published is the control plane's latest at `now` (epoch seconds). If the disk is full,
+        the last confirmation ages."""
+        if abs(now - self._confirmation) < _CONFIRM:
+            return
+        self._confirmation = now
+        with suppress(OSError):
+            try:
+                os.utime(self._confirmed, (now, now))
+            except FileNotFoundError:
+                os.close(os.open(self._confirmed, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                os.utime(self._confirmed, (now, now))
 
     def published(self) -> Snapshot | None:
         """The published snapshot; None if there is none for this region, or it cannot be read."""
@@ -238,6 +257,14 @@ class FileFeed:
             raise refusal
         self._refusal = refusal
         return before
+
+    def confirmed_at(self) -> float:
+        """When the published snapshot was last known to be the control plane's latest (epoch seconds): when it was
+        confirmed, or else published. 0.0 if neither is known. Costs one `stat`, or two."""
+        for path in (self._confirmed, self._snapshot):
+            with suppress(OSError):
+                return os.stat(path).st_mtime
+        return 0.0
 
     def report(
         self, name: str, number: int, *, at: float, refused: str = "", counters: object = None

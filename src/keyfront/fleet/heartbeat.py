@@ -47,7 +47,8 @@ class Board:
     def __init__(self, fd: int, slots: int) -> None:
         self.fd = fd
         self.slots = slots
-        # The first slot belongs to the board: one integer says whether the entire installation is stopping.
+        # The first slot belongs to the board: whether its processes are stopping, and whether the entire installation
+        # is about to.
         self._map = mmap.mmap(fd, (slots + 1) * _WIDTH * 8)
         self._cells = memoryview(self._map).cast("q")
 
@@ -96,11 +97,20 @@ class Board:
         self._cells[self._at(slot, _RESTARTS)] += 1
         self._cells[self._at(slot, _KILLS)] += killed
 
+    def leave(self) -> None:
+        """Record that the installation is about to stop: health checks of load balancers fail from now on."""
+        self._cells[1] = 1
+
     def stop(self) -> None:
-        """Record that the installation is stopping: from now on, no worker accepts connections for another."""
+        """Record that the processes are stopping: from now on, no worker accepts connections for another."""
         self._cells[0] = 1
 
     # -- read by all processes
+
+    @property
+    def leaving(self) -> bool:
+        """True once `leave` was called."""
+        return bool(self._cells[1])
 
     @property
     def stopping(self) -> bool:

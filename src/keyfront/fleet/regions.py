@@ -105,6 +105,12 @@ class Regions:
                 log.error("region %s does not get snapshot %s: %s", feed.region, whole.number, reason)
             self._trouble[feed.region] = reason
 
+    def confirm(self, now: float) -> None:
+        """Record in each feed that has the last snapshot that there is no later one at `now` (epoch seconds)."""
+        for feed in self.feeds:
+            if feed.region not in self._trouble:
+                feed.confirm(now)
+
     def _publish(self, feed: FileFeed, whole: Snapshot) -> None:
         identity = (whole.number, whole.created)
         if self._published.get(feed.region) == identity and self._untouched(feed):

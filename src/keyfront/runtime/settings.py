@@ -28,11 +28,13 @@ class Supervision(msgspec.Struct, frozen=True):
     """How `keyfront up` runs its processes.
 
     `workers` is the number of edge processes. A process without a heartbeat for `stuck_after` seconds is killed and
-    replaced; 0 disables this.
+    replaced; 0 disables this. Before Keyfront stops, health checks of load balancers fail for `shutdown_delay` seconds
+    while it still serves.
     """
 
     workers: int
     stuck_after: float
+    shutdown_delay: float = 0.0
 
 
 class ControlInherited(msgspec.Struct, frozen=True):

@@ -38,7 +38,14 @@ from keyfront.runtime.settings import (
     without_any_password,
 )
 from keyfront.runtime.supervisor import AFTER_DRAIN, EXIT_TIMEOUT, MAX_RESTART_DELAY, Child, Watchdog
-from keyfront.runtime.systemd import READY, STOPPING, notify, reloading
+from keyfront.runtime.systemd import (
+    READY,
+    STOPPING,
+    notify,
+    reloading,
+    stay_alive,
+    watchdog_interval,
+)
 
 if TYPE_CHECKING:
     from keyfront.edge.net.listeners import Listeners
@@ -74,6 +81,7 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings]) -> None:
         raise_open_files()
         remove_old_reports(FileFeed(running.worker.feed or folder), edge_prefix(running.worker))
         machine = Machine(running)
+        alive = asyncio.create_task(stay_alive(watchdog_interval(os.environ, os.getpid())))
         try:
             if not await _until_stopped(stop, machine.start()):
                 return
@@ -81,9 +89,12 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings]) -> None:
             print(ready_line(folder, running.worker, running.control), flush=True)
             notify(READY)
             await _reload_until(stop, reload, machine, given, reread)
+            stop.clear()  # the next signal ends the wait
+            await _until_stopped(stop, machine.leave())
         finally:
             notify(STOPPING)
             await machine.stop()
+            alive.cancel()
 
 
 async def _reload_until(
@@ -295,6 +306,16 @@ class Machine:
         adjust_logging(wanted.logs, "up")
         self._draining = asyncio.create_task(old.stop())
 
+    async def leave(self) -> None:
+        """Let health checks of load balancers fail for a while, and serve as before, so that viewers go elsewhere."""
+        for each in (self._next, self._current):
+            if each is not None:
+                each.leave()
+        delay = self.running.supervision.shutdown_delay
+        if delay:
+            logger.info("health checks fail from now on; stopping in %g seconds", delay)
+            await asyncio.sleep(delay)
+
     async def stop(self) -> None:
         """Stop accepting connections, and stop all processes."""
         self._listeners.close()
@@ -434,6 +455,10 @@ class Processes:
             except SettingsError as error:
                 logger.error("%s; trying again", error)
                 await asyncio.sleep(MAX_RESTART_DELAY)
+
+    def leave(self) -> None:
+        """Let health checks of load balancers fail."""
+        self._board.leave()
 
     async def stop(self) -> None:
         """Drain the workers, then stop the control process, which responds until then. Nothing can start again."""

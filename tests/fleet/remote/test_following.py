@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keyfront.errors import SnapshotRefused
-from keyfront.fleet.remote import authority, content, manifest, messages
+from keyfront.fleet.remote import authority, content, follower, manifest, messages
 from keyfront.fleet.remote.connect import open_connection, pinned
 from keyfront.fleet.remote.enrollment import LastGood
 from keyfront.fleet.remote.manifest import Manifest, Signed
@@ -449,3 +449,19 @@ def test_members_of_a_newer_version_survive(tmp_path: Path) -> None:
     made = Manifest(1, 0.0, "", newer.magic, content.digest([payload]), len(payload))
     LastGood(tmp_path, "", PUBLIC).accept(manifest.sign(made, KEY), b"", content.pack_whole([payload]))
     assert (tmp_path / "snapshot").read_bytes().endswith(payload)
+
+
+async def test_a_connected_edge_confirms_its_snapshot(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "PING", 0.05)
+    control = await fleet.control()
+    machine = await following(fleet, control)
+    control.hub.publish(snapshot(1))
+    await machine.reaches(1)
+    first = machine.feed.confirmed_at()
+    assert first >= machine.feed.published_at()[1] - 1  # type: ignore[index]
+    await until(lambda: machine.feed.confirmed_at() > first)  # by its pings
+    await control.__aexit__()
+    await until(lambda: (link := machine.files.link()) is not None and not link.control)
+    last = machine.feed.confirmed_at()
+    await asyncio.sleep(0.3)  # several pings
+    assert machine.feed.confirmed_at() == last

@@ -200,7 +200,10 @@ class Replica:
             with self.lock:
                 self._follow(now)
                 self.publish()
-        return self._unpublished is None
+        if self._unpublished is not None:
+            return False
+        self._feed.confirm(now)
+        return True
 
     def _identity(self) -> tuple[int, float]:
         return self._compiler.current.number, self._compiler.current.created

@@ -111,6 +111,8 @@ class EdgeApp:
             stored, plan = exchange.hit, exchange.plan
             if stored is not None and plan is not None and plan.route.response_headers is None:
                 reply = respond.answer(request, stored.meta, stored.body, exchange.now, "Hit")
+            elif exchange.health_check:
+                reply = await self.edge.serve(exchange)
             else:
                 over = self.edge.viewers.requests.enter(address := self.peers.counted_as(request.client_ip))
                 if over:

@@ -441,7 +441,7 @@ class Connection(asyncio.Protocol):
         started = False
         try:
             limit = ""
-            if viewers is not None:
+            if viewers is not None and not exchange.health_check:
                 counted_as = self._shared.proxies.counted_as(exchange.request.client_ip)
                 limit = viewers.requests.enter(counted_as)
             if limit:

@@ -168,6 +168,11 @@ class Ports:
                 elif not takes and slot not in port.open:
                     await self._open(port, slot)
 
+    @property
+    def leaving(self) -> bool:
+        """Whether the whole installation is about to stop."""
+        return self._board is not None and self._board.leaving
+
     def close(self) -> None:
         """Stop accepting connections. Connections waiting on this worker's sockets are left to the other workers, if
         there are any. The heartbeat continues."""

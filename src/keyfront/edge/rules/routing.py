@@ -358,15 +358,17 @@ class Routing:
         """Whether there is an invalidation that snapshot `number` did not contain."""
         return any(invalidations.newest > number for invalidations in self._invalidations.values())
 
+    def has_name(self, name: str) -> bool:
+        """Whether a distribution has exactly this name, in lower case, as its domain name or an alias."""
+        return name in self._exact
+
     def site(self, host: str) -> Site | None:
         """The site for a Host value, with or without a port: an exact name beats a wildcard alias, and the longest
         matching wildcard wins."""
         site = self._exact.get(host)
         if site is not None:
             return site
-        name = host.lower()
-        if ":" in name:
-            name = name.partition("]")[0] + "]" if name.startswith("[") else name.partition(":")[0]
+        name = host_name(host)
         site = self._exact.get(name)
         if site is not None or not self._wildcards:
             return site
@@ -378,6 +380,14 @@ class Routing:
             if "." + rest in self._wildcards:
                 return self._wildcards["." + rest]
         return None
+
+
+def host_name(host: str) -> str:
+    """The name in a Host value, in lower case and without the port. An IPv6 address keeps its brackets."""
+    name = host.lower()
+    if ":" not in name:
+        return name
+    return name.partition("]")[0] + "]" if name.startswith("[") else name.partition(":")[0]
 
 
 class Plan:

@@ -142,7 +142,9 @@ class AccessRecorder:
         self, exchange: Exchange, status: int, sent: int, result: str, detail: str, reason: str = ""
     ) -> None:
         """Record that the reply was sent, or that the viewer has left (`detail` says so). The parameters are those of
-        `access_record`."""
+        `access_record`. A health check is not recorded."""
+        if exchange.health_check:
+            return
         time_taken = perf_counter() - exchange.timings.began
         self.log.add(
             access_record(

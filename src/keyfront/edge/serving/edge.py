@@ -42,6 +42,7 @@ from keyfront.edge.serving.custom_errors import CustomErrors
 from keyfront.edge.serving.exchange import Exchange, Timings
 from keyfront.edge.serving.fills import Filler
 from keyfront.edge.serving.finish import ReplyFinisher
+from keyfront.edge.serving.health_check import HealthCheck
 from keyfront.edge.serving.lookup import CacheLookup
 from keyfront.edge.serving.origin_fetch import NegativeCache, OriginFetcher
 from keyfront.edge.serving.pass_through import PassThrough
@@ -105,6 +106,7 @@ class Edge:
         self.log_access = self._recorder.log_access
         self._finisher = ReplyFinisher(settings.pop, sends_cache_status=settings.cache_status)
         self._sends_cache_status = settings.cache_status
+        self.health = HealthCheck(settings.health, lambda: active.routing.number)
         self._request_ids: list[str] = []
 
     @property
@@ -117,6 +119,7 @@ class Edge:
         repeatedly meanwhile."""
         self.purger.use(snapshot, progress)
         self.fetcher.failures.clear()  # the snapshot may have fixed them
+        self.health.warn(self.routing)
 
     async def aclose(self) -> None:
         """Cancel what is in progress, and write what is waiting to be written."""
@@ -150,6 +153,8 @@ class Edge:
         """Decide a request, and look in this worker's memory for a response that can be sent unchanged."""
         now = self.clock()
         began = perf_counter()
+        if self.health.matches(request):
+            return Exchange(request, self.request_id(), now, Timings(began), health_check=True)
         decision = decide(self.active.routing, request, now, self.country)
         exchange = Exchange(request, self.request_id(), now, Timings(began, perf_counter() - began))
         if isinstance(decision, Refusal):
@@ -186,6 +191,8 @@ class Edge:
 
     async def serve(self, exchange: Exchange) -> Reply:
         """The reply to a request that `lookup` has decided."""
+        if exchange.health_check:
+            return self.health.reply(exchange.now)
         plan = exchange.plan
         if plan is not None:
             self._refuse_late(exchange, plan)

@@ -84,6 +84,9 @@ class Exchange(msgspec.Struct, eq=False):
     shield_headers: Headers | None = None
     """The complete headers for the origin, on an Origin Shield. None: they are derived from the request and its
     behavior."""
+    health_check: bool = False
+    """Whether a load balancer asks about this worker: neither `plan` nor `refusal` is set, and there is no access
+    record (`health_check.py`)."""
 
     def logged_scheme(self, status: int) -> str:
         """CloudFront's `cs-protocol`: http or https, and ws or wss for a WebSocket that was opened (§6.1)."""

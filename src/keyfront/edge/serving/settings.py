@@ -20,6 +20,16 @@ def table_bytes(memory: int) -> int:
     return min(MOST_TABLES, max(LEAST_TABLES, memory // 2))
 
 
+class HealthCheckSettings(msgspec.Struct, frozen=True):
+    """Which requests are health checks of load balancers.
+
+    `targets` are pairs of a host in lower case, without a port, and a path. `max_age` is the seconds for which a
+    snapshot may go without confirmation; 0: any time."""
+
+    targets: tuple[tuple[str, str], ...] = ()
+    max_age: float = 0.0
+
+
 class EdgeSettings(msgspec.Struct, frozen=True):
     """Settings of one worker's edge.
 
@@ -40,6 +50,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     - `websockets`: how many WebSockets a worker may have open.
     - `viewers`, `uploads`, `origins`: limits on what viewers may do, on reading request bodies ahead, and on concurrent
       load on an origin.
+    - `health`: which requests are health checks of load balancers.
     """
 
     memory: int = 256 * 1024 * 1024
@@ -60,3 +71,4 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     viewers: ViewerLimits = ViewerLimits()
     uploads: UploadLimits = UploadLimits()
     origins: OriginLimits = OriginLimits()
+    health: HealthCheckSettings = HealthCheckSettings()

@@ -188,6 +188,7 @@ class _Session:
         self._update: messages.Update | None = None
         self._parts: list[bytes] = []
         self._heard = 0
+        self._has_latest = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until the connection ends or `stop` is set.
@@ -228,6 +229,8 @@ class _Session:
             await asyncio.wait([answer], timeout=PONG)
             if not answer.done() and self._heard == heard:
                 raise Unreachable(f"no response for {PONG:.0f} seconds")
+            if self._has_latest and self._update is None:
+                self._feed.confirm(self._clock())
 
     # from the control plane
 
@@ -261,7 +264,7 @@ class _Session:
             self._files.save(msgspec.structs.replace(edge, key=self._good.trusted.hex()))
             log.info("the control plane has a new snapshot key")
         if message.number <= self._good.number:
-            self.on_current()
+            self._confirm()
 
     async def _take(self, update: messages.Update, data: bytes) -> None:
         """Take a part of a snapshot. When it is whole, put it on disk, and answer."""
@@ -276,11 +279,18 @@ class _Session:
         try:
             await asyncio.to_thread(good.accept, update.signed, update.base, body)
         except SnapshotRefused as refusal:
+            self._has_latest = False
             log.error("a snapshot is refused, and %s stays in use: %s", good.number, refusal)
             await self._send(messages.Refused(str(refusal)))
             return
         log.info("snapshot received", extra={"snapshot": good.number, "bytes": update.size})
         await self._send(messages.Applied())
+        self._confirm()
+
+    def _confirm(self) -> None:
+        """What is on disk is what the control plane has published."""
+        self._has_latest = True
+        self._feed.confirm(self._clock())
         self.on_current()
 
     def _stored(self, id_: str) -> None:
