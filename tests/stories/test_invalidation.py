@@ -75,6 +75,20 @@ class Site:
         for target in targets:
             self.up.until(lambda: all(a.x_cache == "Hit" for a in self.everywhere(target)))  # noqa: B023
 
+    def is_on_disk(self, target: str) -> bool:
+        """Whether the disk cache holds a response for `target`."""
+        key = f"{self.id}{target}".encode()
+        return any(key in file.read_bytes() for file in (self.up.data / "cache").glob("??/*"))
+
+    def writes_to_disk(self) -> bool:
+        """Whether each worker writes new responses to the disk cache. Workers pause for seconds after a failure, such
+        as the full disk of `test_health.py`, and do not write what arrives meanwhile."""
+        fresh = [f"/{time.time_ns()}" for _ in range(MANY)]
+        for target in fresh:
+            self.get(target)
+        time.sleep(0.1)
+        return all(self.is_on_disk(target) for target in fresh)
+
     def invalidate(self, *paths: str, reference: str | None = None) -> str:
         batch = {
             "CallerReference": reference or str(time.time_ns()),
@@ -138,7 +152,9 @@ def test_a_restart_and_a_killed_worker_bring_nothing_back(app: App, shared_up: U
     up.deployed(site.id)
     stored = site.client.get_distribution_config(Id=site.id)["DistributionConfig"]
     assert stored["CacheTagConfig"] == {"HeaderName": "Cache-Tag"}
+    up.until(site.writes_to_disk)
     site.warm("/a", "/tagged/red", "/tagged/blue", "/b")
+    up.until(lambda: site.is_on_disk("/tagged/blue"))
     app.edition = b"2"
     site.complete(site.invalidate("/a", "#RED"))
     assert site.bodies("/tagged/red") == {b"2"}
