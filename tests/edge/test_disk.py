@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import random
 import resource
@@ -25,7 +26,7 @@ from keyfront.edge.cache import disk_files, disk_format
 from keyfront.edge.cache.disk import LEFT_OVER, DiskTier, boot_mark
 from keyfront.edge.cache.disk_files import BLOCK
 from keyfront.edge.cache.disk_format import name_of
-from keyfront.edge.cache.entry import MetaRow
+from keyfront.edge.cache.entry import Head, MetaRow
 from keyfront.edge.cache.memory import Ended
 from keyfront.edge.rules.cache_key import slice_key
 from keyfront.edge.types.files import FileRange
@@ -356,6 +357,52 @@ class TestProof:
         writer.feed(body)
         writer.finish()
         flushed(tier)
+
+
+class TestFormats:
+    def test_a_change_of_the_head_changes_the_format(self) -> None:
+        """If this fails, raise `FORMAT`, and put the new pair here."""
+        layout = zlib.crc32(repr([MetaRow.__annotations__, Head.__annotations__]).encode())
+        assert (disk_format.FORMAT, layout) == (2, 3878609871)
+
+    def test_an_entry_of_another_version_is_removed_and_counted_when_it_is_found(self, opened: Opens) -> None:
+        tier = opened()
+        tier.put(stored("E/a"), 1000.0)
+        tier.put(stored("E/b"), 1000.0)
+        flushed(tier)
+        path = tier.folder / name_of("E/a")
+        path.write_bytes(of_format(1, path.read_bytes()))
+        assert tier.find("E/a", none) is None
+        assert not path.exists()
+        assert tier.find("E/b", none) is not None
+        assert tier.outdated == 1
+
+    def test_all_entries_of_another_version_are_removed_once_at_startup(
+        self, opened: Opens, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first = opened()
+        for key in ("E/a", "E/b", "E/c"):
+            first.put(stored(key), 1000.0)
+        flushed(first)
+        for key in ("E/a", "E/b"):
+            path = first.folder / name_of(key)
+            path.write_bytes(of_format(0xDEADBEEF, path.read_bytes()))
+        (first.folder / "format").unlink(missing_ok=True)
+        with caplog.at_level(logging.INFO, "keyfront.edge"):
+            second, third = opened(), opened()
+            for tier in (second, third):
+                tier.start()
+                TestRoom().settled(tier)
+        assert [tier.outdated for tier in (second, third)] == [2, 0]
+        assert caplog.text.count("the cache on disk has a new format") == 1
+        assert (first.folder / "format").read_text() == f"{disk_format.FORMAT}\n"
+        assert [first.has(key) for key in ("E/a", "E/b", "E/c")] == [False, False, True]
+        assert second.used == BLOCK
+
+
+def of_format(number: int, entry: bytes) -> bytes:
+    """The entry as another version would have written it, with its checksums."""
+    return entry[:8] + number.to_bytes(4, "little") + entry[12:]
 
 
 class TestRoom:

@@ -115,6 +115,7 @@ class Follower:
             lost_records=edge.log.lost,
             disk_bytes=disk.used if disk is not None else 0,
             disk_evictions=disk.evictions if disk is not None else 0,
+            disk_outdated=disk.outdated if disk is not None else 0,
             run=self._run,
             limited=dict(edge.reached.counts),
             gauges=dict(edge.gauges()),

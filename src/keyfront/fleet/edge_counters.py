@@ -20,6 +20,7 @@ class Sums(msgspec.Struct, frozen=True):
     lost_records: int = 0
     disk_bytes: int = 0
     disk_evictions: int = 0
+    disk_outdated: int = 0
     run: str = ""
     ends: list[tuple[str, int, float, int]] = []
     limited: dict[str, int] = {}

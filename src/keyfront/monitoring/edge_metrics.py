@@ -79,6 +79,14 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
             ),
             "disk_evictions",
         ),
+        (
+            CounterMetricFamily(
+                "keyfront_edge_disk_outdated",
+                "Entries of another version's format that were removed from the cache on disk.",
+                labels=edge,
+            ),
+            "disk_outdated",
+        ),
         (GaugeMetricFamily("keyfront_edge_websockets", "Open WebSockets.", labels=edge), "websockets"),
         (
             CounterMetricFamily(

@@ -27,6 +27,7 @@ from keyfront.backup.restore.lock import lock_data_folder, refuse_half_restored
 from keyfront.custody.default_paths import Installation, own_custody
 from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.fleet.heartbeat import Board
+from keyfront.runtime.data_format import claim
 from keyfront.runtime.installation import local_url, url_host, write_installation
 from keyfront.runtime.logs import adjust_logging
 from keyfront.runtime.reload import Result, UpSettings, needs_restart, reloaded, write_pid, write_result
@@ -75,6 +76,7 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings]) -> None:
         held.callback(os.close, lock)
         write_pid(lock)
         refuse_half_restored(folder)
+        claim(folder)
         ports = held.enter_context(ReservedPorts())
         running = reserve_ports(given, ports)
         stop, reload = on_signals()

@@ -3,6 +3,7 @@
     FOLDER/<2 hex>/<SHA-256 of the key>    one entry: a prefix, a head, a body
     FOLDER/new/                            entries that are still being written
     FOLDER/used, FOLDER/evict              the bytes used; the lock of the worker that evicts
+    FOLDER/format                          the format of the entries, once no entry of another one is left
 
 An entry is written to `new` and renamed when it is complete, so a reader sees the old one, the new one, or none. A
 reader trusts an entry only if it verifies: the prefix holds a magic number, the sizes of head and body, which must
@@ -14,6 +15,9 @@ is trusted because the kernel that wrote it is still running: whatever a process
 if the process was killed. After a power cut this does not hold. Each file therefore carries a mark of the boot during
 which it was written or last verified, stored as the nanoseconds of its modification time. A file with another mark is
 read and verified once. (The time itself proves nothing: after a power cut the clock may be wrong.)
+
+Entries of another format (`disk_format.FORMAT`) are removed at startup, and where one is found later because another
+version of Keyfront uses the folder too. `outdated` counts them.
 
 All writes happen in one thread, in order. Heads are read where they are needed (about 30 µs). A disk failure never
 fails a request: what cannot be read counts as missing, what cannot be written is not stored, and one warning reports
@@ -38,7 +42,18 @@ from typing import Final
 from zlib import crc32
 
 from keyfront.edge.cache.disk_files import BLOCK, blocks, locked, size_of, sum_in, write_all
-from keyfront.edge.cache.disk_format import FOREIGN, LONGEST_WHOLE, Entry, name_of, read_entry, sealed
+from keyfront.edge.cache.disk_format import (
+    FOREIGN,
+    FORMAT,
+    LONGEST_WHOLE,
+    PREFIX,
+    Entry,
+    OtherFormat,
+    has_other_format,
+    name_of,
+    read_entry,
+    sealed,
+)
 from keyfront.edge.cache.entry import Head, encode_head, head_of, stored_of
 from keyfront.edge.cache.slice_writer import SliceWriter
 from keyfront.edge.rules.cache_key import change_marker, path_of, variant_key
@@ -101,6 +116,8 @@ class DiskTier:
         self.capacity = capacity
         self.slack = slack
         self.evictions = 0
+        self.outdated = 0
+        """Entries of another format that this worker has removed."""
         self.used = 0
         """Bytes in the folder, as last known for all workers together."""
         self._ended = ended
@@ -209,6 +226,9 @@ class DiskTier:
             return None
         try:
             entry = read_entry(fd, key, self.largest)
+        except OtherFormat:
+            self.outdated += 1
+            entry = None
         except OSError as error:
             self._failed("read", error)
             return None
@@ -503,6 +523,7 @@ class DiskTier:
     def _evict_alone(self) -> None:
         with locked(self._made(f"{self._root}evict"), wait=False):
             self._clear_left_overs()
+            self._clear_other_formats()
             by_minute: dict[int, int] = {}
             total = 0
             latest = int((time.time() + TOUCHED) // 60)
@@ -572,6 +593,42 @@ class DiskTier:
                 with suppress(OSError):
                     if abs(now - entry.stat(follow_symlinks=False).st_mtime) > LEFT_OVER:
                         os.unlink(entry.path)
+
+    def _clear_other_formats(self) -> None:
+        """Remove the entries of another version of Keyfront, unless this was done before."""
+        path, current = f"{self._root}format", b"%d\n" % FORMAT
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            if file.read() == current:
+                return
+        removed = 0
+        for entry, _ in self._walk():
+            with suppress(OSError):
+                if has_other_format(_start_of(entry)):
+                    os.unlink(entry)
+                    removed += 1
+        self.outdated += removed
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, [current])
+        finally:
+            os.close(fd)
+        if removed:
+            logger.info(
+                "the cache on disk has a new format: the entries of another version are removed",
+                extra={"entries": removed},
+            )
+
+
+def _start_of(path: str) -> bytes:
+    """The first bytes of an entry, as many as its prefix has.
+
+    :raises OSError: if it cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return os.pread(fd, PREFIX.size, 0)
+    finally:
+        os.close(fd)
 
 
 class _Ends(Exception):

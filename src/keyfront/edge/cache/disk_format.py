@@ -12,16 +12,20 @@ from zlib import crc32
 
 import msgspec
 
-from keyfront.edge.cache.entry import LAYOUT, Head, decode_head
+from keyfront.edge.cache.entry import Head, decode_head
 from keyfront.edge.cache.open_file import OpenFile
 from keyfront.edge.types.files import FileRange
 
 _MARK: Final = b"KFcache1"
 
+FORMAT: Final = 2
+"""The format of the head. Raise it with every change of what `entry.Head` holds or means: entries of another format are
+never used. In place of the number, format 1 had a checksum of the names of the head's fields."""
+
 
 PREFIX: Final = struct.Struct("<8sIIQII")
-"""The magic mark; the layout's fingerprint; bytes of the head; bytes of the body; checksum of the body; checksum of
-all preceding fields and the head."""
+"""The magic mark; the format; bytes of the head; bytes of the body; checksum of the body; checksum of all preceding
+fields and the head."""
 
 
 LONGEST_HEAD: Final = 1 << 20
@@ -40,7 +44,7 @@ FOREIGN: Final = frozenset({errno.EACCES, errno.ELOOP, errno.ENXIO, errno.EPERM}
 
 def sealed(head: bytes, body_length: int, body_checksum: int) -> bytes:
     """The bytes that precede a body: the prefix and the head."""
-    prefix = PREFIX.pack(_MARK, LAYOUT, len(head), body_length, body_checksum, 0)
+    prefix = PREFIX.pack(_MARK, FORMAT, len(head), body_length, body_checksum, 0)
     prefix = prefix[:-4] + struct.pack("<I", crc32(head, crc32(prefix[:-4])))
     return prefix + head
 
@@ -82,12 +86,25 @@ class Entry:
         return checksum == self.checksum
 
 
+class OtherFormat(Exception):
+    """The entry was written by another version of Keyfront."""
+
+
+def has_other_format(start: bytes) -> bool:
+    """Whether an entry that begins with these bytes was written by another version of Keyfront."""
+    if len(start) < PREFIX.size:
+        return False
+    mark, found, *_ = PREFIX.unpack_from(start)
+    return bool(mark == _MARK and found != FORMAT)
+
+
 def read_entry(fd: int, key: str | None, largest: int = LONGEST_WHOLE) -> Entry | None:
     """The entry in an open file, or None if it fails verification or has another key. The entry takes ownership of
     `fd`.
 
     :param key: the expected key; None accepts any.
     :param largest: bytes of the largest body that may be read into memory.
+    :raises OtherFormat: if another version of Keyfront wrote the entry.
     :raises OSError: if the file cannot be read.
     """
     file = OpenFile(fd)
@@ -97,9 +114,11 @@ def read_entry(fd: int, key: str | None, largest: int = LONGEST_WHOLE) -> Entry 
     data = os.pread(fd, _FIRST_READ, 0)
     if len(data) < PREFIX.size:
         return None
-    mark, layout, head_length, body_length, body_checksum, checksum = PREFIX.unpack_from(data)
+    if has_other_format(data):
+        raise OtherFormat
+    mark, _, head_length, body_length, body_checksum, checksum = PREFIX.unpack_from(data)
     offset = PREFIX.size + head_length
-    if mark != _MARK or layout != LAYOUT or status.st_size != offset + body_length:
+    if mark != _MARK or status.st_size != offset + body_length:
         return None
     if head_length > LONGEST_HEAD:
         return None  # forged: a sparse file can be of any size

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from operator import attrgetter
 from typing import Final
-from zlib import crc32
 
 import msgspec
 from msgspec.structs import astuple
@@ -58,8 +57,6 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
 
 _FIELDS: Final = MetaRow.__struct_fields__
 _members: Final = attrgetter(*_FIELDS)
-LAYOUT: Final = crc32(repr((_FIELDS, Head.__struct_fields__)).encode())
-"""A checksum that differs between versions with different entry layouts."""
 encode_head = msgspec.msgpack.Encoder().encode
 decode_head = msgspec.msgpack.Decoder(Head).decode
 
