@@ -17,7 +17,7 @@ import pytest
 
 import keyfront
 from keyfront.custody import open_place, open_records
-from keyfront.custody.contract import HeldKey
+from keyfront.custody.contract import HeldKey, Record
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, record_name, save
 from keyfront.custody.local_handle import LoadedHandle, Watch
 from keyfront.custody.signers import key_group_signer
@@ -200,6 +200,22 @@ def test_it_goes_on_for_as_long_as_the_terms_allow_and_no_longer(group: Group, c
     group.place.cut_off = False
     clock.now += 1
     assert verdict(signed(signer), group.ring) == "granted"
+
+
+def test_a_record_that_takes_too_long_to_read_is_named_as_the_reason(group: Group, clock: Clock) -> None:
+    """Nothing failed, so there is no error to quote."""
+
+    class Slow(MemoryPlace):
+        def read(self, name: str) -> Record | None:
+            clock.now += MAX_STALENESS
+            return group.place.read(name)
+
+    slow = Slow()
+    source = KeySource(lambda: slow, group.place.handle)
+    signer = KeyGroupSigner(group.name, source, clock=clock, background=False)
+    with pytest.raises(CustodyUnavailable, match="reading it takes longer than signers may") as refused:
+        signed(signer)
+    assert "None" not in str(refused.value)
 
 
 def test_who_signs_does_not_wait_again_and_again_for_a_place_that_is_away(group: Group, clock: Clock) -> None:

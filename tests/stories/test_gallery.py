@@ -16,13 +16,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from examples.gallery.attempts import ATTEMPTS
 from tests.rows import rows
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.xdist_group("gallery")
 
@@ -335,49 +338,110 @@ CHROMIUM = next(
 LOADED = "pictures => pictures.filter(p => p.complete && p.naturalWidth > 0).length"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_in_a_browser(demo: Demo) -> None:
-    from playwright.sync_api import expect, sync_playwright  # a heavy import, needed only by this test
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright  # a heavy import, needed only by these tests
 
     with sync_playwright() as playwright:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        page = browser.new_page()
-        page.goto(demo.url + "/")
-        page.get_by_role("link", name="Log in and look").click()
-        page.get_by_label("Name").fill("ada")
-        page.get_by_label("Password").fill("lighthouse")
-        page.get_by_role("button", name="Log in", exact=True).click()
-        expect(page.get_by_role("heading", name="Pictures")).to_be_visible()
-        page.wait_for_load_state("networkidle")
-        assert page.locator(".tile img").evaluate_all(LOADED) == 8
-        picture = page.locator(".tile a").first
-        address = f"{demo.url}{picture.get_attribute('href')}"
-        picture.click()
-        expect(page.locator("dialog.light img")).to_be_visible()
-        page.keyboard.press("Escape")
+        with playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox) as browser:
+            yield browser
 
-        page.get_by_role("link", name="Downloads").click()
-        page.get_by_role("button", name="Make a link").first.click()
-        expect(page.locator("[data-expires]")).to_contain_text("left")
-        with page.expect_download() as arriving:
-            page.get_by_role("link", name="Download", exact=True).click()
-        assert Path(arriving.value.path()).read_bytes().startswith(b"%PDF")
 
-        page.get_by_role("link", name="What was refused, and why").click()
-        page.get_by_role("link", name="Too late").click()
-        expect(page.locator(".status")).to_have_text("403")
-        expect(page.get_by_role("cell", name="expired", exact=True)).to_be_visible()
+def test_in_a_browser(demo: Demo, chromium: Browser) -> None:
+    from playwright.sync_api import expect
 
-        page.get_by_role("button", name="Log out").click()
-        answer = page.goto(address)
-        assert answer is not None
-        assert answer.status == 403
-        assert answer.body() == MISSING_KEY
+    page = chromium.new_page()
+    page.goto(demo.url + "/")
+    page.get_by_role("link", name="Log in and look").click()
+    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Password").fill("lighthouse")
+    page.get_by_role("button", name="Log in", exact=True).click()
+    expect(page.get_by_role("heading", name="Pictures")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    assert page.locator(".tile img").evaluate_all(LOADED) == 8
+    picture = page.locator(".tile a").first
+    address = f"{demo.url}{picture.get_attribute('href')}"
+    picture.click()
+    expect(page.locator("dialog.light img")).to_be_visible()
+    page.keyboard.press("Escape")
 
-        page.goto(demo.url + "/login")
-        page.get_by_role("button", name="Log in as Guest").click()
-        page.wait_for_load_state("networkidle")
-        assert page.locator(".tile img").evaluate_all(LOADED) == 4
-        expect(page.locator(".tile.locked")).to_have_count(4)
-        browser.close()
+    page.get_by_role("link", name="Downloads").click()
+    page.get_by_role("button", name="Make a link").first.click()
+    expect(page.locator("[data-expires]")).to_contain_text("left")
+    with page.expect_download() as arriving:
+        page.get_by_role("link", name="Download", exact=True).click()
+    assert Path(arriving.value.path()).read_bytes().startswith(b"%PDF")
+
+    page.get_by_role("link", name="What was refused, and why").click()
+    page.get_by_role("link", name="Too late").click()
+    expect(page.locator(".status")).to_have_text("403")
+    expect(page.get_by_role("cell", name="expired", exact=True)).to_be_visible()
+
+    page.get_by_role("button", name="Log out").click()
+    answer = page.goto(address)
+    assert answer is not None
+    assert answer.status == 403
+    assert answer.body() == MISSING_KEY
+
+    page.goto(demo.url + "/login")
+    page.get_by_role("button", name="Log in as Guest").click()
+    page.wait_for_load_state("networkidle")
+    assert page.locator(".tile img").evaluate_all(LOADED) == 4
+    expect(page.locator(".tile.locked")).to_have_count(4)
+    page.context.close()
+
+
+TOO_WIDE = """() => {
+    const root = document.documentElement, found = root.scrollWidth > root.clientWidth ? ['the page'] : [];
+    for (const each of document.querySelectorAll('body *')) {
+        const box = each.getBoundingClientRect();
+        if (!box.width || !box.height) continue;
+        const beyond = box.left < 0 || box.right > root.clientWidth + 0.5;
+        const clipped = each.clientWidth && each.scrollWidth > each.clientWidth + 1;
+        if (beyond || clipped) found.push(each.outerHTML.slice(0, 120));
+    }
+    return found;
+}"""
+"""What does not fit: an element beyond the edge of the screen, or one whose content is wider than itself."""
+
+
+def test_nothing_scrolls_sideways_or_is_cut_off_on_a_phone(demo: Demo, chromium: Browser) -> None:
+    phone = chromium.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page = phone.new_page()
+    too_wide = {}
+
+    def measure(name: str) -> None:
+        if found := page.evaluate(TOO_WIDE):
+            too_wide[name] = found
+
+    for path in ("/", "/gallery", "/nowhere"):  # without a login, the gallery leads to the login page
+        page.goto(demo.url + path)
+        measure(f"{path} before login")
+    page.goto(demo.url + "/login")
+    page.get_by_label("Name").fill("ada")
+    page.get_by_label("Password").fill("lantern")
+    page.get_by_role("button", name="Log in", exact=True).click()
+    page.locator(".wrong").wait_for()
+    measure("a wrong password")
+    page.get_by_role("button", name="Log in as Ada").click()
+    page.locator(".tile").first.wait_for()
+    measure("/gallery")
+    page.locator(".tile a").first.click()
+    page.locator("dialog.light img").wait_for()
+    measure("one picture")
+    page.goto(demo.url + "/files")
+    measure("/files")
+    page.get_by_label("only from my address").first.check()
+    page.get_by_role("button", name="Make a link").first.click()
+    page.locator("[data-expires]").wait_for()
+    measure("a link")
+    for path in ("/refused", *(f"/refused/{attempt.name}" for attempt in ATTEMPTS)):
+        page.goto(demo.url + path)
+        if (record := page.get_by_text("The whole record")).count():
+            record.click()
+        measure(path)
+    phone.close()
+    assert not too_wide

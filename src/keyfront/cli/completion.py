@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
-from keyfront.errors import SettingsError
+SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(list(SHELLS)))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """Print a script that makes SHELL complete the commands and options of keyfront.
@@ -19,8 +19,5 @@ def completion(ctx: click.Context, shell: str) -> None:
         source <(keyfront completion zsh)
         keyfront completion fish | source
     """
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise SettingsError(f"there is no completion for {shell}")
     command = ctx.find_root().command
-    click.echo(kind(command, {}, "keyfront", "_KEYFRONT_COMPLETE").source())
+    click.echo(SHELLS[shell](command, {}, "keyfront", "_KEYFRONT_COMPLETE").source())
