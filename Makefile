@@ -91,7 +91,7 @@ fuzz: $(SETUP) ## bytes at random for every part that reads them, and what they 
 
 lock: $(SETUP) ## pin the requirements anew, with hashes
 	$(PIP) uv
-	for each in runtime dev demo mutation; do \
+	for each in runtime dev build demo mutation; do \
 	  $(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    requirements/$$each.in -o requirements/$$each.txt || exit 1; \
 	done

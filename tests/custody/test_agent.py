@@ -106,15 +106,25 @@ class Agent:
         self.address = ""
 
     def start(self) -> Agent:
+        """Start it under a service manager, which is told when it is ready."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(address := str(self.harness.folder / f"notify-{time.monotonic_ns()}"))
+            self._start({**os.environ, "NOTIFY_SOCKET": address})
+            manager.settimeout(20)
+            assert manager.recv(100) == b"READY=1"
+        return self
+
+    def _start(self, environment: dict[str, str]) -> None:
         argv = [sys.executable, "-m", "keyfront", "agent", "--records", self.harness.records]
         argv += ["--audit-file", str(self.log), *self.options]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line.startswith("keyfront agent ready "):
             raise RuntimeError(line + self.process.communicate(timeout=10)[1])
         self.address = line.split()[-1]
-        return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)

@@ -23,6 +23,7 @@ from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.extras import require_server
 from keyfront.runtime.installation import url_host
 from keyfront.runtime.logs import LogSettings, process_logging
+from keyfront.runtime.systemd import READY, notify
 
 if TYPE_CHECKING:
     from keyfront.custody.agent.authorization import Rule, Tokens
@@ -205,12 +206,15 @@ def _serve(listen: ListenOptions, access: AccessOptions, audit_file: str | None)
     )
     app = http_app.build_app(agent, http_app.by_peer if tokens is None else http_app.by_token(tokens))
 
+    def on_ready() -> None:
+        print(f"keyfront agent ready {where}", flush=True)
+        notify(READY)
+
     async def run() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        ready = f"keyfront agent ready {where}"
-        await server.serve(app, sock, HeadTimeoutH11Protocol, lambda: print(ready, flush=True), stop.wait)
+        await server.serve(app, sock, HeadTimeoutH11Protocol, on_ready, stop.wait)
 
     try:
         asyncio.run(run())
