@@ -109,7 +109,9 @@ class Up:
             argv += ["--control", f"127.0.0.1:{self.control_port}"]
         else:
             argv += ["--feed", str(self.feed)]
-        argv += ["--workers", str(self.workers), *self.options]
+        if self.workers:  # otherwise, the configuration file or the default counts
+            argv += ["--workers", str(self.workers)]
+        argv += self.options
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self._process.stdout is not None
         for line in self._process.stdout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keyfront.runtime.up import edge_environment
+from keyfront.runtime.machine import edge_environment
 
 
 @pytest.mark.parametrize(

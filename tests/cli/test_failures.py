@@ -47,6 +47,7 @@ INSTALLED = [
     "edge rotate-key",
     "env",
     "regions",
+    "restart",
     "status",
     "store copy --store postgresql://nobody@127.0.0.1:9/none",
     "up --edge 127.0.0.1:0 --control 127.0.0.1:0 --workers 1",

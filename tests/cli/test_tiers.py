@@ -13,7 +13,7 @@ from keyfront.cli.up import up
 from keyfront.errors import SettingsError
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import Snapshot
-from keyfront.runtime.up import edge_name
+from keyfront.runtime.machine import edge_name
 
 
 def test_what_the_options_say(tmp_path: Path) -> None:

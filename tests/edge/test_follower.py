@@ -36,7 +36,7 @@ def many(count: int, number: int) -> Snapshot:
 async def test_a_worker_beats_while_it_takes_over_a_large_snapshot(tmp_path: Path) -> None:
     """Ten thousand distributions take seconds, and on a busy machine longer than the limit for a stuck worker."""
     board = Board.create(1)
-    ports = Ports(Inherited(board=board.fd, slots=1, slot=0, http=()))
+    ports = Ports(Inherited(board=board.fd, slots=1, slot=0, workers=1, http=()))
     edge = Edge(EdgeSettings(), AccessLog(None))
     follower = Follower(edge, FollowerSettings("edge-1", tmp_path), lambda: 0)
     beats: list[float] = []

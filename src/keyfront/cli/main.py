@@ -36,6 +36,7 @@ COMMANDS = {
     "plan": "declared:plan_command",
     "regions": "regions:regions",
     "reload": "reload:reload",
+    "restart": "reload:restart",
     "rotation": "rotation:rotation",
     "sign": "sign:sign",
     "sign-cookies": "sign:sign_cookies",

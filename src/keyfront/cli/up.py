@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,8 +25,10 @@ from keyfront.cli.values import address, audience, location, networks, quotas, s
 from keyfront.cli.websocket_options import WebSocketOptions, websocket_options
 from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.extras import require_server
+from keyfront.runtime.handover import TRIAL, taken
 from keyfront.runtime.logs import LogSettings, process_logging
 from keyfront.runtime.reload import UpSettings
+from keyfront.runtime.restart import program, try_settings
 from keyfront.runtime.settings import ControlSettings, Supervision, without_password
 from keyfront.runtime.up import run_up
 
@@ -92,7 +95,10 @@ def up(ctx: click.Context, /, **options: Any) -> None:
     ):
         found: UpSettings = up_settings.invoke(ctx)
         try:
-            asyncio.run(run_up(found, lambda: read_settings(own.arguments)))
+            if (handover := taken(os.environ, TRIAL)) is not None:
+                try_settings(found, handover)
+            else:
+                asyncio.run(run_up(found, lambda: read_settings(own.arguments), program(sys.argv)))
         except SettingsError as error:
             raise own.located(error) from None
 

@@ -25,6 +25,18 @@ def claim(folder: Path) -> None:
 
     :raises SettingsError: if a newer Keyfront has used the folder, or the file cannot be read or written.
     """
+    if refuse_newer(folder) < FORMAT:
+        try:
+            replace_file(folder / _NAME, b"%d\n" % FORMAT)
+        except OSError as error:
+            raise SettingsError(f"{folder / _NAME} cannot be written: {error.strerror}") from error
+
+
+def refuse_newer(folder: Path) -> int:
+    """The format of the data folder, if this version supports it. Changes nothing.
+
+    :raises SettingsError: if a newer Keyfront has used the folder, or its format cannot be read.
+    """
     found = read_format(folder)
     if found > FORMAT:
         raise SettingsError(
@@ -32,11 +44,7 @@ def claim(folder: Path) -> None:
             f"to {FORMAT}: a newer Keyfront has used it. Nothing was changed. Install that version again, or restore "
             "the backup from before the upgrade"
         )
-    if found < FORMAT:
-        try:
-            replace_file(folder / _NAME, b"%d\n" % FORMAT)
-        except OSError as error:
-            raise SettingsError(f"{folder / _NAME} cannot be written: {error.strerror}") from error
+    return found
 
 
 def read_format(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Reloads: what new settings can change while Keyfront runs, and how the result reaches `keyfront reload`.
+"""Reloads: what new settings can change while Keyfront runs, and how the result reaches the command that waits for it.
 
 A reload replaces every process, on the same listening sockets; only what the supervisor itself holds stays as it is
 until a restart: the lock on the data folder, the addresses, the number of sockets (the workers), and the store.
@@ -21,8 +21,9 @@ from keyfront.runtime.settings import ControlSettings, Supervision
 if TYPE_CHECKING:
     from keyfront.edge.worker_settings import WorkerSettings
 
-RESULT = "reload.json"
-"""The file in the data folder with the result of the last reload."""
+RELOADED = "reload.json"
+RESTARTED = "restart.json"
+"""The files in the data folder with the results of the last reload and of the last restart."""
 
 
 class UpSettings(msgspec.Struct, frozen=True):
@@ -36,7 +37,7 @@ class UpSettings(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """The result of a reload.
+    """The result of a reload or restart.
 
     - `began`: seconds of `time.monotonic()`, before the settings were read.
     - `error`: why nothing was changed; empty after a success.
@@ -119,15 +120,15 @@ def reloaded(running: UpSettings, wanted: UpSettings) -> UpSettings:
     )
 
 
-def write_result(folder: Path, result: Result) -> None:
+def write_result(folder: Path, name: str, result: Result) -> None:
     """:raises OSError: if it cannot be written."""
-    replace_file(folder / RESULT, msgspec.json.encode(result), durable=False)
+    replace_file(folder / name, msgspec.json.encode(result), durable=False)
 
 
-def read_result(folder: Path) -> Result | None:
-    """The result of the last reload; None if there was none."""
+def read_result(folder: Path, name: str) -> Result | None:
+    """The result of the last reload or restart; None if there was none."""
     try:
-        return msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
+        return msgspec.json.decode((folder / name).read_bytes(), type=Result)
     except (OSError, msgspec.MsgspecError):
         return None
 

@@ -20,6 +20,7 @@ import msgspec
 
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import Board
+from keyfront.runtime.handover import HandedChild
 
 logger = logging.getLogger("keyfront.supervisor")
 
@@ -87,6 +88,7 @@ class Child:
         self._fds = fds
         self._watchdog = watchdog
         self._process: asyncio.subprocess.Process | None = None
+        self._lifeline = -1
         self._stopping = False
         self._killed = False
         self._task: asyncio.Task[None] | None = None
@@ -120,6 +122,12 @@ class Child:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def handed(self) -> HandedChild | None:
+        """The running process, for the program that takes over this one's children; None if there is none."""
+        if self._process is None or self._process.returncode is not None or self._lifeline < 0:
+            return None
+        return HandedChild(self.name, self.pid, self._lifeline, self.exit_timeout)
 
     def _is_stopping(self) -> bool:
         return self._stopping
@@ -200,7 +208,7 @@ class Child:
                 },
                 start_new_session=True,
             )
-            self.pid = process.pid
+            self.pid, self._lifeline = process.pid, ours
             logger.info("process started", extra=self._identity())
             os.close(lifeline)
             os.close(ready_write)
@@ -223,6 +231,7 @@ class Child:
             finally:
                 watching.cancel()
         finally:
+            self._lifeline = -1
             for fd in (lifeline, ours, ready_read, ready_write):
                 if fd >= 0:
                     os.close(fd)

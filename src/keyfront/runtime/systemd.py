@@ -1,4 +1,5 @@
-"""systemd's notification protocol, sd_notify(3): `Type=notify` and `Type=notify-reload` units."""
+"""systemd's protocols: notifications, sd_notify(3), of `Type=notify` and `Type=notify-reload` units, and socket
+activation, sd_listen_fds(3)."""
 
 from __future__ import annotations
 
@@ -6,7 +7,14 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
+from typing import TYPE_CHECKING
+
+from keyfront.errors import SettingsError
+from keyfront.runtime.installation import url_host
+
+if TYPE_CHECKING:
+    from keyfront.edge.net.listeners import Address, Listeners
 
 logger = logging.getLogger("keyfront.supervisor")
 
@@ -51,3 +59,47 @@ async def stay_alive(interval: float) -> None:
     while interval:
         notify(ALIVE)
         await asyncio.sleep(interval)
+
+
+FIRST = 3
+"""The file descriptor of the first socket that systemd passes."""
+
+
+def activated_sockets(environment: MutableMapping[str, str], pid: int) -> list[tuple[Address, int]]:
+    """The addresses and file descriptors of the sockets that systemd has opened for the process `pid`. They are removed
+    from the environment: they are not for child processes.
+
+    :raises SettingsError: if one of them does not listen on a TCP port.
+    """
+    count, owner = environment.pop("LISTEN_FDS", ""), environment.pop("LISTEN_PID", "")
+    environment.pop("LISTEN_FDNAMES", None)
+    if owner != str(pid) or not count.isdigit():
+        return []
+    found = []
+    for fd in range(FIRST, FIRST + int(count)):
+        try:
+            os.set_inheritable(fd, False)
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                is_tcp = sock.type == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6)
+                if not is_tcp or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    raise SettingsError(
+                        f"file descriptor {fd} from the service manager is not a listening TCP socket: "
+                        "use ListenStream=ADDRESS:PORT in the socket unit"
+                    )
+                host, port = sock.getsockname()[:2]
+        except OSError as error:
+            raise SettingsError(
+                f"file descriptor {fd} from the service manager cannot be used: {error.strerror}"
+            ) from error
+        found.append(((host, port), fd))
+    return found
+
+
+def refuse_unused(listeners: Listeners, used: set[Address]) -> None:
+    """:raises SettingsError: if the service manager listens on an address that no option names."""
+    for (host, port), _, given in listeners.all():
+        if given and (host, port) not in used:
+            raise SettingsError(
+                f"the service manager listens on {url_host(host)}:{port}, but no option names this address: set one of "
+                "--edge, --tls, --control, --edges and --shield to it, or remove it from the socket unit"
+            )

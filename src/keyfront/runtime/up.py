@@ -8,41 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
-import re
 import signal
-import socket
-import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from keyfront.backup.restore.lock import lock_data_folder, refuse_half_restored
 from keyfront.custody.default_paths import Installation, own_custody
-from keyfront.errors import KeyfrontError, SettingsError
-from keyfront.fleet.heartbeat import Board
+from keyfront.errors import KeyfrontError
+from keyfront.runtime.adopted import AdoptedProcesses
 from keyfront.runtime.data_format import claim
+from keyfront.runtime.handover import HANDOVER, HandedListeners, Handover, set_inheritable, taken
 from keyfront.runtime.installation import local_url, url_host, write_installation
-from keyfront.runtime.logs import adjust_logging
-from keyfront.runtime.reload import Result, UpSettings, needs_restart, reloaded, write_pid, write_result
-from keyfront.runtime.settings import (
-    ControlInherited,
-    ControlSettings,
-    FeedSettings,
-    store_url,
-    without_any_password,
+from keyfront.runtime.machine import Machine, edge_prefix, remove_old_reports
+from keyfront.runtime.ports import ReservedPorts, reserve_ports
+from keyfront.runtime.reload import (
+    RELOADED,
+    RESTARTED,
+    Result,
+    UpSettings,
+    needs_restart,
+    reloaded,
+    write_pid,
+    write_result,
 )
-from keyfront.runtime.supervisor import AFTER_DRAIN, EXIT_TIMEOUT, MAX_RESTART_DELAY, Child, Watchdog
+from keyfront.runtime.restart import SIGNALS, execute, trial
+from keyfront.runtime.settings import ControlSettings, store_url, without_any_password
 from keyfront.runtime.systemd import (
     READY,
     STOPPING,
+    activated_sockets,
     notify,
+    refuse_unused,
     reloading,
     stay_alive,
     watchdog_interval,
@@ -51,183 +54,216 @@ from keyfront.runtime.systemd import (
 if TYPE_CHECKING:
     from keyfront.edge.net.listeners import Listeners
     from keyfront.edge.worker_settings import WorkerSettings
-    from keyfront.fleet.file_feed import FileFeed
 
 logger = logging.getLogger("keyfront.supervisor")
 
-CATCH_UP_LOOKS = 250
-CATCH_UP_INTERVAL = 0.02
-"""Seconds between two checks of what edges have applied, and the number of checks before `ready` is printed anyway."""
+RETRY: Final = 5.0
+"""Seconds until a reload is tried again that was needed because a process from before a restart has exited."""
 
 
-async def run_up(given: UpSettings, reread: Callable[[], UpSettings]) -> None:
-    """Run all processes until SIGTERM or SIGINT, and print one line when they are ready. SIGHUP reloads the settings.
+async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: Sequence[str]) -> None:
+    """Run all processes until SIGTERM or SIGINT, and print one line when they are ready. SIGHUP reloads the settings,
+    SIGUSR2 replaces the program.
 
     :param given: if `given.worker.feed` is set, there are only workers, and `given.control` is not used.
     :param reread: reads the settings again; it raises KeyfrontError if they cannot be used.
+    :param command: the command line that starts the program again.
     :raises SettingsError: if the data folder or a port cannot be used, or a process does not start.
     """
+    from keyfront.edge.net.listeners import Listeners
     from keyfront.edge.net.open_files import raise_open_files
     from keyfront.fleet.file_feed import FileFeed
 
     folder = given.data
+    handover = taken(os.environ, HANDOVER)
     with contextlib.ExitStack() as held:
-        lock = lock_data_folder(folder, f"another keyfront uses the data folder {folder}")
+        listeners = held.enter_context(contextlib.closing(Listeners()))
+        if handover is None:
+            lock = lock_data_folder(folder, f"another keyfront uses the data folder {folder}")
+            write_pid(lock)
+            listeners.adopt_all(activated_sockets(os.environ, os.getpid()))
+        else:
+            set_inheritable(handover, False)
+            lock = handover.lock
+            for each in handover.listeners:
+                listeners.adopt((each.host, each.port), each.fds, given=each.given)
         held.callback(os.close, lock)
-        write_pid(lock)
         refuse_half_restored(folder)
         claim(folder)
-        ports = held.enter_context(ReservedPorts())
+        ports = held.enter_context(
+            ReservedPorts(listeners.holds, handover.ports if handover is not None else ())
+        )
         running = reserve_ports(given, ports)
-        stop, reload = on_signals()
+        refuse_unused(listeners, ports.addresses)
+        requests = Requests()
         raise_open_files()
-        remove_old_reports(FileFeed(running.worker.feed or folder), edge_prefix(running.worker))
-        machine = Machine(running)
+        adopted = None
+        if handover is None:
+            remove_old_reports(FileFeed(running.worker.feed or folder), edge_prefix(running.worker))
+        else:
+            adopted = AdoptedProcesses(handover.processes, requests.reload.set)
+        machine = Machine(running, listeners, adopted)
+        service = _Service(given, machine, requests, _Inventory(lock, ports, listeners))
         alive = asyncio.create_task(stay_alive(watchdog_interval(os.environ, os.getpid())))
         try:
-            if not await _until_stopped(stop, machine.start()):
+            if handover is None:
+                if not await until(requests.stop, machine.start()):
+                    return
+                await _describe(folder, described(folder, running.worker, running.control, time.time()))
+                print(ready_line(folder, running.worker, running.control), flush=True)
+                notify(READY)
+            elif not await service.take_over(handover.began):
                 return
-            await _describe(folder, described(folder, running.worker, running.control, time.time()))
-            print(ready_line(folder, running.worker, running.control), flush=True)
-            notify(READY)
-            await _reload_until(stop, reload, machine, given, reread)
-            stop.clear()  # the next signal ends the wait
-            await _until_stopped(stop, machine.leave())
+            await service.serve(reread, command)
+            requests.stop.clear()  # the next signal ends the wait
+            await until(requests.stop, machine.leave())
         finally:
             notify(STOPPING)
             await machine.stop()
             alive.cancel()
 
 
-async def _reload_until(
-    stop: asyncio.Event,
-    reload: asyncio.Event,
-    machine: Machine,
-    given: UpSettings,
-    reread: Callable[[], UpSettings],
-) -> None:
-    """Reload whenever `reload` is set, until `stop` is."""
-    while await _until_stopped(stop, _wait_for(reload)):
-        reload.clear()
-        began = time.monotonic()
-        notify(reloading(began))
-        error = ""
-        restart: tuple[str, ...] = ()
-        try:
-            wanted = reread()
-            restart = tuple(needs_restart(given, wanted))
-            if not await _until_stopped(stop, machine.replace(reloaded(machine.running, wanted))):
-                return
-            await _describe(
-                given.data,
-                described(given.data, machine.running.worker, machine.running.control, time.time()),
-            )
-        except (KeyfrontError, OSError) as failure:
-            error, restart = str(failure), ()
-            logger.error("the settings are not reloaded, and the ones before stay in use: %s", error)
-        else:
-            logger.info("settings reloaded", extra={"seconds": round(time.monotonic() - began, 3)})
-            if restart:
-                logger.warning("a restart is needed for %s", ", ".join(restart))
-        try:
-            write_result(given.data, Result(began, error, restart))
-        except OSError as failure:
-            logger.warning("`keyfront reload` cannot get the result: %s", failure)
-        notify(READY)
-
-
-async def _wait_for(event: asyncio.Event) -> None:
-    await event.wait()
-
-
-def edge_prefix(edge: WorkerSettings) -> str:
-    """The prefix of the names of this machine's edges."""
-    return edge_name(edge.port) if edge.feed else "edge"
-
-
-def edge_name(port: int) -> str:
-    """The prefix of the names of this machine's edges on this port, different from those of any other machine."""
-    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40].strip("-")
-    return f"at-{host or os.getpid()}-{port}"
-
-
-def on_signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """Return an event that SIGTERM and SIGINT set, and one that SIGHUP sets."""
-    stop, reload = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
-    return stop, reload
-
-
-# ---- ports
-
-
-class ReservedPorts:
-    """Bound sockets that hold the ports of this installation across process restarts. Use as a context manager."""
+class Requests:
+    """What an operator or the service manager has requested by signal. Created on the event loop."""
 
     def __init__(self) -> None:
-        self._sockets: list[socket.socket] = []
+        self.stop = asyncio.Event()
+        self.reload = asyncio.Event()
+        self.restart = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+        loop.add_signal_handler(signal.SIGUSR2, self.restart.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the program before this one has blocked them
 
-    def __enter__(self) -> ReservedPorts:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for one in self._sockets:
-            one.close()
-
-    def reserve(self, option: str, host: str, port: int) -> int:
-        """Reserve a port and return its number. With port 0, the system chooses one.
-
-        :param option: the option that names the address, for the error message.
-        :raises SettingsError: if the address cannot be used.
-        """
-        from keyfront.edge.net.listen import reserve
-
+    async def next(self) -> None:
+        """Wait for a request to reload or restart."""
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self.reload, self.restart)]
         try:
-            bound = reserve(host, port)
-        except OSError as error:
-            raise SettingsError(
-                f"--{option} {url_host(host)}:{port} cannot be used: {error.strerror}"
-            ) from error
-        self._sockets.append(bound)
-        number: int = bound.getsockname()[1]
-        return number
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
 
 
-def reserve_ports(given: UpSettings, ports: ReservedPorts) -> UpSettings:
-    """Reserve all ports. Returns the settings with the port numbers."""
-    edge, control = reserve_edge_ports(given.worker, ports), given.control
-    if not edge.feed:
-        control, edge = reserve_control_port(control, edge, ports)
-    return msgspec.structs.replace(given, worker=edge, control=control)
+class _Inventory(msgspec.Struct, frozen=True):
+    """What outlives the program at a restart, apart from processes."""
+
+    lock: int
+    ports: ReservedPorts
+    listeners: Listeners
+
+    def handover(self, began: float, data: Path, machine: Machine) -> Handover:
+        return Handover(
+            began,
+            str(data),
+            self.lock,
+            tuple(self.ports.held),
+            tuple(
+                HandedListeners(*address, tuple(fds), given) for address, fds, given in self.listeners.all()
+            ),
+            machine.handed(),
+        )
 
 
-def reserve_edge_ports(edge: WorkerSettings, ports: ReservedPorts) -> WorkerSettings:
-    """Reserve the ports for viewers and for other edges. Returns the settings with the port numbers."""
-    replace = msgspec.structs.replace
-    edge = replace(edge, port=ports.reserve("edge", edge.host, edge.port))
-    if edge.tls is not None:
-        tls = replace(edge.tls, port=ports.reserve("tls", edge.tls.host, edge.tls.port))
-        edge = replace(edge, tls=tls, edge=replace(edge.edge, https_port=tls.port))
-    if edge.shield is not None:
-        host, port = edge.shield
-        edge = replace(edge, shield=(host, ports.reserve("shield", host, port)))
-    return edge
+class _Service:
+    """Performs reloads and restarts while the machine serves."""
 
+    def __init__(
+        self, given: UpSettings, machine: Machine, requests: Requests, inventory: _Inventory
+    ) -> None:
+        self._given = given
+        self._machine = machine
+        self._requests = requests
+        self._inventory = inventory
 
-def reserve_control_port(
-    control: ControlSettings, edge: WorkerSettings, ports: ReservedPorts
-) -> tuple[ControlSettings, WorkerSettings]:
-    """Reserve the API's port, to which no worker ever connects as an origin. Returns both settings with its number."""
-    replace = msgspec.structs.replace
-    control = replace(control, port=ports.reserve("control", control.host, control.port))
-    if control.edges is not None:
-        host, port = control.edges
-        control = replace(control, edges=(host, ports.reserve("edges", host, port)))
-    egress = replace(edge.edge.egress, control_port=control.port)
-    return control, replace(edge, edge=replace(edge.edge, egress=egress))
+    async def serve(self, reread: Callable[[], UpSettings], command: Sequence[str]) -> None:
+        """Reload or restart whenever that is requested, until Keyfront is to stop."""
+        requests = self._requests
+        while await until(requests.stop, requests.next()):
+            if requests.restart.is_set():
+                requests.restart.clear()
+                go_on = await self._restart(command)
+            else:
+                requests.reload.clear()
+                go_on = await self._reload(reread)
+            if not go_on:
+                return
+
+    async def _reload(self, reread: Callable[[], UpSettings]) -> bool:
+        """Returns False if Keyfront is to stop."""
+        machine, began = self._machine, time.monotonic()
+        notify(reloading(began))
+        result = Result(began)
+        try:
+            wanted = reread()
+            result = Result(began, restart=tuple(needs_restart(self._given, wanted)))
+            if not await until(self._requests.stop, machine.replace(reloaded(machine.running, wanted))):
+                return False
+            await self._describe()
+        except (KeyfrontError, OSError) as failure:
+            result = Result(began, str(failure))
+            logger.error("the settings are not reloaded, and the ones before stay in use: %s", failure)
+            if machine.is_adopted:
+                asyncio.get_running_loop().call_later(RETRY, self._requests.reload.set)
+        else:
+            logger.info("settings reloaded", extra={"seconds": round(time.monotonic() - began, 3)})
+            if result.restart:
+                logger.warning(
+                    "a restart is needed for %s: use `keyfront restart`", ", ".join(result.restart)
+                )
+        self._report(RELOADED, result)
+        return True
+
+    async def _restart(self, command: Sequence[str]) -> bool:
+        """Execute the program again. Returns only if that is impossible: False if Keyfront is to stop."""
+        began = time.monotonic()
+        notify(reloading(began))
+        if not await until(self._requests.stop, self._machine.drained()):
+            return False
+        handover = self._inventory.handover(began, self._given.data, self._machine)
+        error = await trial(command, handover)
+        if not error and not self._requests.stop.is_set():
+            error = execute(command, self._inventory.handover(began, self._given.data, self._machine))
+        if error:
+            logger.error("Keyfront is not restarted, and goes on as before: %s", error)
+            self._report(RESTARTED, Result(began, error))
+        return not self._requests.stop.is_set()
+
+    async def take_over(self, began: float) -> bool:
+        """Replace the processes that the program before this one has started. Returns False if Keyfront is to stop.
+
+        :param began: when the restart was requested, seconds of `time.monotonic()`.
+        """
+        machine, inventory = self._machine, self._inventory
+        result = Result(began)
+        try:
+            if not await until(self._requests.stop, machine.replace(machine.running)):
+                return False
+        except (KeyfrontError, OSError) as failure:
+            result = Result(began, str(failure))
+            logger.error("the processes from before the restart stay, as far as they can: %s", failure)
+        else:
+            logger.info("restarted", extra={"seconds": round(time.monotonic() - began, 3)})
+        inventory.listeners.keep(inventory.ports.addresses)
+        inventory.ports.release_others()
+        await self._describe()
+        running = machine.running
+        print(ready_line(running.data, running.worker, running.control), flush=True)
+        self._report(RESTARTED, result)
+        return True
+
+    async def _describe(self) -> None:
+        running = self._machine.running
+        await _describe(running.data, described(running.data, running.worker, running.control, time.time()))
+
+    def _report(self, name: str, result: Result) -> None:
+        try:
+            write_result(self._given.data, name, result)
+        except OSError as failure:
+            logger.warning("the command that waits for the result cannot get it: %s", failure)
+        notify(READY)
 
 
 def ready_line(folder: Path, edge: WorkerSettings, control: ControlSettings) -> str:
@@ -245,251 +281,7 @@ def ready_line(folder: Path, edge: WorkerSettings, control: ControlSettings) -> 
     return " ".join([*words, f"data={folder}"])
 
 
-# ---- processes
-
-
-class Machine:
-    """The processes of this machine, of one generation except during a reload, and the sockets that they listen on.
-
-    A reload starts a new generation of edge workers on the same sockets, replaces the control process, and then lets
-    the old workers drain. Connections to the control plane wait in its socket's queue while its process is replaced.
-
-    :param running: the settings, with port numbers.
-    """
-
-    def __init__(self, running: UpSettings) -> None:
-        from keyfront.edge.net.listeners import Listeners
-
-        self.running = running
-        self._listeners = Listeners()
-        self._current = self._generation(running, 0)
-        self._number = 0
-        self._next: Processes | None = None
-        self._draining: asyncio.Task[None] | None = None
-
-    def _generation(self, settings: UpSettings, number: int) -> Processes:
-        return Processes(settings, self._listeners, number)
-
-    async def start(self) -> None:
-        """:raises SettingsError: if a process does not start."""
-        from keyfront.fleet.file_feed import FileFeed
-
-        edge = self.running.worker
-        # Without a control plane, edges can serve a snapshot that they have already applied.
-        edges_first = (
-            self._current.has_control
-            and FileFeed(edge.feed or self.running.data, edge.region).servable() is not None
-        )
-        await self._current.start(edges_first=edges_first)
-
-    async def replace(self, wanted: UpSettings) -> None:
-        """Replace all processes by processes with these settings. If that is impossible, the ones before stay.
-
-        :raises SettingsError: if a process does not start.
-        """
-        if self._draining is not None:
-            await asyncio.shield(self._draining)  # the next generation takes the names of the one that drains
-        self._number += 1
-        old, new = self._current, self._generation(wanted, self._number)
-        self._next = new
-        try:
-            await new.start_edges()
-            await old.stop_control()
-            try:
-                await new.start_control()
-            except SettingsError:
-                await old.restart_control()
-                raise
-        except SettingsError:
-            self._next = None
-            await new.stop()
-            raise
-        self.running, self._current, self._next = wanted, new, None
-        adjust_logging(wanted.logs, "up")
-        self._draining = asyncio.create_task(old.stop())
-
-    async def leave(self) -> None:
-        """Let health checks of load balancers fail for a while, and serve as before, so that viewers go elsewhere."""
-        for each in (self._next, self._current):
-            if each is not None:
-                each.leave()
-        delay = self.running.supervision.shutdown_delay
-        if delay:
-            logger.info("health checks fail from now on; stopping in %g seconds", delay)
-            await asyncio.sleep(delay)
-
-    async def stop(self) -> None:
-        """Stop accepting connections, and stop all processes."""
-        self._listeners.close()
-        generations = [one.stop() for one in (self._next, self._current) if one is not None]
-        draining = [self._draining] if self._draining is not None else []
-        await asyncio.gather(*generations, *draining, return_exceptions=True)
-
-
-class Processes:
-    """One generation of child processes.
-
-    :param settings: with port numbers.
-    :param number: 0, 1, 2, …; two generations in succession have different names for their workers.
-    """
-
-    def __init__(self, settings: UpSettings, listeners: Listeners, number: int) -> None:
-        from keyfront.fleet.file_feed import FileFeed
-        from keyfront.fleet.remote import is_enrolled
-
-        workers = settings.supervision.workers
-        self._supervision = settings.supervision
-        self._log = settings.logs
-        self._listeners = listeners
-        self._feed = FileFeed(settings.worker.feed or settings.data)
-        self._board = Board.create(workers + 1)
-        memory, self._shared = share_memory(settings.worker.edge.memory, workers, settings.data)
-        edge = msgspec.structs.replace(
-            settings.worker, edge=msgspec.structs.replace(settings.worker.edge, memory=memory)
-        )
-        first = 1 + number % 2 * workers
-        names = [f"{edge_prefix(edge)}-{each}" for each in range(first, first + workers)]
-        self._make_control: Callable[[], Child] | None = None
-        if not edge.feed:
-            self._make_control = functools.partial(self._control_child, settings.control, names)
-        elif is_enrolled(settings.data):
-            self._make_control = functools.partial(self._feed_child, settings.data, workers)
-        self._control = [] if self._make_control is None else [self._make_control()]
-        self._edges: list[Child] = []
-        self._add_edges(edge, names)
-
-    @property
-    def has_control(self) -> bool:
-        """Whether there is a control process, or one that follows a control plane."""
-        return self._make_control is not None
-
-    def _control_child(self, settings: ControlSettings, workers: list[str]) -> Child:
-        """:param workers: the names of the edge workers, in the order of their slots."""
-        (listener,) = self._listeners.of(settings.host, settings.port, 1)
-        (edges,) = self._listeners.of(*settings.edges, 1) if settings.edges is not None else (-1,)
-        slot = len(workers)
-        inherited = ControlInherited(self._board.fd, listener, tuple(workers), edges)
-        settings = msgspec.structs.replace(settings, inherited=inherited)
-        return Child(
-            "control",
-            self._command("control-process", settings),
-            fds=(self._board.fd, listener, *([edges] if edges >= 0 else [])),
-            watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
-        )
-
-    def _feed_child(self, data: Path, slot: int) -> Child:
-        """The process that follows a control plane over HTTPS for the workers.
-
-        :param data: the data folder of the enrolled edge.
-        """
-        settings = FeedSettings(str(data), self._board.fd, slot, self._board.slots)
-        return Child(
-            "feed",
-            self._command("feed-process", settings),
-            fds=(self._board.fd,),
-            watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
-        )
-
-    def _add_edges(self, settings: WorkerSettings, names: list[str]) -> None:
-        """Add a worker for each name."""
-        from keyfront.edge.net.worker_sockets import Inherited
-
-        count = len(names)
-        tls, shield = settings.tls, settings.shield
-        shared = Inherited(
-            board=self._board.fd,
-            slots=self._board.slots,
-            slot=0,
-            http=self._listeners.of(settings.host, settings.port, count),
-            tls=self._listeners.of(tls.host, tls.port, count) if tls is not None else (),
-            shield=self._listeners.of(*shield, count) if shield is not None else (),
-            cache=self._shared,
-        )
-        for slot, name in enumerate(names):
-            inherited = msgspec.structs.replace(shared, slot=slot)
-            worker = msgspec.structs.replace(settings, name=name, inherited=inherited)
-            self._edges.append(
-                Child(
-                    name,
-                    self._command("edge-worker", worker),
-                    _report_remover(self._feed, name),
-                    environment=edge_environment(os.environ),
-                    fds=inherited.fds,
-                    watchdog=Watchdog(self._board, slot, self._supervision.stuck_after, range(count)),
-                    exit_timeout=max(EXIT_TIMEOUT, settings.limits.drain + AFTER_DRAIN),
-                )
-            )
-
-    async def start(self, *, edges_first: bool) -> None:
-        """Start all processes, and return when they are ready.
-
-        :param edges_first: start edges without waiting for the control plane, then wait for them to apply what it
-            publishes. Without a snapshot, edges have nothing to serve until the control plane is up.
-        """
-        if edges_first:
-            await asyncio.gather(self.start_edges(), self.start_control())
-            await _caught_up(self._feed, [child.name for child in self._edges])
-        else:
-            await self.start_control()
-            await self.start_edges()
-
-    async def start_edges(self) -> None:
-        """:raises SettingsError: if one of them does not start."""
-        await asyncio.gather(*(child.start() for child in self._edges))
-
-    async def start_control(self) -> None:
-        """:raises SettingsError: if it does not start."""
-        for child in self._control:
-            await child.start()
-
-    async def stop_control(self) -> None:
-        """Stop the control process, or the one that follows a control plane."""
-        for child in self._control:
-            await child.stop()
-
-    async def restart_control(self) -> None:
-        """Start it again after `stop_control`, however many attempts that takes."""
-        while self._make_control is not None:
-            self._control = [self._make_control()]
-            try:
-                await self.start_control()
-                return
-            except SettingsError as error:
-                logger.error("%s; trying again", error)
-                await asyncio.sleep(MAX_RESTART_DELAY)
-
-    def leave(self) -> None:
-        """Let health checks of load balancers fail."""
-        self._board.leave()
-
-    async def stop(self) -> None:
-        """Drain the workers, then stop the control process, which responds until then. Nothing can start again."""
-        self._board.stop()
-        await asyncio.gather(*(child.stop() for child in self._edges), return_exceptions=True)
-        await self.stop_control()
-        if self._shared >= 0:
-            os.close(self._shared)
-        self._board.close()
-
-    def _command(self, name: str, settings: msgspec.Struct) -> list[str]:
-        arguments = [msgspec.json.encode(each).decode() for each in (settings, self._log)]
-        return [sys.executable, "-m", "keyfront", name, *arguments]
-
-
-def remove_old_reports(feed: FileFeed, prefix: str) -> None:
-    """Remove reports left behind by workers of an earlier run."""
-    for report in feed.last_reports():
-        if report.name.startswith(f"{prefix}-"):
-            feed.remove_report(report.name)
-
-
-def _report_remover(feed: FileFeed, name: str) -> Callable[[], None]:
-    """A callback that removes a dead worker's report at once; the report would count as a live edge for some
-    seconds."""
-    return lambda: feed.remove_report(name)
-
-
-async def _until_stopped(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+async def until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
     """Await `work`. Returns False if `stop` was set first; the work is then canceled.
 
     :raises Exception: what the work raises.
@@ -505,17 +297,6 @@ async def _until_stopped(stop: asyncio.Event, work: Coroutine[None, None, None])
         return False
     finished.result()
     return True
-
-
-async def _caught_up(feed: FileFeed, names: Iterable[str]) -> None:
-    """Wait briefly for the edges to apply what the control plane published at startup, except for edges that have
-    rejected it and logged that."""
-    for _ in range(CATCH_UP_LOOKS):
-        published = feed.published_at()
-        numbers = {report.name: report.number for report in feed.last_reports() if not report.refused}
-        if published is None or all(numbers.get(name, published[0]) >= published[0] for name in names):
-            return
-        await asyncio.sleep(CATCH_UP_INTERVAL)
 
 
 def described(folder: Path, edge: WorkerSettings, control: ControlSettings, now: float) -> Installation:
@@ -548,54 +329,3 @@ async def _describe(folder: Path, found: Installation) -> None:
         await asyncio.to_thread(write_installation, folder, found)
     except OSError as error:  # a full disk does not prevent Keyfront from serving
         logger.warning("commands will not find this Keyfront by its data folder: %s", error)
-
-
-# ---- memory and environment
-
-
-def share_memory(memory: int, workers: int, folder: Path) -> tuple[int, int]:
-    """Divide the cache memory of all workers into equal parts: one for each worker, and one that they share.
-
-    :param memory: bytes per worker.
-    :returns: the bytes of one part, and the file descriptor of the shared part. One worker shares nothing, and if no
-        shared memory is available, each worker keeps all of its own memory: in both cases the descriptor is -1.
-    """
-    from keyfront.edge.cache.shared_segment import create
-
-    if workers == 1:
-        return memory, -1
-    part = memory * workers // (workers + 1)
-    try:
-        return part, create(workers, part, folder)
-    except (OSError, ValueError) as error:
-        logger.warning(
-            "workers have no memory to share (%s): each has a cache of its own, and does not see immediately what the "
-            "others purge; use --workers 1 if that matters",
-            error,
-        )
-        return memory, -1
-
-
-_VARIABLES = frozenset({"HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"})
-_PREFIXES = (
-    "AWS_",
-    "COV_",
-    "COVERAGE_",
-    "GLIBC_",
-    "LC_",
-    "LD_",
-    "MALLOC_",
-    "OPENSSL_",
-    "PYTHON",
-    "SSL_CERT_",
-    "UV_",
-)
-
-
-def edge_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that an edge worker gets: what any process needs, and the credentials with which it may
-    sign requests to origins (`AWS_…`). A worker is exposed to the Internet, so it gets none of the control plane's
-    secrets, whatever their variables are named."""
-    return {
-        name: value for name, value in environment.items() if name in _VARIABLES or name.startswith(_PREFIXES)
-    }

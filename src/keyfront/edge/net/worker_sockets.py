@@ -24,12 +24,14 @@ logger = logging.getLogger("keyfront.edge")
 
 class Inherited(msgspec.Struct, frozen=True):
     """File descriptors that a worker inherits from its supervisor. `slot` is its index on the heartbeat board, which
-    has `slots` entries, and in each list of listening sockets: `http`, `tls` and `shield` have one per worker. `cache`
-    is the memory that workers share (`segment`), in which the worker has the same index; -1 if there is none."""
+    has `slots` entries, and in each list of listening sockets: `http`, `tls` and `shield` have at least one per worker.
+    `workers` is their number; any worker accepts on the sockets after that. `cache` is the memory that workers share
+    (`segment`), in which the worker has the same index; -1 if there is none."""
 
     board: int
     slots: int
     slot: int
+    workers: int
     http: tuple[int, ...]
     tls: tuple[int, ...] = ()
     shield: tuple[int, ...] = ()
@@ -37,9 +39,9 @@ class Inherited(msgspec.Struct, frozen=True):
 
     @property
     def fds(self) -> tuple[int, ...]:
-        """All inherited descriptors."""
+        """All inherited descriptors, first that of the board."""
         memory = (self.cache,) if self.cache >= 0 else ()
-        return (self.board, *memory, *self.http, *self.tls, *self.shield)
+        return tuple(dict.fromkeys((self.board, *memory, *self.http, *self.tls, *self.shield)))
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -93,6 +95,7 @@ class Ports:
         self._trouble = trouble
         self._board = None if inherited is None else Board(inherited.board, inherited.slots)
         self._slot = 0 if inherited is None else inherited.slot
+        self._workers = 1 if inherited is None else inherited.workers
         self._ports: list[_Port] = []
         self._beating: asyncio.Task[None] | None = None
         self._warned = False
@@ -155,17 +158,16 @@ class Ports:
 
     async def _cover(self, board: Board) -> None:
         """Open the sockets of workers that do not respond, and close those of workers that respond again."""
-        if not self._ports:
-            return
-        now = time.monotonic()
-        for slot in range(len(self._ports[0].fds)):
-            if slot == self._slot:
-                continue
-            takes = board.accepts(slot, now) or board.stopping
-            for port in self._ports:
-                if takes and slot in port.open:
-                    port.open.pop(slot).close()
-                elif not takes and slot not in port.open:
+        now, stopping = time.monotonic(), board.stopping
+        takes = [stopping or board.accepts(slot, now) for slot in range(self._workers)]
+        for port in self._ports:
+            for slot in range(len(port.fds)):
+                if slot == self._slot:
+                    continue
+                if stopping or (slot < len(takes) and takes[slot]):
+                    if slot in port.open:
+                        port.open.pop(slot).close()
+                elif slot not in port.open:
                     await self._open(port, slot)
 
     @property

@@ -1,0 +1,108 @@
+"""Processes that the program before a restart started. They serve until their successors do, and are then stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from keyfront.fleet.heartbeat import Board
+from keyfront.runtime.handover import HandedChild, HandedProcesses
+
+logger = logging.getLogger("keyfront.supervisor")
+
+INTERVAL = 0.05
+"""Seconds between two checks of whether a process has exited."""
+
+
+class AdoptedProcess:
+    """A child process that this program did not start.
+
+    :param on_loss: called if it exits without having been stopped.
+    """
+
+    def __init__(self, child: HandedChild, on_loss: Callable[[], None]) -> None:
+        self.child = child
+        self._on_loss = on_loss
+        self._stopping = False
+        self._exited = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        try:
+            # asyncio waits only for processes that it has started. WNOHANG does not block.
+            while os.waitpid(self.child.pid, os.WNOHANG) == (0, 0):  # noqa: ASYNC110, ASYNC222 - see above
+                await asyncio.sleep(INTERVAL)
+        except ChildProcessError:
+            pass  # already reaped
+        os.close(self.child.lifeline)
+        if not self._stopping:
+            logger.warning("%s (pid %d) has exited", self.child.name, self.child.pid)
+            self._on_loss()
+
+    @property
+    def runs(self) -> bool:
+        return not self._exited.done()
+
+    async def stop(self) -> None:
+        """Send SIGTERM, wait for the process to drain, and send SIGKILL if it does not exit."""
+        self._stopping = True
+        self._send(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(asyncio.shield(self._exited), self.child.exit_timeout)
+        except TimeoutError:
+            self._send(signal.SIGKILL)
+            await self._exited
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.runs:  # until it is reaped, no other process has its number
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.child.pid, number)
+
+
+class AdoptedProcesses:
+    """A generation of processes that this program did not start, and cannot start again.
+
+    :param on_loss: called when one of them exits without having been stopped.
+    """
+
+    can_restart = False
+
+    def __init__(self, handed: HandedProcesses, on_loss: Callable[[], None]) -> None:
+        self.names = [child.name for child in handed.edges]
+        self._handed = handed
+        self._board = Board(handed.board, handed.slots)
+        self._edges = [AdoptedProcess(child, on_loss) for child in handed.edges]
+        self._control = [AdoptedProcess(child, on_loss) for child in handed.control]
+
+    def handed(self) -> HandedProcesses:
+        """What still runs, for another restart after one that failed."""
+        edges, control = (
+            tuple(each.child for each in processes if each.runs) for processes in (self._edges, self._control)
+        )
+        return msgspec.structs.replace(self._handed, edges=edges, control=control)
+
+    async def stop_control(self) -> None:
+        """Stop the control process, or the one that follows a control plane."""
+        await _stop(self._control)
+
+    def leave(self) -> None:
+        """Let health checks of load balancers fail."""
+        self._board.leave()
+
+    async def stop(self) -> None:
+        """Drain the workers, then stop the control process, which responds until then."""
+        self._board.stop()
+        await _stop(self._edges)
+        await self.stop_control()
+        if self._handed.shared >= 0:
+            os.close(self._handed.shared)
+        self._board.close()
+
+
+async def _stop(processes: Iterable[AdoptedProcess]) -> None:
+    await asyncio.gather(*(each.stop() for each in processes), return_exceptions=True)
