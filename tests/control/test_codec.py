@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -618,3 +619,16 @@ def test_spoilt_requests_are_understood_or_refused() -> None:
         else:
             sent(found, again)
     assert statuses == {400, 405}
+
+
+def test_an_absent_member_is_not_written() -> None:
+    operation = service().operations["GetKeyGroup"]
+    output = {
+        "KeyGroup": {
+            "Id": "G1",
+            "LastModifiedTime": datetime.now(UTC),
+            "KeyGroupConfig": {"Name": "g", "Items": []},
+        }
+    }
+    assert codec.write(operation, {**output, "ETag": None}) == codec.write(operation, output)
+    assert codec.write(operation, {"ETag": "E1"}).body == b""

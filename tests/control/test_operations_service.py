@@ -400,6 +400,24 @@ def test_a_feed_that_refuses_is_no_reason_to_fail_a_call(harness: Harness) -> No
     assert harness.service.follow(harness.now) is False
 
 
+def test_what_no_longer_compiles_and_was_never_published_reaches_no_edge(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    id_ = harness.distribution("old")["Id"]
+    with harness.store.write() as transaction:
+        (row,) = transaction.get_many("Distribution", [id_])
+        row.config["Origins"]["Items"][0]["DomainName"] = "http://app.example.com"
+        transaction.update(row)
+    for file in harness.folder.glob("snapshot*"):
+        file.unlink()
+    again = Harness(harness.folder, seed=2)
+    assert f"Distribution {id_} no longer compiles" in caplog.text
+    new = again.distribution("new")["Id"]
+    published = again.feed.published()
+    assert published is not None
+    assert [each.id for each in published.distributions] == [new]
+
+
 def test_what_no_longer_compiles_goes_on_as_it_was_published(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:

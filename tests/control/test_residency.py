@@ -226,6 +226,9 @@ def test_a_tag_from_before_it_meant_anything_ties_to_nowhere(
     harness.distribution("two")
     assert id_ not in ids(of(harness))[0] + ids(of(harness, "us"))[0]
     assert f"no edge gets Distribution {id_}" in caplog.text
+    caplog.clear()
+    harness.distribution("three")
+    assert "no edge gets" not in caplog.text  # reported once
 
 
 def test_a_tie_changes_no_version_and_is_in_progress_until_all_edges_have_it(make: Make) -> None:

@@ -6,10 +6,9 @@ config: the edge's operator provides them (`edge/origin/credentials.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, cast
 
-from keyfront.model.config_reader import Config, Struct
+from keyfront.model.config_reader import Config, Configs, Struct
 
 Signing = Literal["never", "always", "no-override"]
 """`no-override`: sign unless the viewer's own Authorization header is forwarded."""
@@ -23,9 +22,7 @@ def signing_of(control: Config) -> Signing:
     return cast(Signing, control["SigningBehavior"])
 
 
-def read_signing(
-    struct: Struct, s3: Struct, controls: Mapping[str, Config], identities: Mapping[str, Config]
-) -> Signing:
+def read_signing(struct: Struct, s3: Struct, controls: Configs, identities: Configs) -> Signing:
     """The signing mode of the origin `struct` with the S3OriginConfig `s3`. Unknown ids are problems.
 
     An origin access identity always signs; it has no other modes.
@@ -40,12 +37,13 @@ def read_signing(
         id_ = identity.removeprefix(IDENTITY)
         if id_ == identity:
             s3.refuse(f"OriginAccessIdentity must have the form {IDENTITY}ID", "InvalidOriginAccessIdentity")
-        elif id_ not in identities:
+        elif identities.get(id_) is None:
             s3.refuse(f"There is no origin access identity {id_!r}", "InvalidOriginAccessIdentity")
         return "always"
     if control:
-        if control not in controls:
+        config = controls.get(control)
+        if config is None:
             struct.refuse(f"There is no origin access control {control!r}", "InvalidOriginAccessControl")
             return "always"
-        return signing_of(controls[control])
+        return signing_of(config)
     return "never"

@@ -19,7 +19,7 @@ from typing import Literal, cast
 import msgspec
 
 from keyfront.model import managed
-from keyfront.model.config_reader import Config, Problem, Struct, words
+from keyfront.model.config_reader import Config, Configs, Problem, Struct, words
 from keyfront.model.forwarding import (
     ONE_HUNDRED_YEARS,
     TOKEN,
@@ -54,16 +54,19 @@ __all__ = [
 ]
 
 
+_NONE: dict[str, Config] = {}
+
+
 class Lookup(msgspec.Struct, frozen=True):
     """The resources that a config can refer to, by id: their configs in the API's shape (KeyGroupConfig,
-    CachePolicyConfig, …). Managed policies are known anyway. A mapping may read its entries lazily."""
+    CachePolicyConfig, …). Managed policies are known anyway."""
 
-    key_groups: Mapping[str, Config] = {}
-    cache_policies: Mapping[str, Config] = {}
-    origin_request_policies: Mapping[str, Config] = {}
-    response_headers_policies: Mapping[str, Config] = {}
-    origin_access_controls: Mapping[str, Config] = {}
-    origin_access_identities: Mapping[str, Config] = {}
+    key_groups: Configs = _NONE
+    cache_policies: Configs = _NONE
+    origin_request_policies: Configs = _NONE
+    response_headers_policies: Configs = _NONE
+    origin_access_controls: Configs = _NONE
+    origin_access_identities: Configs = _NONE
 
 
 _LIMITS = Limits()
@@ -292,7 +295,7 @@ def _trusted_key_groups(struct: Struct, lookup: Lookup, limits: Limits) -> tuple
             "TooManyKeyGroupsAssociatedToDistribution",
         )
     for group_id in ids:
-        if group_id not in lookup.key_groups:
+        if lookup.key_groups.get(group_id) is None:
             trusted.refuse(f"The key group {group_id!r} does not exist", "TrustedKeyGroupDoesNotExist")
     return tuple(ids) if enabled or ids else None
 
@@ -327,7 +330,7 @@ def _forwarding(struct: Struct, lookup: Lookup, limits: Limits) -> Forwarding:
 
 
 def _policy(
-    struct: Struct, policy_id: str, known: Mapping[str, Config], custom: Mapping[str, Config], kind: str
+    struct: Struct, policy_id: str, known: Mapping[str, Config], custom: Configs, kind: str
 ) -> Struct | None:
     config = known.get(policy_id) or custom.get(policy_id)
     if config is None:

@@ -8,11 +8,18 @@ continues with the default, so that one response lists all problems.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 Config = Mapping[str, Any]
+
+
+class Configs(Protocol):
+    """The configs of one kind of resource, by id. A dict is one."""
+
+    def get(self, id_: str, /) -> Config | None:
+        """The config of the resource; None if there is no such resource."""
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, Literal, cast
 
 from keyfront.model.access import read_signing
-from keyfront.model.config_reader import Config, Struct, words
+from keyfront.model.config_reader import Configs, Struct, words
 from keyfront.model.forwarding import ONE_HUNDRED_YEARS, TOKEN
 from keyfront.model.quotas import Limits
 from keyfront.model.snapshot import Origin, OriginGroup
@@ -40,9 +40,7 @@ _FAILOVER_CODES = frozenset({400, 403, 404, 416, 500, 502, 503, 504})
 ProtocolPolicy = Literal["http-only", "https-only", "match-viewer"]
 
 
-def read_origins(
-    top: Struct, limits: Limits, controls: Mapping[str, Config], identities: Mapping[str, Config]
-) -> tuple[Origin, ...]:
+def read_origins(top: Struct, limits: Limits, controls: Configs, identities: Configs) -> tuple[Origin, ...]:
     """The origins of the DistributionConfig `top`.
 
     :param controls: the origin access controls by id; `identities` likewise.
@@ -96,9 +94,7 @@ def _unique_ids(top: Struct, structs: list[Struct], taken: Collection[str] = ())
         used.add(own)
 
 
-def _origin(
-    struct: Struct, limits: Limits, controls: Mapping[str, Config], identities: Mapping[str, Config]
-) -> Origin:
+def _origin(struct: Struct, limits: Limits, controls: Configs, identities: Configs) -> Origin:
     domain_name = struct.text("DomainName", None)
     if domain_name and not _is_host(domain_name):
         struct.refuse("DomainName must be a host name or an IP address, without scheme, port, and path")

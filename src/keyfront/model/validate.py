@@ -79,9 +79,7 @@ def params(operation: str, given: Config) -> None:
 
     :raises ApiError: InvalidArgument.
     """
-    shape = service().operations[operation].input
-    if shape is not None:
-        _fits(shape, given, operation)
+    _fits(service().operations[operation].input, given, operation)
 
 
 _TYPES: dict[str, Any] = {

@@ -10,8 +10,7 @@ arguments.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -28,6 +27,7 @@ from keyfront.model.compile import (
     compile_snapshot,
     read_response_headers_policy,
 )
+from keyfront.model.config_reader import Config
 from keyfront.model.forwarding import Forwarding
 from keyfront.model.invalidation import Carried
 from keyfront.model.kinds import (
@@ -209,21 +209,13 @@ class Compiler:
         )
 
 
-class _Configs(Mapping[str, Mapping[str, Any]]):
+class _Configs:
     """The configs of a kind by id, each read on access."""
 
     def __init__(self, transaction: OperationTransaction, kind: Kind) -> None:
         self._transaction = transaction
         self._kind = kind.name
 
-    def __getitem__(self, id_: str) -> Mapping[str, Any]:
+    def get(self, id_: str, /) -> Config | None:
         row = self._transaction.get(self._kind, id_)
-        if row is None:
-            raise KeyError(id_)
-        return row.config
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._transaction.versions(self._kind))
-
-    def __len__(self) -> int:
-        return self._transaction.count(self._kind)
+        return None if row is None else row.config
