@@ -36,7 +36,7 @@ demo: $(DEMO) ## private pictures behind a real edge; open the printed address
 
 PYTEST := $(BIN)/python -m pytest
 # Three processes for two cores: many tests wait, for a timeout or for a process to start.
-WORKERS := -n 3 --dist loadgroup
+WORKERS := -n 3
 
 test: $(SETUP) $(NODE) ## all three tiers, the real clients included (11 minutes on two cores)
 	$(PYTEST) $(WORKERS)

@@ -3,8 +3,8 @@
 `--tier unit` runs only the files of that tier (`tests/tiers.py`). A module that must also work on asyncio's own loop
 sets `EVENT_LOOPS = ("uvloop", "asyncio")`; its tests that the loop does not matter to are marked `uvloop`. Tests that
 take minutes run only with `--long`. A module that takes a minute sets `FIRST = True`, so that it does not start last
-and delay the end of the run; the stories follow, then the many short tests. Bytecode is written: without it, each of
-the hundreds of processes that tests start would compile all of Keyfront. Property tests try the same cases on every
+and delay the end of the run; the stories follow, then the other tiers. Bytecode is written: without it, each of the
+hundreds of processes that tests start would compile all of Keyfront. Property tests try the same cases on every
 run, so that a failure points to a code change; with `--hypothesis-profile=searching` they look for new cases.
 """
 
@@ -16,13 +16,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import urllib3.util.connection  # noqa: F401 its first import binds a socket, which fails a unit test
 import uvloop
 from hypothesis import settings
 
-from tests.imports import ROOT
+from tests.scheduling import FileScheduling
 from tests.tiers import TIERS, Guard, tier
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -96,29 +97,22 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         _guard.test = None
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests, and keep those that share a module's fixture in one process: it is set up once."""
+    """Order the tests: what takes long must not start last."""
     for item in items:
-        if item.get_closest_marker("xdist_group") is None and _shares_a_module_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
-    stories = {path for path in {item.path for item in items} if tier(path) == "stories"}
-    for item in items:
-        if item.path in stories and item.get_closest_marker("timeout") is None:
+        if tier(item.path) == "stories" and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(STORY))
     items.sort(
         key=lambda item: (
             not getattr(getattr(item, "module", None), "FIRST", False),
-            item.path not in stories,
+            -TIERS.index(tier(item.path)),
         )
     )
 
 
-def _shares_a_module_fixture(item: pytest.Item) -> bool:
-    if not isinstance(item, pytest.Function):
-        return False
-    definitions = item._fixtureinfo.name2fixturedefs.values()
-    return any(definition[-1].scope == "module" for definition in definitions)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
+    config.option.loadscopereorder = False  # the order is that of pytest_collection_modifyitems
+    return FileScheduling(config, log)
 
 
 def pytest_asyncio_loop_factories(

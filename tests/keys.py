@@ -1,16 +1,23 @@
-"""Keys generated for tests. Fixed keys are in `tests/vectors/keys`."""
+"""Keys for tests. RSA keys are fixed, in `tests/vectors/keys`: generating one takes up to seconds of CPU."""
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+KEYS = Path(__file__).parent / "vectors" / "keys"
+
 
 @functools.cache
 def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    """The key of 1024, 2048, 3072, or 4096 bits."""
+    text = (KEYS / f"rsa-{bits}.pem").read_bytes()
+    key = serialization.load_pem_private_key(text, None, unsafe_skip_rsa_key_validation=True)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key
 
 
 @functools.cache

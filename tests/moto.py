@@ -23,6 +23,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from tests.keys import rsa_key
+
 REGION = "eu-central-1"
 ACCESS = ("AKIDMOTO000000000000", "the secret access key of these tests")
 
@@ -176,10 +178,6 @@ def _correct() -> None:
 
     sign, public_key, create_key = KmsResponse.sign, KmsResponse.get_public_key, KmsResponse.create_key
 
-    @functools.cache  # it takes a second
-    def wrapping_key() -> rsa.RSAPrivateKey:
-        return rsa.generate_private_key(65537, 4096)
-
     def key_of(response: Any) -> Any:
         return response.kms_backend.describe_key(response._get_param("KeyId"))
 
@@ -220,7 +218,7 @@ def _correct() -> None:
         key = in_state(response, "PendingImport")
         assert response._get_param("WrappingAlgorithm") == "RSA_AES_KEY_WRAP_SHA_256"
         assert response._get_param("WrappingKeySpec") == "RSA_4096"
-        made = wrapping_key()
+        made = rsa_key(4096)
         der = made.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -239,7 +237,7 @@ def _correct() -> None:
         assert base64.b64decode(response._get_param("ImportToken")) == key.id.encode()
         assert response._get_param("ExpirationModel") == "KEY_MATERIAL_DOES_NOT_EXPIRE"
         sealed = base64.b64decode(response._get_param("EncryptedKeyMaterial"))
-        once = wrapping_key().decrypt(
+        once = rsa_key(4096).decrypt(
             sealed[:512], padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
         )
         private = serialization.load_der_private_key(aes_key_unwrap_with_padding(once, sealed[512:]), None)

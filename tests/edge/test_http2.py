@@ -37,8 +37,6 @@ from tests.sites import BOB
 from tests.up import Up, distribution_config
 
 pytest.importorskip("granian", reason="Granian is not installed")
-pytestmark = pytest.mark.xdist_group("http2")
-
 PRIVATE = PrivateKey(ec.generate_private_key(ec.SECP256R1()))
 HOST = "secure.test"
 BIG = 40_000_000

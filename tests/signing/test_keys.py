@@ -36,6 +36,7 @@ from keyfront.signing.keys import (
     load_public_key,
 )
 from keyfront.signing.sign import load_signer
+from tests.keys import ec_pem, rsa_key, rsa_pem
 from tests.rows import rows
 from tests.signing.key_forms import (
     EC,
@@ -52,13 +53,18 @@ from tests.signing.key_forms import (
 )
 
 
-@pytest.mark.parametrize("mangling", MANGLED)
-@pytest.mark.parametrize("form", PLAIN)
+def mangled(*forms: str) -> list[tuple[str, str]]:
+    """These forms in every way, and the others as they are: checking an RSA key takes long, and what is around a key
+    does not depend on it."""
+    return [(form, way) for form in PLAIN for way in (MANGLED if form in forms else ["as it is"])]
+
+
+@rows(("form", "mangling"), mangled("PKCS#1", "SEC1", "PKCS#8, EC"))
 def test_reads_every_form_however_mangled(form: str, mangling: str, tmp_path: Path) -> None:
     text, name = PLAIN[form]
     source = MANGLED[mangling](text)
     assert load_private_key(source).public_key == PUBLIC[name]
-    if name == "ec":  # checking an RSA key takes a tenth of a second
+    if name == "ec":
         assert load_private_key(source, "not needed").public_key == PUBLIC[name]
         file = tmp_path / "key"
         file.write_bytes(source if isinstance(source, bytes) else source.encode())
@@ -105,8 +111,7 @@ def test_what_is_no_key_at_all_is_told_what_is_taken() -> None:
             load_private_key(cast("Any", source))
 
 
-@pytest.mark.parametrize("mangling", MANGLED)
-@pytest.mark.parametrize("form", ENCRYPTED)
+@rows(("form", "mangling"), mangled("SEC1", "PKCS#8, EC"))
 def test_reads_encrypted_keys(form: str, mangling: str) -> None:
     text, name = ENCRYPTED[form]
     source = MANGLED[mangling](text)
@@ -137,7 +142,7 @@ def test_reads_encrypted_der() -> None:
 
 def _unfit() -> dict[str, tuple[bytes | str, str]]:
     public = (KEYS / "rsa.pub").read_text()
-    short = rsa.generate_private_key(65537, 1024)
+    short = rsa_key(1024)
     wrong_curve = ec.generate_private_key(ec.SECP384R1())
     edwards = ed25519.Ed25519PrivateKey.generate()
     old = dsa.generate_private_key(1024)
@@ -206,19 +211,14 @@ def test_says_what_is_wrong_with_a_private_key(what: str, source: bytes | str, s
 def _bad_public() -> dict[str, bytes | str]:
     good = (KEYS / "rsa.pub").read_text()
     der = RSA.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    huge = rsa.generate_private_key(65537, 4096).public_key()
     compressed = EC.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return {
         "nothing": "",
         "PKCS#1": RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.PKCS1),
         "private": PLAIN["PKCS#1"][0],
-        "4096 bits": huge.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-        "1024 bits": rsa.generate_private_key(65537, 1024)
-        .public_key()
-        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-        "P-384": ec.generate_private_key(ec.SECP384R1())
-        .public_key()
-        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        "4096 bits": rsa_pem(4096),
+        "1024 bits": rsa_pem(1024),
+        "P-384": ec_pem("P-384"),
         "Ed25519": ed25519.Ed25519PrivateKey.generate()
         .public_key()
         .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),

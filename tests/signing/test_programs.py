@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
@@ -23,6 +23,7 @@ from keyfront.signing.diagnosis.encoders import ENCODERS
 from keyfront.signing.key_files import load_private_key
 from keyfront.signing.keys import HashName, load_public_key
 from keyfront.signing.verify import KeyRing
+from tests.keys import rsa_key
 from tests.signing.encoding_corpus import TEXTS
 from tests.signing.harness import KEYS, many_urls, named, outcome, written
 from tests.signing.key_forms import PLAIN, RSA, _openssh, pem
@@ -30,7 +31,7 @@ from tests.vectors.corpus import HERE, NODE, PAIRS, load
 from tests.vectors.make import SIGNERS, Absent, node_signer
 
 REMEDIES = {
-    "an RSA key of 1024 bits": lambda: pem(rsa.generate_private_key(65537, 1024), PrivateFormat.PKCS8),
+    "an RSA key of 1024 bits": lambda: pem(rsa_key(1024), PrivateFormat.PKCS8),
     "a key on P-384": lambda: pem(ec.generate_private_key(ec.SECP384R1()), PrivateFormat.PKCS8),
     "an OpenSSH key": lambda: _openssh(RSA).decode(),
     "a damaged key": lambda: PLAIN["SEC1"][0].replace("MHcCAQEE", "AAAAAAAA", 1),

@@ -1,8 +1,8 @@
 """What several stories share: an application behind the edge, and a running Keyfront for stories that need no options
 of their own.
 
-A story that uses the shared Keyfront has distributions and keys of its own in it, and leaves all processes running. It
-belongs to the xdist group "shared", so that one test process runs them all."""
+A story that uses the shared Keyfront has distributions and keys of its own in it, and leaves all processes running. One
+test process runs the files of all of them (`tests/scheduling.py`)."""
 
 from __future__ import annotations
 

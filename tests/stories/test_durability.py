@@ -17,8 +17,6 @@ from tests.application import Request, Response, served
 from tests.keys import public_pem
 from tests.up import PATIENCE, Up, has_exited
 
-pytestmark = pytest.mark.xdist_group("shared")
-
 
 def listens(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), PATIENCE):

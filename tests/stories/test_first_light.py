@@ -37,9 +37,6 @@ NPM = shutil.which("node") and (NODE / "node_modules" / "@aws-sdk").exists()
 
 Call = Callable[..., dict[str, Any]]
 
-pytestmark = pytest.mark.xdist_group("shared")
-
-
 _aws: list[Aws] = []
 
 

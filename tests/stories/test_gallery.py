@@ -27,8 +27,6 @@ from tests.rows import rows
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.xdist_group("gallery")
-
 ROOT = Path(__file__).parents[2]
 
 MISSING_KEY = (

@@ -5,11 +5,7 @@ from __future__ import annotations
 
 import resource
 
-import pytest
-
 from tests.up import Up, suspended
-
-pytestmark = pytest.mark.xdist_group("shared")
 
 
 def is_failing(up: Up, check: str, reason: str) -> bool:

@@ -15,8 +15,6 @@ import pytest
 from tests.application import Request, Response, served
 from tests.up import PATIENCE, Answer, Up, seconds
 
-pytestmark = pytest.mark.xdist_group("shared")
-
 MANY = 16
 """Connections enough for the kernel to give some to each worker."""
 

@@ -25,8 +25,6 @@ HERE = Path(__file__).resolve().parent.parent
 PRIVATE, PUBLIC = HERE / "vectors" / "keys" / "rsa.pem", HERE / "vectors" / "keys" / "rsa.pub"
 BUCKET = "media.s3.eu-central-1.amazonaws.com"
 
-# One server for all tests.
-pytestmark = pytest.mark.xdist_group("origin-access")
 needs_weed = pytest.mark.skipif(bool(seaweedfs.unable()), reason=seaweedfs.unable() or "-")
 
 

@@ -12,8 +12,6 @@ from botocore.exceptions import ClientError
 from tests.application import Request, Response, served
 from tests.up import Answer, Up, distribution_config
 
-pytestmark = pytest.mark.xdist_group("shared")
-
 MANY = 12
 """Connections enough for the kernel to give some to each worker."""
 

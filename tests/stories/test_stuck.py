@@ -16,8 +16,6 @@ from keyfront.fleet.file_feed import FileFeed
 from tests.stories.conftest import PAGE, Viewers
 from tests.up import PATIENCE, Up, suspended
 
-pytestmark = pytest.mark.xdist_group("shared")
-
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
