@@ -9,7 +9,8 @@
 #     /opt/keyfront/VERSION           a virtual environment; `current` links to the one in use
 #     /etc/keyfront                   configuration; files that are there stay as they are
 #     /etc/systemd/system             the units, for this role
-#     /var/lib/keyfront…              the data folder, which systemd makes at the first start
+#     /usr/local/bin/keyfront         the commands, as the services' user
+#     /var/lib/keyfront               the data folder; on an edge, /var/lib/keyfront-edge
 #
 # Options: --root DIR (install below DIR; starts and enables nothing), --python PROGRAM (3.11 or later),
 # --wheels DIR (a folder with all packages, for a machine without access to a package registry).
@@ -83,24 +84,31 @@ ln -sfn "${release##*/}" "$root/opt/keyfront/current"
 
 install -D -m 0644 "$source/deploy/systemd/keyfront.sysusers.conf" "$root/etc/sysusers.d/keyfront.conf"
 [ -n "$root" ] || systemd-sysusers keyfront.conf
+install -D -m 0755 "$source/deploy/bin/keyfront" "$root/usr/local/bin/keyfront"
 install -d -m 0755 "$root/etc/keyfront"
 config() {
     [ -e "$root/etc/keyfront/$1" ] || install -m 0644 "$source/deploy/config/$1" "$root/etc/keyfront/$1"
 }
 if [ "$role" = control ]; then
     config keyfront.toml
-    units='keyfront.service keyfront-agent.service keyfront-backup.service keyfront-backup.timer'
+    units='keyfront.service keyfront.socket keyfront-agent.service keyfront-backup.service keyfront-backup.timer'
     main=keyfront.service
+    data='/var/lib/keyfront /var/lib/keyfront-backups'
 else
     config edge.toml
-    units='keyfront-edge.service'
+    units='keyfront-edge.service keyfront-edge.socket'
     main=keyfront-edge.service
+    data=/var/lib/keyfront-edge
 fi
 for unit in $units; do
     install -D -m 0644 "$source/deploy/systemd/$unit" "$root/etc/systemd/system/$unit"
 done
 install -D -m 0644 "$source/deploy/config/logrotate.conf" "$root/etc/logrotate.d/keyfront"
 if [ -z "$root" ]; then
+    # Some commands come before the first start.
+    for each in $data; do
+        install -d -o keyfront -g keyfront -m 0700 "$each"
+    done
     systemctl daemon-reload
     systemctl enable "$main"
 fi

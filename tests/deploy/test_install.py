@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -81,6 +82,7 @@ def test_the_files(machine: Machine) -> None:
     done = machine.install("control")
     assert (done.returncode, done.stderr) == (0, "")
     assert "systemctl restart keyfront.service" in done.stdout
+    assert machine.files("usr") == {"local/bin/keyfront"}
     assert machine.files("etc") == {
         "keyfront/keyfront.toml",
         "logrotate.d/keyfront",
@@ -89,6 +91,7 @@ def test_the_files(machine: Machine) -> None:
             f"systemd/system/{name}"
             for name in (
                 "keyfront.service",
+                "keyfront.socket",
                 "keyfront-agent.service",
                 "keyfront-backup.service",
                 "keyfront-backup.timer",
@@ -151,3 +154,44 @@ def test_an_old_python_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, "is not Python 3.11 or later" in done.stderr) == (2, True)
     assert sys.version_info >= (3, 11)
+
+
+@pytest.mark.parametrize(
+    ("user", "folder", "status", "output"),
+    [
+        ("root", "keyfront", 0, "runuser -u keyfront -- keyfront status --json with var/lib/keyfront s3cret"),
+        (
+            "root",
+            "keyfront-edge",
+            0,
+            "runuser -u keyfront -- keyfront status --json with var/lib/keyfront-edge s3cret",
+        ),
+        ("keyfront", "keyfront", 0, "keyfront status --json with var/lib/keyfront s3cret"),
+        ("eve", "keyfront", 2, "run: sudo keyfront status --json"),
+    ],
+)
+def test_the_commands_run_as_the_services_user(
+    tmp_path: Path, user: str, folder: str, status: int, output: str
+) -> None:
+    """With stand-ins for the system's programs, which print what they get."""
+    (tmp_path / "var" / "lib" / folder).mkdir(parents=True)
+    (tmp_path / "etc" / "keyfront").mkdir(parents=True)
+    (tmp_path / "etc" / "keyfront" / "environment").write_text("KEYFRONT_STORE=s3cret\n")
+    received = 'echo "$(basename "$0") $*" with "$KEYFRONT_DATA" "$KEYFRONT_STORE"'
+    programs = {
+        "bin/id": f"[ $1 = -un ] && echo {user} || echo {0 if user == 'root' else 1000}",
+        "bin/runuser": received,
+        "opt/keyfront/current/bin/keyfront": received,
+    }
+    for name, text in programs.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    text = (DEPLOY / "bin" / "keyfront").read_text()
+    script = re.sub(r"(?<=[\s=])/(?=(var|etc|opt)/)", f"{tmp_path}/", text)
+    argv = ["sh", "-c", script, "keyfront", "status", "--json"]
+    environment = {**clean_environment(), "PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    found = re.sub(r"-- \S+/keyfront", "-- keyfront", done.stdout + done.stderr)
+    assert found.replace(f"{tmp_path}/", "").strip().endswith(output)

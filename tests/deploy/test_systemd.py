@@ -124,3 +124,15 @@ def test_log_rotation_keeps_what_is_not_written_yet() -> None:
     assert {"delaycompress", "nocreate", "missingok"} <= set(words)
     assert "copytruncate" not in words
     assert "/var/lib/keyfront/logs/access.jsonl" in words
+
+
+@pytest.mark.parametrize(
+    ("file", "unit"), [("keyfront.toml", "keyfront.socket"), ("edge.toml", "keyfront-edge.socket")]
+)
+def test_the_sockets_have_the_addresses_of_the_configuration(tmp_path: Path, file: str, unit: str) -> None:
+    """Keyfront refuses a socket whose address no option names."""
+    found = read_settings(["--data", str(tmp_path), "--config", str(DEPLOY / "config" / file)])
+    expected = {f"{found.worker.host}:{found.worker.port}"}
+    if file == "keyfront.toml":
+        expected.add(f"{found.control.host}:{found.control.port}")
+    assert set(Unit(DEPLOY / "systemd" / unit).all["ListenStream"]) == expected
