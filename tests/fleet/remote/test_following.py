@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from websockets.exceptions import ConnectionClosed
 
 from keyfront.errors import SnapshotRefused
-from keyfront.fleet.remote import authority, content, follower, manifest, messages
+from keyfront.fleet.remote import authority, content, follower, hub, manifest, messages
 from keyfront.fleet.remote.connect import open_connection, pinned
 from keyfront.fleet.remote.enrollment import LastGood
 from keyfront.fleet.remote.manifest import Manifest, Signed
@@ -207,6 +208,20 @@ async def test_another_control_plane_takes_over(fleet: Fleet) -> None:
     await until(two.reports)
 
 
+async def test_another_control_plane_accepts_an_edge_at_once(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "CHECK", 3600.0)
+    one, two = await fleet.control(), await fleet.control()
+    machine = fleet.machine()
+    await machine.join(one)
+    edge = machine.files.edge()
+    connection = await open_connection(
+        two.url, "/feed", pinned(edge.authority, machine.files.credentials), ""
+    )
+    await connection.close()
+
+
 async def test_an_edge_serves_what_it_has_until_its_control_plane_is_back(fleet: Fleet) -> None:
     control = await fleet.control()
     machine = await following(fleet, control)
@@ -275,13 +290,39 @@ async def test_an_edge_renews_its_certificate(fleet: Fleet) -> None:
     control = await fleet.control(lifetime=6.0)
     machine = await following(fleet, control)
     first = machine.files.credentials.read_bytes()
+    await machine.is_current()
+    assert machine.follower is not None
+    with_first, link = machine.follower.connection, machine.files.link()
+    assert link is not None
+    assert link.control == control.url
     await until(lambda: machine.files.credentials.read_bytes() != first)
+    # When the first one expires, the edge connects to the same control plane with the second one.
+    await until(lambda: machine.follower.connection not in (None, with_first))  # type: ignore[union-attr]
+    assert machine.files.link() == link
     control.hub.publish(snapshot(1))
     await machine.reaches(1)
     await machine.kill()
     machine.follow()  # with the new one
     control.hub.publish(snapshot(2))
     await machine.reaches(2)
+
+
+async def test_a_connection_ends_when_its_certificate_expires(fleet: Fleet) -> None:
+    control = await fleet.control()
+    machine = fleet.machine()
+    await machine.join(control)
+    key, (enrolled,) = authority.new_key(), control.registry.edges()
+    issue = control.registry.keys().authority.issue_edge
+    machine.files.renewed(key, issue(authority.request(key), enrolled.id, time.time(), 3.0))
+    connection = await raw(machine, control)
+    await connection.send(messages.encode(messages.Hello(messages.VERSION, "test", "")))  # type: ignore[attr-defined]
+    with pytest.raises(ConnectionClosed) as closed:
+        async with asyncio.timeout(60):
+            while True:
+                await connection.recv()  # type: ignore[attr-defined]
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == messages.EXPIRED
+    await until(lambda: not control.hub.reports(time.time()))
 
 
 # ---- the control plane's bounds

@@ -16,6 +16,7 @@ import base64
 import binascii
 import datetime
 import hashlib
+import ssl
 
 import msgspec
 from cryptography import x509
@@ -226,6 +227,12 @@ def edge_id(certificate: object) -> str:
         if kind == "URI" and value.startswith(_ID):
             return str(value[len(_ID) :])
     return ""
+
+
+def peer_expiry(certificate: object) -> float:
+    """When a certificate as `ssl.SSLSocket.getpeercert()` returns it expires, epoch seconds; 0 if there is none."""
+    end = certificate.get("notAfter") if isinstance(certificate, dict) else None
+    return float(ssl.cert_time_to_seconds(end)) if end else 0.0
 
 
 def expiry(pem: bytes) -> float:

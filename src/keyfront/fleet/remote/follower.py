@@ -89,6 +89,8 @@ class Follower:
             refused = False
             try:
                 await self._serve(url, stop)
+                await _until(stop, self._rng.uniform(0.0, FIRST_PAUSE))
+                continue
             except NotAccepted as error:
                 refused = True
                 self._failed(url, error)
@@ -103,19 +105,18 @@ class Follower:
             await _until(stop, self._rng.uniform(0.0, max(limit, REFUSED_PAUSE if refused else 0.0)))
 
     async def _serve(self, url: str, stop: asyncio.Event) -> None:
-        """Use one connection until it ends.
+        """Use one connection until it ends. Returns if `stop` is set, or if the next connection is to be made with a
+        renewed certificate.
 
-        :raises KeyfrontError, OSError, TimeoutError, MsgspecError: why it ended; nothing if `stop`
-            is set.
+        :raises KeyfrontError, OSError, TimeoutError, MsgspecError: why it ended otherwise.
         """
         edge = self._edge
         context = pinned(edge.authority, self._files.credentials)
         try:
             connection = await open_connection(url, "/feed", context, edge.proxy)
-        except Unreachable as error:
+        except Unreachable:
             # With TLS 1.3, the reason why a server refuses a certificate may be lost.
-            if self._clock() >= authority.expiry(self._files.credentials.read_bytes()):
-                raise NotAccepted("the certificate of this edge has expired") from error
+            self._check_expiry()
             raise
 
         def on_welcome() -> None:
@@ -131,10 +132,18 @@ class Follower:
         except ConnectionClosed as error:
             if error.rcvd is not None and error.rcvd.code == messages.REVOKED:
                 raise NotAccepted("this edge is revoked") from error
+            if error.rcvd is not None and error.rcvd.code == messages.EXPIRED:
+                self._check_expiry()
+                return
             raise Unreachable("the connection was lost") from error
         finally:
             self.connection = None
             await connection.close()
+
+    def _check_expiry(self) -> None:
+        """:raises NotAccepted: if the edge's certificate has expired."""
+        if self._clock() >= authority.expiry(self._files.credentials.read_bytes()):
+            raise NotAccepted("the certificate of this edge has expired")
 
     def _set_link(self, control: str, trouble: str = "") -> None:
         before = self._link

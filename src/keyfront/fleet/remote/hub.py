@@ -6,7 +6,8 @@ snapshots are skipped, and the next one that it gets is the latest. What a snaps
 digest, the difference from what edges have, compression) is done once for all edges of a region, in a thread.
 
 An edge is who its certificate says, and has the name and region that the registry says. The registry is checked
-several times a second: the connection of an edge that was revoked, or whose region changed, is cut.
+several times a second: the connection of an edge that was revoked, or whose region changed, is cut. So is a connection
+whose certificate has expired since it was opened: the edge has to connect with its renewed one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
 import socket
@@ -117,6 +119,7 @@ class _Edge:
         self.connection = connection
         self.software = hello.software[:64]
         self.address = str((connection.remote_address or ("",))[0])
+        self.expires = authority.peer_expiry(_certificate(connection))
         self.have = hello.have[:32]
         self.trusts = hello.trusts[:64]
         self.refused = b""
@@ -178,6 +181,8 @@ class EdgeHub:
         self._clock = clock
         self._keys = registry.keys()
         self._identities = registry.identities()
+        self._version = -1
+        self._reloading = asyncio.Lock()
         self._whole: Snapshot | None = None
         self._first: Snapshot | None = None
         """What was published first, until it is prepared: most edges have it when the control plane starts again."""
@@ -428,7 +433,12 @@ class EdgeHub:
         if sum(not edge.gone for edge in self._edges.values()) >= MAX_EDGES:
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many edges\n")
         if _id(connection) not in self._identities:
-            return connection.respond(HTTPStatus.FORBIDDEN, "this edge is revoked, or not known\n")
+            try:
+                await self._check()  # perhaps another control plane has just enrolled it
+            except (ApiError, SettingsError):
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "the store does not respond\n")
+            if _id(connection) not in self._identities:
+                return connection.respond(HTTPStatus.FORBIDDEN, "this edge is revoked, or not known\n")
         return None
 
     async def _serve(self, connection: ServerConnection) -> None:
@@ -581,15 +591,12 @@ class EdgeHub:
 
     async def _watch(self) -> None:
         """Follow the registry, and tell it what is connected."""
-        version, seen, failing = -1, time.monotonic(), False
+        seen, failing = time.monotonic(), False
         told: dict[str, int] = {}
         while True:
             await asyncio.sleep(CHECK)
             try:
-                found = await self._in_thread(self._registry.version)
-                if found != version:
-                    await self._reload()
-                    version = found
+                await self._check()
                 elapsed = time.monotonic() - seen
                 if elapsed >= SEEN_CHANGED:
                     connected = self._connected()
@@ -608,6 +615,17 @@ class EdgeHub:
                 failing = True
             self._tidy()
 
+    async def _check(self) -> None:
+        """Take in what has changed in the registry.
+
+        :raises ApiError, SettingsError: if it cannot be read.
+        """
+        async with self._reloading:
+            version = await self._in_thread(self._registry.version)
+            if version != self._version:
+                await self._reload()
+                self._version = version
+
     async def _reload(self) -> None:
         self._identities = await self._in_thread(self._registry.identities)
         keys = await self._in_thread(self._registry.keys)
@@ -622,7 +640,7 @@ class EdgeHub:
             if self._identities.get(edge.identity.id) != edge.identity:
                 log.warning("edge %s is revoked", edge.identity.name)
                 del self._edges[edge.identity.id]
-                self._spawn(_quietly(_cut(edge.connection)))
+                self._spawn(_quietly(_cut(edge.connection, messages.REVOKED, "revoked")))
 
     def _connected(self) -> list[Seen]:
         return [
@@ -637,11 +655,14 @@ class EdgeHub:
         ]
 
     def _tidy(self) -> None:
-        """Cut silent connections, and forget edges that have been away for long."""
+        """Cut silent and expired connections, and forget edges that have been away for long."""
         now, silent = self._clock(), time.monotonic() - SILENT
         for id_, edge in list(self._edges.items()):
             if not edge.gone and edge.heard < silent:
                 edge.connection.transport.abort()
+            elif not edge.gone and edge.expires <= now:
+                edge.expires = math.inf  # close it once
+                self._spawn(_quietly(_cut(edge.connection, messages.EXPIRED, "the certificate has expired")))
             if edge.gone and not edge.ended and abs(now - edge.at) > RETAIN:
                 del self._edges[id_]
 
@@ -691,9 +712,14 @@ def _server_context(keys: Keys) -> ssl.SSLContext:
     return context
 
 
-def _id(connection: ServerConnection) -> str:
+def _certificate(connection: ServerConnection) -> object:
+    """The certificate of the other side, verified; None if it has none."""
     secured = connection.transport.get_extra_info("ssl_object")
-    return authority.edge_id(secured.getpeercert()) if secured is not None else ""
+    return secured.getpeercert() if secured is not None else None
+
+
+def _id(connection: ServerConnection) -> str:
+    return authority.edge_id(_certificate(connection))
 
 
 def _printable(text: str) -> str:
@@ -711,11 +737,11 @@ async def _quietly(work: Coroutine[Any, Any, None]) -> None:
         await work
 
 
-async def _cut(connection: ServerConnection) -> None:
+async def _cut(connection: ServerConnection, code: int, reason: str) -> None:
     """Close a connection whether or not the other side answers."""
     try:
         async with asyncio.timeout(0.5):
-            await connection.close(messages.REVOKED, "revoked")
+            await connection.close(code, reason)
     finally:
         connection.transport.abort()
 

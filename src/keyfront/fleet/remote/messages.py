@@ -27,6 +27,8 @@ MAX_TO_CONTROL = 4 << 20
 STATUS = 2.0
 """Seconds between two messages that tell that an edge's workers are alive."""
 
+EXPIRED = 4401
+"""Close code: the certificate with which the edge has connected has expired; it may connect with a newer one."""
 REVOKED = 4403
 """Close code: the edge is revoked, or not known."""
 REPLACED = 4409
