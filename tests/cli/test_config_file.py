@@ -182,7 +182,7 @@ def test_a_fault_has_a_file_and_a_line(text: str, message: str, tmp_path: Path) 
 @rows(
     ("text", "message"),
     [
-        ("[edge]\ntls = '127.0.0.1:0'", "2: --tls and --certificates must be given together"),
+        ("[edge]\ncertificates = '.'", "2: --certificates requires --tls"),
         ("[supervision]\nstuck-after = 1", "2: --stuck-after: less than 2 seconds"),
         ("[control]\nedge-certificates = '1s'", "2: --edge-certificates must be between"),
         ("[fleet]\nshield = '127.0.0.1:0'", "2: --shield and --origin-shield need --shield-secret"),

@@ -49,6 +49,7 @@ INSTALLED = [
     "regions",
     "restart",
     "status",
+    "trust",
     "store copy --store postgresql://nobody@127.0.0.1:9/none",
     "up --edge 127.0.0.1:0 --control 127.0.0.1:0 --workers 1",
 ]

@@ -50,6 +50,8 @@ CUSTODY = "test_a_deletion_is_canceled_as_it_says"
 EDGES = "test_the_commands_for_edges"
 CONFIG = "test_a_configuration_file_is_created_as_it_says"
 RESTARTS = "stories/test_restart.py::test_what_a_reload_cannot_change_is_named_with_the_command"
+TRUST = "stories/test_local_tls.py::test_clients_trust_it_by_the_line_that_is_printed"
+TRUST_STORE = "stories/test_local_tls.py::test_the_system_trusts_it_until_it_is_removed"
 UNWATCHED = "test_the_commands_for_records_that_nothing_watches"
 MENTION = "names a program in a sentence; there is nothing to run"
 
@@ -92,6 +94,11 @@ CASES = {
     ("cli.status", "keyfront rotation run{}"): UNWATCHED,
     ("cli.status", "keyfront rotation stop {}{}"): UNWATCHED,
     ("cli.store", "keyfront uses {}"): MENTION,
+    ("cli.edge_options", "keyfront trust"): TRUST,
+    ("cli.trust", "keyfront up --data {}"): STARTS,
+    ("cli.trust", "keyfront trust --install{}"): TRUST_STORE,
+    ("cli.trust", "keyfront trust {} --data {}"): TRUST_STORE,
+    ("runtime.local_authority", "keyfront trust"): TRUST,
     ("control.audit.rotation_events", "keyfront up"): MENTION,
     ("control.edges.registry", "keyfront up"): MENTION,
     ("control.edges.registry", "keyfront edge enroll-token"): EDGES,

@@ -22,7 +22,8 @@ import msgspec
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from keyfront import sign_url
 from keyfront.cli.edge_options import EdgeOptions
@@ -104,6 +105,21 @@ def serial(certificates: Certificates, name: str | None) -> int:
     der = client.getpeercert(binary_form=True)
     assert der is not None
     return x509.load_der_x509_certificate(der).serial_number
+
+
+def handshake_error(certificates: Certificates, context: ssl.SSLContext, name: str) -> str:
+    """Why a client with this context does not accept the certificate for `name`; empty if it does."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(to_client, to_server, server_hostname=name)
+    server = certificates.context.wrap_bio(to_server, to_client, server_side=True)
+    try:
+        for _ in range(3):
+            for side in (client, server):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_message
+    return ""
 
 
 class TestFolder:
@@ -191,6 +207,41 @@ class TestFolder:
         for _ in range(3):
             assert not certificates.poll(NOW)
         assert len(folder.warnings) == len(said)
+
+    def test_chains_in_the_wrong_order_and_weak_keys(self, folder: Folder) -> None:
+        intermediate = CA.create_child_ca()
+        made = intermediate.issue_cert("chain.test")
+        leaf, issuer, key = (
+            *(pem.bytes() for pem in made.cert_chain_pems[:1]),
+            intermediate.cert_pem.bytes(),
+            made.private_key_pem.bytes(),
+        )
+        write(folder.path / "last.pem", key + issuer + leaf)
+        write(folder.path / "mixed.pem", key + leaf + CA.cert_pem.bytes() + issuer)
+        write(folder.path / "right.pem", key + leaf + issuer)
+        small = rsa.generate_private_key(65537, 1024)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "weak.test")])
+        weak = (
+            x509.CertificateBuilder(name, name, small.public_key(), 1)
+            .not_valid_before(datetime.datetime.fromtimestamp(NOW - 60, datetime.UTC))
+            .not_valid_after(datetime.datetime.fromtimestamp(NOW + 86400, datetime.UTC))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("weak.test")]), critical=False)
+            .sign(small, hashes.SHA256())
+        )
+        pkcs8 = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+        pem = weak.public_bytes(serialization.Encoding.PEM)
+        write(folder.path / "weak.pem", pem + small.private_bytes(*pkcs8, serialization.NoEncryption()))
+        assert folder.read().names == {"chain.test"}
+        found = {line.split()[2]: line for line in folder.warnings}
+        assert found.keys() == {"last.pem", "mixed.pem", "weak.pem"}
+        assert "the certificate of last.pem is not the first in last.pem: put it first" in found["last.pem"]
+        assert "each certificate must be followed by the one that issued it" in found["mixed.pem"]
+        assert "use RSA with 2048 bits or more" in found["weak.pem"]
+
+    def test_without_a_usable_certificate_the_reasons_are_named(self, folder: Folder) -> None:
+        folder.put("nameless", common_name="nobody.test", style="crt")
+        with pytest.raises(SettingsError, match=r"no certificate that can be used in .*: .*it names no host"):
+            folder.read()
 
     def test_a_key_readable_by_others_is_used_and_logged(self, folder: Folder) -> None:
         folder.put("a", "a.test", mode=0o644)
@@ -664,8 +715,7 @@ class TestUp:
     @rows(
         ("options", "said"),
         [
-            ({"tls": "127.0.0.1:0"}, "given together"),
-            ({"certificates": Path()}, "given together"),
+            ({"certificates": Path()}, "--certificates requires --tls"),
             ({"tls": "127.0.0.1:0", "certificates": Path()}, "no certificate that can be used"),
         ],
     )
@@ -674,7 +724,7 @@ class TestUp:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SettingsError, match=said):
-            msgspec.structs.replace(OPTIONS, **options).tls_settings()
+            msgspec.structs.replace(OPTIONS, **options).tls_settings(tmp_path)
 
 
 def slowly(port: int, request: bytes, size: int, scheme: str) -> bytes:

@@ -55,18 +55,22 @@ class EdgeOptions(msgspec.Struct, frozen=True):
             )
         return HealthCheckSettings(tuple(map(health_target, self.health_check)), self.health_max_age)
 
-    def tls_settings(self) -> TlsSettings | None:
-        """:raises SettingsError: if only one of the two options is given, or a certificate cannot be used."""
+    def tls_settings(self, data: Path) -> TlsSettings | None:
+        """:param data: the data folder; without `--certificates`, it holds certificates and the local authority.
+        :raises SettingsError: if there is no address for the certificates, or they cannot be used.
+        """
         from keyfront.edge.net.certificates import Certificates
         from keyfront.edge.worker_settings import TlsSettings
+        from keyfront.runtime.local_authority import issued_folder
 
-        if (self.tls is None) != (self.certificates is None):
-            raise SettingsError("--tls and --certificates must be given together")
-        if self.tls is None or self.certificates is None:
+        if self.tls is None:
+            if self.certificates is not None:
+                raise SettingsError("--certificates requires --tls, such as --tls 0.0.0.0:443")
             return None
-        settings = TlsSettings(*address(self.tls), str(self.certificates.absolute()))
+        if self.certificates is None:
+            return TlsSettings(*address(self.tls), str(data / "certificates"), str(issued_folder(data)))
         Certificates(self.certificates, time.time(), lambda _: None)  # fails here rather than in the workers
-        return settings
+        return TlsSettings(*address(self.tls), str(self.certificates.absolute()))
 
 
 edge_options = option_group(
@@ -83,12 +87,13 @@ edge_options = option_group(
         "--tls",
         metavar="HOST:PORT",
         callback=checked(address),
-        help="Where viewers connect over HTTPS; requires --certificates.",
+        help="Where viewers connect over HTTPS.",
     ),
     click.option(
         "--certificates",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help="Folder of certificates and their keys, selected by server name.",
+        help="Folder of certificates and their keys, selected by server name.  [default: DATA/certificates, and the "
+        "local authority for all other names: see `keyfront trust`]",
     ),
     click.option(
         "--trusted-proxies",

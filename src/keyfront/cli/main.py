@@ -42,6 +42,7 @@ COMMANDS = {
     "sign-cookies": "sign:sign_cookies",
     "status": "status:status",
     "store": "store:store_group",
+    "trust": "trust:trust",
     "up": "up:up",
 }
 """Each command: the module below `keyfront.cli` that defines it, and its name there."""

@@ -371,7 +371,10 @@ def _certificates(result: Status, warnings: list[str], now: float) -> None:
     from keyfront.edge.net.certificates import Certificates
 
     try:
-        loaded = Certificates(Path(result.found.certificates), now, warnings.append).loaded
+        local = result.found.local_certificates
+        loaded = Certificates(
+            Path(result.found.certificates), now, warnings.append, Path(local) if local else None
+        ).loaded
     except KeyfrontError as error:
         warnings.append(str(error))
         return

@@ -132,7 +132,7 @@ def worker_settings(
     from keyfront.edge.serving.settings import EdgeSettings
     from keyfront.edge.worker_settings import WorkerSettings
 
-    tls = edge.tls_settings()
+    tls = edge.tls_settings(data)
     credentials = origins.credentials(data)
     host, port = address(edge.edge)
     listens = [

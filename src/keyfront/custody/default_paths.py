@@ -26,7 +26,7 @@ class Installation(msgspec.Struct, frozen=True, omit_defaults=True):
       file with its password.
     - `feed`: the feed that its edges follow; empty for their own control plane's.
     - `edge`, `tls`: the URLs for viewers; `tls` is empty if it has none. `certificates`: the folder with its
-      certificates.
+      certificates; `local_certificates`: that with those of the local authority, empty if there is none.
     - `version`: Keyfront's version. `started`: epoch seconds.
     """
 
@@ -39,6 +39,7 @@ class Installation(msgspec.Struct, frozen=True, omit_defaults=True):
     edge: str = ""
     tls: str = ""
     certificates: str = ""
+    local_certificates: str = ""
     version: str = ""
     started: float = 0.0
 

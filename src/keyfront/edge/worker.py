@@ -108,6 +108,7 @@ class _Worker:
                 Path(settings.tls.certificates),
                 time.time(),
                 lambda text: logger.warning("%s: %s", settings.name, text),
+                Path(settings.tls.local) if settings.tls.local else None,
             )
             https = Listener(edge, scheme="https", peers=proxies, limits=limits)
             self._listeners.append(https)

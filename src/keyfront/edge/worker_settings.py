@@ -11,11 +11,13 @@ from keyfront.edge.serving.settings import EdgeSettings
 
 
 class TlsSettings(msgspec.Struct, frozen=True):
-    """The address to listen on for https, and the certificate folder (see `net.certificates`)."""
+    """The address to listen on for https, and the certificate folder (see `net.certificates`). `local` is the folder of
+    certificates from the local authority; empty: there is none."""
 
     host: str
     port: int
     certificates: str
+    local: str = ""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):

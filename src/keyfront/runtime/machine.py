@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import count, islice
 from pathlib import Path
@@ -186,6 +187,7 @@ class Processes:
             self._make_control = functools.partial(self._feed_child, settings.data, workers)
         self._control = [] if self._make_control is None else [self._make_control()]
         self._edges: list[Child] = []
+        self._issue_certificates = _certificate_issuer(settings)
         self._add_edges(edge, names)
 
     @property
@@ -265,7 +267,9 @@ class Processes:
             await self.start_edges()
 
     async def start_edges(self) -> None:
-        """:raises SettingsError: if one of them does not start."""
+        """:raises SettingsError: if one of them does not start, or has no certificate."""
+        if self._issue_certificates is not None:
+            await asyncio.to_thread(self._issue_certificates)
         await asyncio.gather(*(child.start() for child in self._edges))
 
     async def start_control(self) -> None:
@@ -313,6 +317,14 @@ class Processes:
     def _command(self, name: str, settings: msgspec.Struct) -> list[str]:
         arguments = [msgspec.json.encode(each).decode() for each in (settings, self._log)]
         return [sys.executable, "-m", "keyfront", name, *arguments]
+
+
+def _certificate_issuer(settings: UpSettings) -> Callable[[], None] | None:
+    if settings.worker.tls is None or not settings.worker.tls.local:
+        return None
+    from keyfront.runtime.local_authority import cover  # loads what nobody else here needs
+
+    return lambda: cover(settings, time.time())
 
 
 def remove_old_reports(feed: FileFeed, prefix: str) -> None:

@@ -81,7 +81,7 @@ def reloaded(running: UpSettings, wanted: UpSettings) -> UpSettings:
     worker, control = running.worker, running.control
     tls = worker.tls
     if tls is not None and wanted.worker.tls is not None:
-        tls = replace(tls, certificates=wanted.worker.tls.certificates)
+        tls = replace(tls, certificates=wanted.worker.tls.certificates, local=wanted.worker.tls.local)
     egress = replace(
         wanted.worker.edge.egress,
         control_port=worker.edge.egress.control_port,

@@ -104,7 +104,11 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
             adopted = AdoptedProcesses(handover.processes, requests.reload.set)
         machine = Machine(running, listeners, adopted)
         service = _Service(given, machine, requests, _Inventory(lock, ports, listeners))
-        alive = asyncio.create_task(stay_alive(watchdog_interval(os.environ, os.getpid())))
+        background = [asyncio.create_task(stay_alive(watchdog_interval(os.environ, os.getpid())))]
+        if running.worker.tls is not None:
+            from keyfront.runtime.local_authority import keep_covered
+
+            background.append(asyncio.create_task(keep_covered(lambda: machine.running)))
         try:
             if handover is None:
                 if not await until(requests.stop, machine.start()):
@@ -120,7 +124,8 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
         finally:
             notify(STOPPING)
             await machine.stop()
-            alive.cancel()
+            for task in background:
+                task.cancel()
 
 
 class Requests:
@@ -309,6 +314,7 @@ def described(folder: Path, edge: WorkerSettings, control: ControlSettings, now:
         edge=local_url("http", edge.host, edge.port),
         tls=local_url("https", edge.tls.host, edge.tls.port) if edge.tls is not None else "",
         certificates=edge.tls.certificates if edge.tls is not None else "",
+        local_certificates=edge.tls.local if edge.tls is not None else "",
         version=version("keyfront"),
         started=now,
     )

@@ -12,6 +12,9 @@ The certificate named `default` answers viewers that send no server name, or one
 is no `default`, the first certificate that could be read is used. Every handshake therefore gets a certificate, as with
 CloudFront and nginx, and a viewer that reached the wrong host can report what is wrong.
 
+A second folder may hold certificates of a local authority (`runtime/local_authority.py`). They are used only for names
+that no certificate in the first folder covers.
+
 One listening TLS context lives as long as the process. It holds the session ticket keys, so resumption survives a
 certificate change. Each certificate has its own context, and the handshake switches to it once the server name is
 known. Changes to the folder do not affect open connections.
@@ -19,11 +22,12 @@ known. Changes to the folder do not affect open connections.
 
 from __future__ import annotations
 
+import itertools
 import os
 import ssl
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +40,9 @@ if TYPE_CHECKING:
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Ciphers for TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has no other kind."""
+
+_LOCAL = "local-authority/"
+"""The prefix of the names of certificates from the local authority."""
 
 Notify = Callable[[str], None]
 
@@ -56,18 +63,25 @@ class _Refused(Exception):
 
 class Certificate:
     """A certificate that is ready to serve. `names` are its lower-case DNS names. It is valid from `begins` to `ends`
-    (epoch seconds)."""
+    (epoch seconds). `in_order`: whether its chain is."""
 
-    __slots__ = ("begins", "context", "ends", "identity", "names")
+    __slots__ = ("begins", "context", "ends", "identity", "in_order", "names")
 
     def __init__(
-        self, context: ssl.SSLContext, names: frozenset[str], begins: float, ends: float, identity: _Identity
+        self,
+        context: ssl.SSLContext,
+        names: frozenset[str],
+        begins: float,
+        ends: float,
+        identity: _Identity,
+        in_order: bool,
     ) -> None:
         self.context = context
         self.names = names
         self.begins = begins
         self.ends = ends
         self.identity = identity
+        self.in_order = in_order
 
     def amiss(self, now: float) -> str:
         """The problem with its validity dates, or an empty string. `now` is epoch seconds."""
@@ -76,21 +90,44 @@ class Certificate:
         return f"it is not valid before {_day(self.begins)}" if now < self.begins else ""
 
 
+class _Table:
+    """Certificates by name. If two share a name, the one that expires later is used."""
+
+    def __init__(self, certificates: Iterable[Certificate]) -> None:
+        self._exact: dict[str, Certificate] = {}
+        self._wildcards: dict[str, Certificate] = {}
+        for certificate in sorted(certificates, key=lambda c: c.ends):
+            for name in certificate.names:
+                if name.startswith("*."):
+                    self._wildcards[name[1:]] = certificate
+                else:
+                    self._exact[name] = certificate
+
+    @property
+    def names(self) -> set[str]:
+        return {*self._exact, *("*" + rest for rest in self._wildcards)}
+
+    def find(self, name: str) -> Certificate | None:
+        """An exact name takes precedence over a wildcard, which matches one label (RFC 9525 §6.3)."""
+        return self._exact.get(name) or self._wildcards.get(name[name.find(".") :] if "." in name else "")
+
+
 class Certificates:
     """All certificates in `folder`. `context` is the context that a server listens with.
 
     :param notify: called with a sentence for each problem with a pair, and for each change.
-    :raises SettingsError: if the folder cannot be read or holds no usable certificate.
+    :param local: the folder of certificates from a local authority; `folder` may then be empty or missing.
+    :raises SettingsError: if a folder cannot be read, or there is no usable certificate.
     """
 
-    def __init__(self, folder: Path, now: float, notify: Notify) -> None:
+    def __init__(self, folder: Path, now: float, notify: Notify, local: Path | None = None) -> None:
         self._folder = folder
+        self._local = local
         self._notify = notify
         self._loaded: dict[str, Certificate] = {}
         self._seen: dict[str, _Identity] = {}
         self._reported: dict[str, _Identity] = {}
-        self._exact: dict[str, Certificate] = {}
-        self._wildcards: dict[str, Certificate] = {}
+        self._tables: tuple[_Table, ...] = ()  # in order of precedence
         self._default: Certificate
         self.context = _context()
         self.context.sni_callback = self._choose
@@ -99,15 +136,21 @@ class Certificates:
         except OSError as error:
             raise SettingsError(f"the certificates' folder cannot be read: {error}") from error
         self._seen = {name: identity for name, (_, identity) in found.items()}
+        problems: list[str] = []
+        self._notify = problems.append
         self._load(found, now)
+        self._notify = notify
         if not self._loaded:
-            raise SettingsError(f"there is no certificate that can be used in {folder}")
+            why = f": {'; '.join(problems)}" if problems else ""
+            raise SettingsError(f"there is no certificate that can be used in {folder}{why}")
+        for problem in problems:
+            notify(problem)
         self._index()
 
     @property
     def names(self) -> frozenset[str]:
         """Every name that has a certificate; wildcards are written as `*.example.org`."""
-        return frozenset(self._exact) | {"*" + rest for rest in self._wildcards}
+        return frozenset[str]().union(*(table.names for table in self._tables))
 
     @property
     def loaded(self) -> Mapping[str, Certificate]:
@@ -152,21 +195,12 @@ class Certificates:
         return found
 
     def _pairs(self) -> dict[str, _Pair]:
-        pairs: dict[str, _Pair] = {}
-        with os.scandir(self._folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-        present = set(names)
-        for name in names:
-            path = self._folder / name
-            stem, dot, suffix = name.rpartition(".")
-            if dot and suffix in ("crt", "pem"):
-                if name.endswith("-key.pem"):
-                    continue
-                keys = (k for k in (f"{stem}.key", f"{stem}-key.pem") if k in present)
-                pairs[name] = _Pair(path, self._folder / next(keys, name))
-            elif (path / "fullchain.pem").is_file() and (path / "privkey.pem").is_file():
-                pairs[name] = _Pair(path / "fullchain.pem", path / "privkey.pem")
-        return pairs
+        if self._local is None:
+            return dict(_pairs_in(self._folder))
+        found = {f"{_LOCAL}{name}": pair for name, pair in _pairs_in(self._local)}
+        with suppress(FileNotFoundError):
+            found |= _pairs_in(self._folder)
+        return found
 
     def _load(self, found: dict[str, tuple[_Pair, _Identity]], now: float) -> bool:
         changed = False
@@ -190,6 +224,11 @@ class Certificates:
                 continue  # replaced at this moment: the next scan finds the new one
             if amiss:
                 self._notify(f"the certificate {name} is used, but viewers will not accept it: {amiss}")
+            if not certificate.in_order:
+                self._notify(
+                    f"the certificate {name} is used, but some viewers will not accept it: in {pair.chain.name}, each "
+                    "certificate must be followed by the one that issued it"
+                )
             with suppress(OSError):
                 if os.stat(pair.key).st_mode & stat.S_IROTH:
                     self._notify(f"every user on this machine can read the private key {pair.key.name}")
@@ -199,34 +238,46 @@ class Certificates:
         return changed
 
     def _index(self) -> None:
-        """Map names to certificates. If two certificates share a name, the one that expires later is used."""
-        exact: dict[str, Certificate] = {}
-        wildcards: dict[str, Certificate] = {}
-        for certificate in sorted(self._loaded.values(), key=lambda c: c.ends):
-            for name in certificate.names:
-                if name.startswith("*."):
-                    wildcards[name[1:]] = certificate
-                else:
-                    exact[name] = certificate
-        self._exact, self._wildcards = exact, wildcards
-        self._default = self._loaded[min(self._loaded, key=lambda name: (not _is_default(name), name))]
+        own = [each for name, each in self._loaded.items() if not name.startswith(_LOCAL)]
+        local = [each for name, each in self._loaded.items() if name.startswith(_LOCAL)]
+        self._tables = (_Table(own), _Table(local))
+        first = min(self._loaded, key=lambda name: (name.startswith(_LOCAL), not _is_default(name), name))
+        self._default = self._loaded[first]
 
     def find(self, server_name: str | None) -> Certificate:
-        """The certificate for a server name (RFC 6066 §3). An exact name takes precedence over a wildcard, which
-        matches one label (RFC 9525 §6.3). The default certificate is returned if nothing matches."""
+        """The certificate for a server name (RFC 6066 §3). The default certificate is returned if nothing matches."""
         if server_name:
             name = server_name.lower().removesuffix(".")
-            found = self._exact.get(name) or self._wildcards.get(
-                name[name.find(".") :] if "." in name else ""
-            )
-            if found is not None:
-                return found
+            for table in self._tables:
+                found = table.find(name)
+                if found is not None:
+                    return found
         return self._default
 
     def _choose(
         self, connection: ssl.SSLObject | ssl.SSLSocket, server_name: str | None, _: ssl.SSLContext
     ) -> None:
         connection.context = self.find(server_name).context
+
+
+def _pairs_in(folder: Path) -> Iterator[tuple[str, _Pair]]:
+    """The pairs in a folder, by their file or folder name.
+
+    :raises OSError: if it cannot be listed.
+    """
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    present = set(names)
+    for name in names:
+        path = folder / name
+        stem, dot, suffix = name.rpartition(".")
+        if dot and suffix in ("crt", "pem"):
+            if name.endswith("-key.pem"):
+                continue
+            keys = (k for k in (f"{stem}.key", f"{stem}-key.pem") if k in present)
+            yield name, _Pair(path, folder / next(keys, name))
+        elif (path / "fullchain.pem").is_file() and (path / "privkey.pem").is_file():
+            yield name, _Pair(path / "fullchain.pem", path / "privkey.pem")
 
 
 def unraisable(what: sys.UnraisableHookArgs) -> None:
@@ -272,7 +323,7 @@ def _read(pair: _Pair, identity: _Identity) -> Certificate:
     from cryptography import x509  # not loaded at startup by an edge without TLS
 
     try:
-        leaf = x509.load_pem_x509_certificates(pair.chain.read_bytes())[0]
+        chain = x509.load_pem_x509_certificates(pair.chain.read_bytes())
         context = _context()
         context.load_cert_chain(pair.chain, pair.key, password=_no_password)
         same = _identity(pair) == identity
@@ -280,7 +331,9 @@ def _read(pair: _Pair, identity: _Identity) -> Certificate:
         raise _Refused(f"{pair.chain.name} holds no certificate in PEM form") from error
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise _Refused(f"{pair.key.name} is not the key of {pair.chain.name}") from error
+            raise _Refused(_mismatch(pair, chain)) from error
+        if error.reason in _WEAK:
+            raise _Refused(f"{_WEAK[error.reason]}: viewers do not accept it") from error
         raise _Refused(f"{pair.chain.name} with {pair.key.name} cannot be used: {error}") from error
     except FileNotFoundError:
         raise
@@ -290,11 +343,38 @@ def _read(pair: _Pair, identity: _Identity) -> Certificate:
         raise FileNotFoundError(pair.chain)
     return Certificate(
         context,
-        _names(leaf),
-        leaf.not_valid_before_utc.timestamp(),
-        leaf.not_valid_after_utc.timestamp(),
+        _names(chain[0]),
+        chain[0].not_valid_before_utc.timestamp(),
+        chain[0].not_valid_after_utc.timestamp(),
         identity,
+        _is_in_order(chain),
     )
+
+
+_WEAK = {
+    "EE_KEY_TOO_SMALL": "its key is too small: use RSA with 2048 bits or more, or ECDSA P-256",
+    "CA_MD_TOO_WEAK": "it is signed with a broken hash algorithm: obtain a new certificate",
+}
+"""OpenSSL's reasons for a certificate that is too weak."""
+
+
+def _mismatch(pair: _Pair, chain: list[x509.Certificate]) -> str:
+    """Why a key does not belong to the first certificate of a chain."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    public = load_pem_private_key(pair.key.read_bytes(), None).public_key()
+    if any(each.public_key() == public for each in chain):
+        return (
+            f"the certificate of {pair.key.name} is not the first in {pair.chain.name}: put it first, followed by the "
+            "intermediate certificates"
+        )
+    return f"{pair.key.name} is not the key of {pair.chain.name}"
+
+
+def _is_in_order(chain: list[x509.Certificate]) -> bool:
+    """Whether each certificate is followed by that of its issuer (RFC 5246 section 7.4.2). RFC 8446 no longer requires
+    this, but viewers with TLS 1.2 may."""
+    return all(one.issuer == issuer.subject for one, issuer in itertools.pairwise(chain))
 
 
 def _names(leaf: x509.Certificate) -> frozenset[str]:

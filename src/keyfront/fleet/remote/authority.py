@@ -80,9 +80,9 @@ class Authority:
         """A new one, at `now` (epoch seconds)."""
         key = new_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Keyfront edges")])
-        builder = _builder(name, name, key.public_key(), now, AUTHORITY_LIFETIME)
+        builder = certificate_builder(name, name, key.public_key(), now, AUTHORITY_LIFETIME)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_usage(certificates=True), critical=True)
+        builder = builder.add_extension(key_usage(certificates=True), critical=True)
         return cls(key, builder.sign(key, hashes.SHA256()))
 
     @classmethod
@@ -141,9 +141,9 @@ class Authority:
         lifetime: float,
     ) -> x509.Certificate:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        builder = _builder(self.certificate.subject, name, public, now, lifetime)
+        builder = certificate_builder(self.certificate.subject, name, public, now, lifetime)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_usage(certificates=False), critical=True)
+        builder = builder.add_extension(key_usage(certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName([subject]), critical=False)
         builder = builder.add_extension(
@@ -152,9 +152,12 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256())
 
 
-def _builder(
+def certificate_builder(
     issuer: x509.Name, subject: x509.Name, public: ec.EllipticCurvePublicKey, now: float, lifetime: float
 ) -> x509.CertificateBuilder:
+    """What all certificates have, also those of the local authority. It is valid for `lifetime` seconds from `now`
+    (epoch seconds)."""
+
     def moment(at: float) -> datetime.datetime:
         return datetime.datetime.fromtimestamp(at, datetime.UTC).replace(tzinfo=None)
 
@@ -170,7 +173,8 @@ def _builder(
     )
 
 
-def _usage(*, certificates: bool) -> x509.KeyUsage:
+def key_usage(*, certificates: bool) -> x509.KeyUsage:
+    """The usage of a key: to sign certificates, or anything else."""
     return x509.KeyUsage(
         digital_signature=not certificates,
         content_commitment=False,

@@ -1,0 +1,264 @@
+"""The local authority: certificates for HTTPS on a machine for which nobody else issues any, such as a developer's.
+
+Whoever trusts an authority lets it vouch for every host, unless it is constrained (RFC 5280 section 4.2.1.10). This one
+may vouch only for names that are reserved for private use, for the installation's own domain, and for aliases of its
+distributions. An alias that it may not vouch for yet leads to a new authority, which must be trusted anew. The trust
+thus never exceeds what an operator has configured, even if the key is stolen.
+
+Everything is in the data folder, readable by its owner only:
+
+    local-authority/ca.pem         the authority's certificate
+    local-authority/ca-key.pem     its key
+    local-authority/issued/        certificates and keys, in the layout of `edge/net/certificates.py`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from keyfront.errors import SettingsError
+from keyfront.fleet.file_feed import FileFeed
+from keyfront.fleet.remote.authority import (
+    certificate_builder,
+    certificate_to_pem,
+    key_from_pem,
+    key_to_pem,
+    key_usage,
+    new_key,
+)
+from keyfront.private_files import replace_file
+from keyfront.runtime.reload import UpSettings
+
+logger = logging.getLogger("keyfront.supervisor")
+
+RESERVED: Final = ("example", "home.arpa", "internal", "invalid", "local", "localhost", "test")
+"""Domains in which no public host has a name (RFC 2606, RFC 6761, RFC 6762, RFC 8375, ICANN's `.internal`)."""
+DAY: Final = 86_400.0
+AUTHORITY_LIFETIME: Final = 3650 * DAY
+LIFETIME: Final = 90 * DAY
+RENEWED: Final = 30 * DAY
+"""Lifetimes in seconds, and the rest of a certificate's lifetime at which it is replaced."""
+MOST: Final = 100
+"""Names in one certificate."""
+INTERVAL: Final = 1.0
+"""Seconds between two checks for a new snapshot."""
+RENEWAL_INTERVAL: Final = 3600.0
+"""Seconds between two checks for certificates that are about to expire."""
+
+
+def authority_folder(data: Path) -> Path:
+    """The authority's folder in a data folder."""
+    return data / "local-authority"
+
+
+def issued_folder(data: Path) -> Path:
+    """The folder of the certificates that it has issued."""
+    return authority_folder(data) / "issued"
+
+
+class LocalAuthority:
+    """The local authority in a data folder."""
+
+    def __init__(self, data: Path) -> None:
+        self._folder = authority_folder(data)
+        self._issued = issued_folder(data)
+
+    @property
+    def path(self) -> Path:
+        """The file with its certificate."""
+        return self._folder / "ca.pem"
+
+    def certificate(self) -> x509.Certificate | None:
+        """Its certificate; None if there is no authority.
+
+        :raises SettingsError: if the file cannot be read.
+        """
+        try:
+            return x509.load_pem_x509_certificate(self.path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"{self.path} cannot be read: {error}; remove the folder {self._folder} for a new authority"
+            ) from error
+
+    def cover(self, names: Collection[str], now: float) -> bool:
+        """Issue certificates for these names, unless there are valid ones. Returns whether anything changed.
+
+        :param names: DNS names, also with a wildcard as their first label.
+        :param now: epoch seconds.
+        :raises SettingsError: if the authority's files cannot be read.
+        :raises OSError: if the files cannot be written.
+        """
+        wanted = sorted({name for name in names if _is_name(name)})
+        authority, key = self.load()
+        missing = [] if authority is None else [n for n in wanted if not _permits(permitted(authority), n)]
+        if authority is None or key is None or missing or _ends_by(authority, now + LIFETIME):
+            authority, key = self._create(wanted, now)
+            if missing:
+                logger.warning(
+                    "a new local authority vouches for %s too: trust it with `keyfront trust`",
+                    ", ".join(missing),
+                )
+        changed = False
+        batches = {f"{n // MOST + 1}.pem": wanted[n : n + MOST] for n in range(0, len(wanted), MOST)}
+        for file, batch in batches.items():
+            if not self._is_valid(file, batch, authority, now):
+                replace_file(self._issued / file, issue(authority, key, batch, now))
+                changed = True
+        for path in self._issued.iterdir():
+            if path.suffix == ".pem" and path.name not in batches:
+                path.unlink()
+                changed = True
+        return changed
+
+    def load(self) -> tuple[x509.Certificate | None, ec.EllipticCurvePrivateKey | None]:
+        """Its certificate and key, each None if it is missing, or if they do not belong together.
+
+        :raises SettingsError: if a file cannot be read.
+        """
+        authority = self.certificate()
+        if authority is None:
+            return None, None
+        path = self._folder / "ca-key.pem"
+        try:
+            key = key_from_pem(path.read_bytes())
+        except FileNotFoundError:
+            return authority, None
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"{path} cannot be read: {error}; remove the folder {self._folder} for a new authority"
+            ) from error
+        return authority, key if key.public_key() == authority.public_key() else None
+
+    def _create(
+        self, names: Iterable[str], now: float
+    ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        self._issued.mkdir(mode=0o700, parents=True, exist_ok=True)
+        domains = {*RESERVED, *(name.removeprefix("*.") for name in names)}
+        shortest = sorted(domain for domain in domains if not _permits(domains - {domain}, domain))
+        key = new_key()
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Keyfront local authority")])
+        everywhere = [x509.IPAddress(ipaddress.ip_network(each)) for each in ("0.0.0.0/0", "::/0")]
+        constraints = x509.NameConstraints([x509.DNSName(domain) for domain in shortest], everywhere)
+        certificate = (
+            certificate_builder(name, name, key.public_key(), now, AUTHORITY_LIFETIME)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(constraints, critical=True)
+            .add_extension(key_usage(certificates=True), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        replace_file(self._folder / "ca-key.pem", key_to_pem(key))
+        replace_file(self.path, certificate_to_pem(certificate), mode=0o644)
+        return certificate, key
+
+    def _is_valid(self, file: str, names: list[str], authority: x509.Certificate, now: float) -> bool:
+        try:
+            leaf = x509.load_pem_x509_certificates((self._issued / file).read_bytes())[0]
+            leaf.verify_directly_issued_by(authority)
+        except Exception:  # whatever is wrong with the file: it is replaced
+            return False
+        return dns_names(leaf) == names and not _ends_by(leaf, now + RENEWED)
+
+
+def permitted(authority: x509.Certificate) -> list[str]:
+    """The domains for which an authority may vouch."""
+    value = authority.extensions.get_extension_for_class(x509.NameConstraints).value
+    return [each.value for each in value.permitted_subtrees or () if isinstance(each, x509.DNSName)]
+
+
+def dns_names(leaf: x509.Certificate) -> list[str]:
+    """The names of a certificate, in order."""
+    value = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return sorted(value.get_values_for_type(x509.DNSName))
+
+
+def _permits(domains: Iterable[str], name: str) -> bool:
+    return any(f".{name.removeprefix('*.')}".endswith(f".{domain}") for domain in domains)
+
+
+def _is_name(name: str) -> bool:
+    """Whether a certificate can have the name."""
+    return 0 < len(name) <= 253 and name.isascii() and all(0 < len(label) <= 63 for label in name.split("."))
+
+
+def _ends_by(certificate: x509.Certificate, time: float) -> bool:
+    return certificate.not_valid_after_utc.timestamp() < time
+
+
+def issue(
+    authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey, names: list[str], now: float
+) -> bytes:
+    """A new key and a certificate for `names`, in PEM."""
+    key = new_key()
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
+    leaf = (
+        certificate_builder(authority.subject, subject, key.public_key(), now, LIFETIME)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(key_usage(certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+        )
+        .sign(authority_key, hashes.SHA256())
+    )
+    return certificate_to_pem(leaf) + key_to_pem(key)
+
+
+def names_of(settings: UpSettings) -> set[str]:
+    """The names for which viewers need a certificate: `localhost`, and those of all distributions."""
+    found = {"localhost"}
+    if not settings.worker.feed:
+        found.add(f"*.{settings.control.domain}")
+    snapshot = FileFeed(settings.worker.feed or settings.data, settings.worker.region).servable()
+    if snapshot is not None:
+        for each in snapshot.distributions:
+            found |= {f"*.{each.domain_name.partition('.')[2]}", *each.aliases}
+    return found
+
+
+def cover(settings: UpSettings, now: float) -> None:
+    """Let the local authority issue all certificates that these settings need.
+
+    :param now: epoch seconds.
+    :raises SettingsError: if that is impossible.
+    """
+    tls = settings.worker.tls
+    if tls is None or not tls.local:
+        return
+    try:
+        LocalAuthority(settings.data).cover(names_of(settings), now)
+    except OSError as error:
+        raise SettingsError(f"the local authority cannot issue certificates: {error}") from error
+
+
+async def keep_covered(running: Callable[[], UpSettings]) -> None:
+    """Cover new names within a second or two, and renew certificates, until canceled."""
+    seen: tuple[int, int] | None = None
+    while True:
+        await asyncio.sleep(INTERVAL)
+        settings, now = running(), time.time()
+        if settings.worker.tls is None or not settings.worker.tls.local:
+            continue
+        published = FileFeed(settings.worker.feed or settings.data).published_at()
+        state = (published[0] if published is not None else 0, int(now // RENEWAL_INTERVAL))
+        if state == seen:
+            continue
+        try:
+            await asyncio.to_thread(cover, settings, now)
+            seen = state
+        except SettingsError as error:
+            logger.warning("%s", error)
+            await asyncio.sleep(60 * INTERVAL)

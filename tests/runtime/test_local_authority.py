@@ -1,0 +1,162 @@
+"""The local authority: what it issues and renews, and for which names alone it can vouch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from keyfront.edge.net.certificates import Certificates
+from keyfront.errors import SettingsError
+from keyfront.runtime.local_authority import (
+    DAY,
+    LIFETIME,
+    MOST,
+    RENEWED,
+    LocalAuthority,
+    dns_names,
+    issue,
+    issued_folder,
+    permitted,
+)
+from tests.edge.test_tls import Folder, handshake_error
+from tests.rows import rows
+
+NOW = 1_800_000_000.0
+DOMAIN = "*.cloudfront.localhost"
+
+
+def issued(data: Path) -> dict[str, list[str]]:
+    """The names in each file that the authority has issued."""
+    return {
+        path.name: dns_names(x509.load_pem_x509_certificates(path.read_bytes())[0])
+        for path in sorted(issued_folder(data).iterdir())
+    }
+
+
+def test_it_covers_names_once_and_renews_in_time(tmp_path: Path) -> None:
+    authority = LocalAuthority(tmp_path)
+    assert authority.certificate() is None
+    assert authority.cover([DOMAIN, "shop.test"], NOW)
+    assert issued(tmp_path) == {"1.pem": [DOMAIN, "shop.test"]}
+    first = authority.path.read_bytes()
+    assert not authority.cover(["shop.test", DOMAIN], NOW + LIFETIME - RENEWED - 1)
+    assert authority.cover([DOMAIN, "shop.test"], NOW + LIFETIME - RENEWED + 1)
+    assert authority.path.read_bytes() == first
+
+
+def test_keys_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    LocalAuthority(tmp_path).cover([DOMAIN], NOW)
+    folder = tmp_path / "local-authority"
+    assert {path.name: oct(os.stat(path).st_mode & 0o777) for path in sorted(folder.rglob("*"))} == {
+        "ca-key.pem": "0o600",
+        "ca.pem": "0o644",
+        "issued": "0o700",
+        "1.pem": "0o600",
+    }
+
+
+def test_names_that_are_gone_are_no_longer_covered(tmp_path: Path) -> None:
+    authority = LocalAuthority(tmp_path)
+    authority.cover([f"a{number:03}.test" for number in range(MOST + 1)], NOW)
+    assert {file: len(names) for file, names in issued(tmp_path).items()} == {"1.pem": MOST, "2.pem": 1}
+    assert authority.cover(["a000.test"], NOW)
+    assert issued(tmp_path) == {"1.pem": ["a000.test"]}
+
+
+def test_what_no_certificate_can_name_is_left_out(tmp_path: Path) -> None:
+    LocalAuthority(tmp_path).cover(["é.test", "a" * 64 + ".test", "a..test", "b.test"], NOW)
+    assert issued(tmp_path) == {"1.pem": ["b.test"]}
+
+
+def test_a_public_alias_needs_a_new_authority(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    authority = LocalAuthority(tmp_path)
+    authority.cover([DOMAIN, "shop.test"], NOW)
+    before = authority.certificate()
+    assert before is not None
+    assert "www.shop.com" not in permitted(before)
+    with caplog.at_level(logging.WARNING, "keyfront.supervisor"):
+        authority.cover([DOMAIN, "www.shop.com", "*.img.shop.com"], NOW)
+    after = authority.certificate()
+    assert after is not None
+    assert after != before
+    assert set(permitted(after)) - set(permitted(before)) == {"www.shop.com", "img.shop.com"}
+    assert "a new local authority vouches for *.img.shop.com, www.shop.com too" in caplog.text
+    assert not authority.cover([DOMAIN, "www.shop.com"], NOW) or authority.certificate() == after
+
+
+@rows(
+    ("name", "is_trusted"),
+    [
+        ("d1.cloudfront.localhost", True),
+        ("shop.test", True),
+        ("www.example.com", False),  # the key is stolen, and used for a name that nobody configured
+        ("test.example.com", False),
+    ],
+)
+def test_viewers_reject_other_names_even_with_the_authoritys_key(
+    tmp_path: Path, name: str, is_trusted: bool
+) -> None:
+    authority = LocalAuthority(tmp_path)
+    authority.cover([DOMAIN], now := time.time())
+    certificate, key = authority.load()
+    assert certificate is not None
+    assert key is not None
+    (issued_folder(tmp_path) / "1.pem").write_bytes(issue(certificate, key, [name], now))
+    certificates = Certificates(tmp_path / "none", now, print, issued_folder(tmp_path))
+    context = ssl.create_default_context(cafile=authority.path)
+    assert (handshake_error(certificates, context, name) == "") is is_trusted
+
+
+@rows("damage", [b"", b"garbage"])
+def test_a_damaged_certificate_is_issued_again(tmp_path: Path, damage: bytes) -> None:
+    authority = LocalAuthority(tmp_path)
+    authority.cover([DOMAIN], NOW)
+    (issued_folder(tmp_path) / "1.pem").write_bytes(damage)
+    assert authority.cover([DOMAIN], NOW)
+    assert issued(tmp_path) == {"1.pem": [DOMAIN]}
+
+
+@rows("file", ["ca.pem", "ca-key.pem"])
+def test_a_damaged_authority_is_reported_and_not_replaced(tmp_path: Path, file: str) -> None:
+    """Whoever has trusted it would otherwise get a new one without a word."""
+    data = tmp_path / file
+    authority = LocalAuthority(data)
+    authority.cover([DOMAIN], NOW)
+    (data / "local-authority" / file).write_bytes(b"garbage")
+    with pytest.raises(SettingsError, match=r"remove the folder .*local-authority for a new authority"):
+        authority.cover([DOMAIN], NOW)
+
+
+def test_a_lost_key_makes_a_new_authority(tmp_path: Path) -> None:
+    authority = LocalAuthority(tmp_path)
+    authority.cover([DOMAIN], NOW)
+    before = authority.path.read_bytes()
+    (tmp_path / "local-authority" / "ca-key.pem").unlink()
+    assert authority.cover([DOMAIN], NOW)
+    assert authority.path.read_bytes() != before
+    assert not authority.cover([DOMAIN], NOW + DAY)
+
+
+def test_a_certificate_of_ones_own_takes_precedence(tmp_path: Path) -> None:
+    own = Folder(tmp_path / "certificates")
+    local = issued_folder(tmp_path)
+    now = time.time()
+    LocalAuthority(tmp_path).cover(["a.shop.test", "b.shop.test", "c.test"], now)
+    alone = Certificates(own.path, now, own.warnings.append, local)
+    assert alone.find("a.shop.test") is alone.find(None)
+    own.path.mkdir()
+    own.put("shop", "*.shop.test")
+    both = Certificates(own.path, now, own.warnings.append, local)
+    assert both.find("a.shop.test") is both.find("unknown.test") is both.loaded["shop.crt"]
+    assert both.find("c.test") is both.loaded["local-authority/1.pem"]
+    # The folder of one's own may appear later.
+    alone.poll(now)
+    assert alone.poll(now)
+    assert alone.find("b.shop.test") is alone.loaded["shop.crt"]
+    assert own.warnings == []
