@@ -49,8 +49,8 @@ def trust(data: Path, install: bool, remove: bool) -> None:
     certificate = authority.certificate()
     if certificate is None:
         raise SettingsError(
-            f"there is no local authority in {data}: `keyfront up --data {shlex.quote(str(data))}` creates one if it is "
-            "started with --tls and without --certificates"
+            f"there is no local authority in {data}: `keyfront up --data {shlex.quote(str(data))}` creates one if "
+            "it is started with --tls and without --certificates"
         )
     if install:
         _install(authority.path, data)
