@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ensurepip
 import os
+import shutil
+import subprocess
 import sys
 import sysconfig
 import zipfile
 from pathlib import Path
 
 import click
+import pytest
 
 from keyfront.cli.main import keyfront
 from tests.imports import ROOT
@@ -72,3 +75,40 @@ def clean_environment() -> dict[str, str]:
     """This process's environment without what configures Keyfront, AWS, or coverage."""
     prefixes = ("AWS_", "COV_", "COVERAGE_", "KEYFRONT_", "PYTHON", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+
+
+def skip_without_namespaces() -> None:
+    """Skip the test where `in_a_copy_of_this_machine` cannot work."""
+    probe = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False)
+    if probe.returncode or not all(map(shutil.which, ("unshare", "setpriv", "ip", "useradd", "runuser"))):
+        pytest.skip("this needs root, unshare, setpriv, ip, useradd, and runuser")
+
+
+def in_a_copy_of_this_machine(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script as root, where `$root` is a copy of this machine's file system that is thrown away, with
+    `$folder` mounted at /mnt, without a network."""
+    (folder / "script").write_text(
+        f"""set -eu
+root={folder}/root; layers={folder}/layers
+mount --make-rprivate /
+mkdir "$root" "$layers"
+mount -t tmpfs none "$layers"
+mkdir "$layers/upper" "$layers/work"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$layers/upper,workdir=$layers/work" "$root"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount --bind {folder} "$root/mnt"
+ip link set lo up
+{script}
+"""
+    )
+    argv = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", str(folder / "script")]
+    return subprocess.run(
+        argv, env=clean_environment(), capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+def readable_by_all(*paths: Path) -> str:
+    """Commands that let the image's user reach what is below a folder of root's in this environment."""
+    parents = sorted({str(parent) for path in paths for parent in path.parents if parent != Path("/")})
+    return "\n".join(f'chmod go+x "$root{parent}"' for parent in parents)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,15 @@ import pytest
 import yaml
 
 from keyfront.cli.up import read_settings
-from tests.deploy.harness import BASE, DEPLOY, clean_environment, frugal_python, refuse_bad_arguments
+from tests.deploy.harness import (
+    BASE,
+    DEPLOY,
+    frugal_python,
+    in_a_copy_of_this_machine,
+    readable_by_all,
+    refuse_bad_arguments,
+    skip_without_namespaces,
+)
 from tests.imports import ROOT
 
 FOLDER = DEPLOY / "container"
@@ -156,36 +163,6 @@ def test_an_edge_waits_until_it_is_enrolled(tmp_path: Path) -> None:
     assert waiting.communicate(timeout=60)[0] == "up --edge=a b\n"
 
 
-def in_a_copy_of_this_machine(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a shell script as root, where `$root` is a copy of this machine's file system that is thrown away, with
-    `$folder` mounted at /mnt, without a network."""
-    (folder / "script").write_text(
-        f"""set -eu
-root={folder}/root; layers={folder}/layers
-mount --make-rprivate /
-mkdir "$root" "$layers"
-mount -t tmpfs none "$layers"
-mkdir "$layers/upper" "$layers/work"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$layers/upper,workdir=$layers/work" "$root"
-mount -t proc proc "$root/proc"
-mount --rbind /dev "$root/dev"
-mount --bind {folder} "$root/mnt"
-ip link set lo up
-{script}
-"""
-    )
-    argv = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", str(folder / "script")]
-    return subprocess.run(
-        argv, env=clean_environment(), capture_output=True, text=True, timeout=500, check=False
-    )
-
-
-def readable_by_all(*paths: Path) -> str:
-    """Commands that let the image's user reach what is below a folder of root's in this environment."""
-    parents = sorted({str(parent) for path in paths for parent in path.parents if parent != Path("/")})
-    return "\n".join(f'chmod go+x "$root{parent}"' for parent in parents)
-
-
 def steps() -> str:
     """The build and the final stage, as shell commands in the copy. Both stages begin with the same image, so what is
     copied from one to the other is there."""
@@ -219,9 +196,7 @@ def steps() -> str:
 def test_the_steps_and_the_container(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("--long"):
         pytest.skip("runs with --long")
-    probe = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False)
-    if probe.returncode or not all(map(shutil.which, ("unshare", "setpriv", "ip", "useradd"))):
-        pytest.skip("this needs root, unshare, setpriv, ip, and useradd")
+    skip_without_namespaces()
     (tmp_path / "bin").mkdir()
     frugal_python(tmp_path / "bin")
     variables = shlex.join([f"{name}={value}" for name, value in environment().items()])
