@@ -1,5 +1,5 @@
-"""A rotation started as the README and the guide print it proceeds automatically: the command line and the running
-Keyfront watch the same record."""
+"""The command line and the running Keyfront watch the same record of a rotation, wherever it is. `test_first_day.py`
+shows that a rotation proceeds by itself if it is started as the pages print it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from keyfront.cli.main import keyfront
-from keyfront.custody.default_paths import own_custody
 from keyfront.custody.key_record import Stage, load
 from keyfront.custody.schemes import open_records
 from tests.keys import public_pem
 from tests.up import Up
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -48,51 +45,10 @@ def run(command: str, folder: Path, **settings: str) -> Result:
         return CliRunner(env=environment).invoke(keyfront, words)
 
 
-def printed(page: str, begins: str) -> list[str]:
-    """The commands with these beginnings in a page's indented blocks."""
-    text = (ROOT / page).read_text().replace("\\\n", " ")
-    found = [line.strip() for line in text.splitlines() if re.match(rf"    (\.venv/bin/)?{begins}", line)]
-    assert found, f"{page} prints no command that begins with {begins}"
-    return found
-
-
 def signs(place: str, name: str) -> bool:
     """Whether a key of the group signs, by the records in `place`."""
     found = load(open_records(place), name)
     return found is not None and any(entry.stage is Stage.SIGNING for entry in found.record.entries)
-
-
-def test_the_readme_s_command(up: Up) -> None:
-    (command,) = printed("README.md", "keyfront rotation start films")
-    group(up, "films")
-    done = run(command, up.data.parent)
-    assert done.exit_code == 0, done.stderr
-    assert "keyfront up performs the steps" in done.stdout
-    assert "using the Keyfront in" in done.stderr
-    (command,) = printed("README.md", "keyfront status")
-    shown = run(command, up.data.parent)
-    assert shown.exit_code in (0, 1), shown.stderr
-    assert "films" in shown.stdout
-    up.until(lambda: signs(own_custody(up.data), "films"))  # without any `rotation run`
-
-
-def test_the_guide_s_commands(up: Up) -> None:
-    """The first block of the guide, verbatim."""
-    group(up, "photos")
-    first = printed("docs/guide/rotation.md", "keyfront rotation")[:3]
-    assert first[0].endswith("--dry-run")
-    assert first[2] == "keyfront rotation status"
-    for command in first:
-        done = run(command, up.data.parent)
-        assert done.exit_code == 0, done.stderr
-    up.until(lambda: signs(own_custody(up.data), "photos"))
-    assert "SIGNING" in run("keyfront rotation status photos", up.data.parent).stdout
-    listed = run(printed("docs/guide/keys.md", "keyfront key list")[0], up.data.parent)
-    assert listed.exit_code == 0, listed.stderr
-    assert "SIGNING" in listed.stdout
-    signed = run("keyfront sign http://d.test/a --key-group photos --expires 1h", up.data.parent)
-    assert signed.exit_code == 0, signed.stderr
-    assert "Key-Pair-Id=" in signed.stdout
 
 
 def test_a_rotation_that_no_keyfront_would_perform_is_refused_with_a_remedy(up: Up) -> None:

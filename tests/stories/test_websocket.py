@@ -1,19 +1,14 @@
-"""WebSocket as its users encounter it: the guide as printed, a browser with signed cookies, a worker that stops."""
+"""WebSocket as its users encounter it: a browser with signed cookies, a worker that stops."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +22,6 @@ from websockets.sync.server import Server, ServerConnection, serve
 from keyfront import LocalSigner, load_private_key, sign_cookies
 from tests.up import Up, distribution_config
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "websocket.md"
 CHROMIUM = next(
     filter(
         None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"))
@@ -36,80 +30,6 @@ CHROMIUM = next(
 )
 CACHING_DISABLED = "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"
 ALL_VIEWER = "216adef6-5c7f-47e4-b989-5492eafa07d3"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine: the guide uses it")
-def test_the_guide_works_as_printed(tmp_path: Path) -> None:
-    text = GUIDE.read_text()
-    edge, control, app = free_port(), free_port(), free_port()
-    for told, ours in ((8080, edge), (9000, app)):
-        assert str(told) in text
-        text = text.replace(str(told), str(ours))
-    echo, talk = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "echo.py").write_text(echo)
-    (tmp_path / "talk.py").write_text(talk)
-    commands = [line.strip() for line in text.splitlines() if line.startswith("    ")]
-    commands = [line for line in commands if line.startswith(("openssl ", ".venv/", "python3 ", "eval "))]
-    assert len(commands) == 6
-    environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", NO_PROXY="*")
-    running: list[subprocess.Popen[str]] = []
-    try:
-        for line in commands:
-            if line.startswith("eval "):
-                script = line.replace(".venv/bin/", "") + "; env -0"
-                shell = subprocess.run(
-                    ["sh", "-c", script],
-                    cwd=tmp_path,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                )
-                environment = dict(each.split("=", 1) for each in shell.stdout.rstrip("\0").split("\0"))
-            elif line.endswith("&"):
-                words = line.removesuffix("&").split()
-                if words[0] == ".venv/bin/keyfront":
-                    words = [sys.executable, "-m", "keyfront", *words[1:], "--workers", "1"]
-                    words += ["--edge", f"127.0.0.1:{edge}", "--control", f"127.0.0.1:{control}"]
-                else:
-                    words[0] = sys.executable
-                process = subprocess.Popen(
-                    words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-                )
-                running.append(process)
-                if "up" in words:
-                    assert process.stdout is not None
-                    assert process.stdout.readline().startswith("keyfront ready")
-                else:
-                    Up.until(lambda: _listens(app))
-            else:
-                words = line.replace("python3", sys.executable).split()
-                done = subprocess.run(
-                    words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
-                )
-                assert done.returncode == 0, done.stderr
-        assert done.stdout == "hello\n"
-        assert "--websockets" in text
-    finally:
-        for process in running:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-            assert process.stdout is not None
-            process.stdout.close()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-# -- a whole Keyfront in front of an application --------------------------------------------------------------------
 
 
 def application(connection: ServerConnection) -> None:

