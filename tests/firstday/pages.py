@@ -349,6 +349,8 @@ PAGES = (
     ),
     guide("edges", EDGES),
     guide("tls", TLS),
+    guide("deployment", {"": Skip("tests/deploy/test_guide.py deploys by it")}),
+    guide("restart", {"": Skip("tests/stories/test_restart.py restarts, under load")}),
     guide(
         "residency",
         {
