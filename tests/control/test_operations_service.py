@@ -387,6 +387,22 @@ def test_a_change_that_cannot_be_published_stands_stays_in_progress_and_is_publi
     assert harness.service.follow(harness.now) is True
 
 
+def test_a_snapshot_is_confirmed_while_it_is_the_latest(harness: Harness) -> None:
+    feed = FullDisk(harness.folder)
+    harness.service = Service(harness.store, Regions(feed), ServiceSettings(account=ACCOUNT))
+    now = harness.now
+    harness.service.start(now)
+    assert harness.service.follow(now + 10)
+    assert feed.confirmed_at() == now + 10
+    feed.full = True
+    harness.distribution("one")
+    assert not harness.service.follow(now + 20)
+    assert feed.confirmed_at() == now + 10  # edges lack what was committed
+    feed.full = False
+    assert harness.service.follow(now + 30)
+    assert feed.confirmed_at() == now + 30
+
+
 def test_a_feed_that_refuses_is_no_reason_to_fail_a_call(harness: Harness) -> None:
     class Refusing(FileFeed):
         def publish(self, snapshot: Snapshot) -> None:
