@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import urllib3.util.connection  # noqa: F401 its first import binds a socket, which fails a unit test
 import uvloop
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.scheduling import FileScheduling
 from tests.tiers import TIERS, Guard, tier
@@ -31,8 +31,9 @@ sys.dont_write_bytecode = False
 os.environ["XDG_DATA_HOME"] = os.devnull  # no test finds, or makes, a Keyfront in the developer's data folder
 for _name in ("KEYFRONT_DATA", "KEYFRONT_RECORDS"):
     os.environ.pop(_name, None)
-settings.register_profile("same", derandomize=True)
-settings.register_profile("searching", derandomize=False)
+_patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", _patient, derandomize=True)
+settings.register_profile("searching", _patient, derandomize=False)
 settings.load_profile("same")
 
 STORY = 600

@@ -89,9 +89,31 @@ def places(file: str) -> Iterator[Mutant]:
     nodes = list(ast_nodes(get_ast((ROOT / file).read_text())))
     for name in sorted(filter(OPERATORS.match, operator_names())):
         operator = get_operator(name)()
-        found: list[Any] = [at for node in nodes for at in operator.mutation_positions(node)]
-        for occurrence, (start, _) in enumerate(found):
-            yield Mutant(file, name, occurrence, start[0])
+        found: list[Any] = [(node, at) for node in nodes for at in operator.mutation_positions(node)]
+        for occurrence, (node, (start, _)) in enumerate(found):
+            if not without_effect(name, node, start):
+                yield Mutant(file, name, occurrence, start[0])
+
+
+def without_effect(operator: str, node: Any, start: tuple[int, int]) -> bool:
+    """Whether a change cannot matter to a rule, by its form alone:
+
+    - `==` or `!=` with a text, made an order: of which modes `mode <= "none"` holds, the alphabet decides;
+    - a number inside a message, such as the length to which it quotes what was given;
+    - `frozen=True` of a class, which only keeps its values from being changed by mistake.
+
+    :param node: parso's node, of which `start` is the changed place.
+    """
+    if re.fullmatch(r"core/ReplaceComparisonOperator_(Eq|NotEq)_(Lt|LtE|Gt|GtE)", operator):
+        place = next(at for at, child in enumerate(node.children) if child.start_pos == start)
+        return any(node.children[at].type in ("string", "strings") for at in (place - 1, place + 1))
+    if operator == "core/NumberReplacer":
+        return node.search_ancestor("fstring_expr") is not None
+    return (
+        operator == "core/ReplaceTrueWithFalse"
+        and node.get_previous_sibling() == "="
+        and (node.parent.type == "argument" and node.parent.children[0].value == "frozen")
+    )
 
 
 def sample(size: int, seed: int) -> list[Mutant]:
@@ -183,8 +205,11 @@ class Runner:
         for item in session.items:
             coverage.switch_context(item.nodeid)
             began = time.process_time()
+            failed = session.testsfailed
             self.run(item)
             seconds[item.nodeid] = time.process_time() - began
+            if session.testsfailed > failed:
+                print(f"without a change, {item.nodeid} failed", file=sys.stderr, flush=True)
         coverage.stop()
         coverage.save()
         self.lines.with_suffix(".seconds").write_text(json.dumps(seconds))

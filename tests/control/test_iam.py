@@ -471,6 +471,23 @@ def test_roles() -> None:
         assert {name for name, role in ROLES.items() if iam.evaluate([role], asked).allowed} == allowed
 
 
+@rows(
+    ("pattern", "text", "expected"),
+    [
+        ("arn:aws:cloudfront::1?3:distribution/E1", "arn:aws:cloudfront::123:distribution/E1", True),
+        ("arn:aws:cloudfront::1?3:distribution/E1", "arn:aws:cloudfront::1:3:distribution/E1", False),
+        ("arn:aws:cloudfront::?:distribution/E1", "arn:aws:cloudfront:::distribution/E1", False),
+        ("arn:aws:cloudfront::1*:distribution/E1", "arn:aws:cloudfront::1:2:distribution/E1", False),
+        ("arn:aws:cloudfront::1:distribution/E?", "arn:aws:cloudfront::1:distribution/E:", True),
+        ("arn:aws:cloudfront::1:*", "arn:aws:cloudfront::1:distribution/E:1", True),
+    ],
+)
+def test_a_wildcard_reaches_beyond_a_colon_only_in_the_last_part(
+    pattern: str, text: str, expected: bool
+) -> None:
+    assert wildcards.arn(pattern).matches(text, lambda _: None) is expected
+
+
 # ---- arbitrary input
 
 

@@ -570,6 +570,11 @@ def test_the_country_is_in_the_key() -> None:
         ("Mozilla/5.0 (Linux; Android 13; SM-X900) Chrome/130.0 Safari/537.36", "android tablet"),
         ("Mozilla/5.0 (SMART-TV; Linux; Tizen 7.0) AppleWebKit/537.36 TV Safari/537.36", "smarttv"),
         ("Mozilla/5.0 (Android 14; Mobile; rv:130.0) Gecko/130.0 Firefox/130.0", "android mobile"),
+        ("Mozilla/5.0 (X11; U; Linux armv7l; en-us) Kindle/3.0", "tablet"),
+        ("Mozilla/5.0 (X11; Linux x86_64) Chrome/130.0 Silk/130.2 Safari/537.36", "tablet"),
+        ("Mozilla/5.0 (Windows NT 10.0; Tablet PC 2.0; rv:11.0) like Gecko", "tablet"),
+        ("iTunes-iPod/1.0", "ios mobile"),
+        ("Opera/9.80 (S60; SymbOS; Opera Mobi/499)", "mobile"),
         ("", "desktop"),
     ],
 )

@@ -697,6 +697,8 @@ def test_stale_windows(cache_control: str, of: Behavior, status: int, swr: float
     assert max(0.0, meta.swr_until - NOW) == swr
     assert (meta.sie_until == FOREVER) is (sie == FOREVER)
     assert sie == FOREVER or max(0.0, meta.sie_until - NOW) == sie
+    if "revalidate," in cache_control.replace("while-revalidate", ""):
+        assert (meta.swr_until, meta.sie_until) == (0.0, 0.0)
 
 
 @rows(

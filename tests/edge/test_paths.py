@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keyfront import sign_cookies
 from keyfront.edge.rules.decide import Refusal
-from keyfront.edge.rules.path_readings import readings
+from keyfront.edge.rules.path_readings import readings, without_parts
 from keyfront.edge.rules.routing import Plan, Routing
 from keyfront.errors import Denial
 from tests.path_origins import (
@@ -441,3 +441,38 @@ class TestCost:
         plain = ("/", "/a", "/a/b.jpg", "/a-b_c~d/e.tar.gz", "/a+b/c&d='(1)'.jpg", "/a/b..c", "/a:b")
         for path in plain:
             assert readings(path) is None, path
+
+
+@rows(
+    ("path", "reading"),
+    [
+        ("/a%C0%AF%C0%AE%C0%AE%C0%AFb", "/a/../b"),
+        ("/a%E0%80%AFb", "/a/b"),
+        ("/a%F0%80%80%AFb", "/a/b"),
+        ("/a%F8%80%80%80%AFb", "/a/b"),
+        ("/a%FC%80%80%80%80%AFb", "/a/b"),
+        ("/a%FC%80%80%80%80%AF%C0%AEb", "/a/.b"),
+    ],
+)
+def test_overlong_bytes_are_the_ascii_that_they_encode(path: str, reading: str) -> None:
+    found = readings(path)
+    assert found is not None
+    assert reading in found.paths
+
+
+@rows(
+    ("path", "left"),
+    [
+        ("/a%C0%BBp=1%C0%AFb", "/a%C0%AFb"),
+        ("/a%F8%80%80%80%BBp%C0%AFb%C0%BBq", "/a%C0%AFb"),
+        ("/a%FC%80%80%80%80%BBp%C0%AFb", "/a%C0%AFb"),
+    ],
+)
+def test_parameters_in_any_spelling_are_left_out(path: str, left: str) -> None:
+    assert left in {text for text, _ in without_parts(path, ())}
+
+
+def test_a_path_may_name_eight_scripts() -> None:
+    assert readings("/a.php" * 8 + "/x") is not None
+    with pytest.raises(ValueError, match="too many ways"):
+        readings("/a.php" * 9 + "/x")

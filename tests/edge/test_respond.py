@@ -547,6 +547,16 @@ def test_refusals(name: str) -> None:
         ("https_only", 403, b">\nBad request.\n", "Error"),
         ("too_large", 413, b"<H1>413 ERROR</H1>", "InvalidRequest"),
         ("bad_request", 400, b"<H1>400 ERROR</H1>", "InvalidRequest"),
+        ("expectation_failed", 417, b"<H1>417 ERROR</H1>", "InvalidRequestHeader"),
+        ("too_many_headers", 431, b"<H1>431 ERROR</H1>", "InvalidRequestHeader"),
+        ("body_with_get", 403, b">\nBad request.\n", "InvalidRequest"),
+        ("chain_too_long", 403, b">\nBad request.\n", "InvalidRequest"),
+        ("disabled", 403, b">\nBad request.\n", "Error"),
+        ("ambiguous_path", 400, b"<H1>400 ERROR</H1>", "InvalidRequest"),
+        ("websocket_key", 400, b"<H1>400 ERROR</H1>", "InvalidRequestHeader"),
+        ("websocket_version", 400, b"<H1>400 ERROR</H1>", "InvalidRequestHeader"),
+        ("websocket_limit", 503, b"<H1>503 ERROR</H1>", "CapacityExceeded"),
+        ("websocket_over_asgi", 501, b"<H1>501 ERROR</H1>", "InvalidRequest"),
     ],
 )
 def test_some_refusal_messages(name: str, status: int, text: bytes, detail: str) -> None:

@@ -18,7 +18,7 @@ from keyfront.lifecycle.forecast import plan
 from keyfront.lifecycle.key_names import key_name, uri_of
 from keyfront.lifecycle.moves import MOVES, Action, move
 from keyfront.lifecycle.record_changes import after
-from keyfront.lifecycle.rotation import Done, Step, Wait, next_due, next_step
+from keyfront.lifecycle.rotation import Done, Step, Wait, _no_free_slot, next_due, next_step
 from keyfront.signing.keys import PrivateKey, generate_private_key
 from tests.lifecycle.simulated_cloudfront import DAY, PLACE, Crash, World, actions
 from tests.rows import rows
@@ -1030,3 +1030,26 @@ def test_an_emergency_is_written_before_anybody_is_told(world: World) -> None:
     executor.step("photos")
     assert seen == [("before", "remove", True, True), ("after", "remove", True, True)]
     assert "K1" not in world.items
+
+
+@rows(
+    ("foreign", "entries", "expected"),
+    [
+        (3, (), "has 3 keys already, 3 of them not of this rotation, and"),
+        (2, (entry(1, SIGNING),), "has 3 keys already, 2 of them not of this rotation, and"),
+        (0, (entry(1, SIGNING), entry(2, DRAINING), entry(3, DRAINING)), "has 3 keys already, and"),
+    ],
+)
+def test_a_full_group_counts_the_keys_of_others(
+    foreign: int, entries: tuple[Entry, ...], expected: str
+) -> None:
+    found = _no_free_slot(facts(*entries, foreign=foreign), NOW)
+    assert found is not None
+    assert expected in str(found)
+
+
+def test_a_key_that_signs_again_no_longer_drains() -> None:
+    again = replace(entry(1, PUBLISHED), draining=NOW - DAY, drain_until=NOW + DAY)
+    step = Step(Action.SWITCH, again.uri, "", "")
+    (made,) = after(facts(again).record, step, NOW).entries
+    assert (made.stage, made.signing, made.draining, made.drain_until) == (SIGNING, NOW, 0.0, 0.0)

@@ -192,3 +192,13 @@ class TestHeaders:
         if condition is not None:
             headers.append((b"if-range", condition))
         assert respond.answer(Request("GET", "/", "d.test", headers), meta, b"0123456789", 1).status == status
+
+
+def test_accept_encoding_in_several_lines_is_one_list() -> None:
+    def suffix(*headers: tuple[bytes, bytes]) -> str:
+        return key_suffix(BOTH, Request("GET", "/a", "a.test", list(headers)), "")
+
+    whole = suffix((b"accept-encoding", b"x, br"))
+    assert whole
+    assert whole == suffix((b"accept-encoding", b"x"), (b"x-other", b"gzip"), (b"accept-encoding", b"br"))
+    assert whole != suffix((b"accept-encoding", b"x"), (b"x-other", b"br"), (b"accept-encoding", b"y"))

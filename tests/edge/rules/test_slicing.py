@@ -170,4 +170,6 @@ def test_a_run_ends_where_something_is_there_already() -> None:
     assert ask(250, 300, 99, set()) == (200, 399)
     assert ask(250, 999, 99, {5}) == (200, 499)
     assert ask(250, 999, 99, {3}) == (200, 299)
+    assert ask(250, 999, 99, {1, 2}) == (200, 999)  # another request's slices, but this one is wanted
+    assert ask(250, 999, 1, {1, 2}) == (200, 299)
     assert ask(950, 999, 99, set()) == (900, 999)

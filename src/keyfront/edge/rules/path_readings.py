@@ -462,7 +462,7 @@ def _characters(units: list[_Unit]) -> Iterator[_Unit]:
     while at < len(units):
         unit = units[at]
         length = 1
-        if len(unit.char) == 1 and "\xc0" <= unit.char <= "\xfd":
+        if len(unit.char) == 1 and "\xc0" <= unit.char <= "\xfc":
             lead = ord(unit.char)
             length = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4 if lead < 0xF8 else 5 if lead < 0xFC else 6
         some = units[at : at + length]
