@@ -15,6 +15,7 @@
 # Options: --root DIR (install below DIR; starts and enables nothing), --python PROGRAM (3.11 or later),
 # --wheels DIR (a folder with all packages, for a machine without access to a package registry).
 set -eu
+umask 022
 
 fail() {
     echo "install.sh: $*" >&2

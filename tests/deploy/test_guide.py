@@ -128,7 +128,16 @@ def container_command(words: list[str]) -> None:
     """Check a command of podman against the files in `deploy/container`."""
     assert (ROOT / words[words.index("-f") + 1]).is_file()
     if words[0] != "compose":
-        assert words == ["build", "-f", "deploy/container/Containerfile", "-t", "keyfront", "."]
+        assert words == [
+            "build",
+            "--format",
+            "docker",
+            "-f",
+            "deploy/container/Containerfile",
+            "-t",
+            "keyfront",
+            ".",
+        ]
         return
     verb, *rest = words[3:]
     services = yaml.safe_load((DEPLOY / "container" / "compose.yaml").read_text())["services"]

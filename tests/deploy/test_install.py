@@ -159,14 +159,19 @@ def test_an_old_python_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("user", "folder", "status", "output"),
     [
-        ("root", "keyfront", 0, "runuser -u keyfront -- keyfront status --json with var/lib/keyfront s3cret"),
+        (
+            "root",
+            "keyfront",
+            0,
+            "runuser -u keyfront -- keyfront status --json with var/lib/keyfront s3cret file:/a b;touch x",
+        ),
         (
             "root",
             "keyfront-edge",
             0,
-            "runuser -u keyfront -- keyfront status --json with var/lib/keyfront-edge s3cret",
+            "runuser -u keyfront -- keyfront status --json with var/lib/keyfront-edge s3cret file:/a b;touch x",
         ),
-        ("keyfront", "keyfront", 0, "keyfront status --json with var/lib/keyfront s3cret"),
+        ("keyfront", "keyfront", 0, "keyfront status --json with var/lib/keyfront s3cret file:/a b;touch x"),
         ("eve", "keyfront", 2, "run: sudo keyfront status --json"),
     ],
 )
@@ -176,8 +181,10 @@ def test_the_commands_run_as_the_services_user(
     """With stand-ins for the system's programs, which print what they get."""
     (tmp_path / "var" / "lib" / folder).mkdir(parents=True)
     (tmp_path / "etc" / "keyfront").mkdir(parents=True)
-    (tmp_path / "etc" / "keyfront" / "environment").write_text("KEYFRONT_STORE=s3cret\n")
-    received = 'echo "$(basename "$0") $*" with "$KEYFRONT_DATA" "$KEYFRONT_STORE"'
+    (tmp_path / "etc" / "keyfront" / "environment").write_text(
+        '# a comment\nKEYFRONT_RECORDS=file:/a b;touch x\nKEYFRONT_STORE="s3cret"'
+    )
+    received = 'echo "$(basename "$0") $*" with "$KEYFRONT_DATA" "$KEYFRONT_STORE" "$KEYFRONT_RECORDS"'
     programs = {
         "bin/id": f"[ $1 = -un ] && echo {user} || echo {0 if user == 'root' else 1000}",
         "bin/runuser": received,
