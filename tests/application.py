@@ -41,8 +41,8 @@ class Response(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(respond: Callable[[Request], Response]) -> Iterator[int]:
-    """Serve the application on a port of 127.0.0.1, and yield the port. `respond` is called in a thread for each
+def served(respond: Callable[[Request], Response], host: str = "127.0.0.1") -> Iterator[int]:
+    """Serve the application on a port of `host`, and yield the port. `respond` is called in a thread for each
     connection."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -67,7 +67,7 @@ def served(respond: Callable[[Request], Response]) -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((host, 0), Handler)
     Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
     try:
         yield server.server_address[1]

@@ -77,7 +77,11 @@ def suspended(*pids: int) -> Iterator[None]:
 
 class Up:
     """`keyfront up` as a child process. Use it as a context manager, or call `start`, `stop`, `kill`. With `feed`, it
-    runs only edges, which follow the installation with that data folder; with `enrolled`, they follow over HTTPS."""
+    runs only edges, which follow the installation with that data folder; with `enrolled`, they follow over HTTPS.
+
+    :param host: the address to listen on.
+    :param within: words before the command, such as those that run it in a network namespace.
+    """
 
     def __init__(
         self,
@@ -87,12 +91,16 @@ class Up:
         options: tuple[str, ...] = (),
         feed: Path | None = None,
         enrolled: bool = False,
+        host: str = "127.0.0.1",
+        within: Sequence[str] = (),
     ) -> None:
         self.data = data
         self.enrolled = enrolled
         self.feed = feed
         self.workers = workers
         self.options = options
+        self.host = host
+        self.within = within
         self.edge_port = 0
         self.control_port = 0
         self.tls_port = 0
@@ -101,12 +109,12 @@ class Up:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> Up:
-        argv = [sys.executable, "-m", "keyfront", "up", "--data", str(self.data)]
-        argv += ["--edge", f"127.0.0.1:{self.edge_port}"]
+        argv = [*self.within, sys.executable, "-m", "keyfront", "up", "--data", str(self.data)]
+        argv += ["--edge", f"{self.host}:{self.edge_port}"]
         if self.enrolled:
             pass
         elif self.feed is None:
-            argv += ["--control", f"127.0.0.1:{self.control_port}"]
+            argv += ["--control", f"{self.host}:{self.control_port}"]
         else:
             argv += ["--feed", str(self.feed)]
         if self.workers:  # otherwise, the configuration file or the default counts
@@ -180,7 +188,7 @@ class Up:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.control_port}"
+        return f"http://{self.host}:{self.control_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -273,13 +281,12 @@ class Up:
 
     def control(self, target: str) -> Answer:
         """The control port's answer to one unsigned GET, such as `/healthz`."""
-        return self._get(self.control_port, f"127.0.0.1:{self.control_port}", target)
+        return self._get(self.control_port, f"{self.host}:{self.control_port}", target)
 
-    @staticmethod
     def _get(
-        port: int, host: str, target: str, headers: dict[str, str] | None = None, method: str = "GET"
+        self, port: int, host: str, target: str, headers: dict[str, str] | None = None, method: str = "GET"
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection(self.host, port, timeout=PATIENCE)
         try:
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             connection.putheader("Host", host)

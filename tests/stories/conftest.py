@@ -38,11 +38,15 @@ def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 class Viewers:
-    """Threads that send requests continuously, each on its own connection, and count the outcomes."""
+    """Threads that send requests continuously, each on its own connection, and count the outcomes.
 
-    def __init__(self, up: Up, host: str, count: int = 4) -> None:
+    :param pause: seconds between two requests of a thread.
+    """
+
+    def __init__(self, up: Up, host: str, count: int = 4, *, pause: float = 0.0) -> None:
         self._up = up
         self._host = host
+        self._pause = pause
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._view, daemon=True) for _ in range(count)]
         self.answered = 0
@@ -53,7 +57,7 @@ class Viewers:
         self.wrong: list[object] = []
 
     def _view(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(self._pause):
             try:
                 answer = self._up.get(self._host, "/a")
             except ConnectionRefusedError:
