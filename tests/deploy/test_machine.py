@@ -109,6 +109,15 @@ curl --fail --silent --show-error --header 'Host: 127.0.0.1' http://127.0.0.1:81
 while ! keyfront edge list | grep -q '  connected  '; do sleep 0.2; done
 keyfront edge list > /mnt/edges
 
+release=$(readlink /opt/keyfront/current)
+cp -a "/opt/keyfront/$release" /opt/keyfront/next
+sed -i "s|/opt/keyfront/$release/|/opt/keyfront/next/|" /opt/keyfront/next/bin/keyfront
+for each in next "$release"; do
+    ln -sfn "$each" /opt/keyfront/current
+    keyfront restart
+    tr '\\0' ' ' < "/proc/$(cat /run/keyfront.pid)/cmdline" | cut -d ' ' -f 1 >> /mnt/programs
+done
+
 keyfront backup keygen /tmp/recovery.key > /dev/null
 grep -o 'age1.*' /tmp/recovery.key > /etc/keyfront/recipients
 keyfront backup create --to /var/lib/keyfront-backups --recipients-file /etc/keyfront/recipients > /mnt/backup
@@ -130,6 +139,9 @@ chroot "$root" env PATH=/mnt/python:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     assert done.returncode == 0, done.stdout + done.stderr + logs
     assert (tmp_path / "health").read_text() == "ok\nok\n"
     assert "paris" in (tmp_path / "edges").read_text()
+    there, back = (tmp_path / "programs").read_text().splitlines()
+    assert there == "/opt/keyfront/next/bin/python"
+    assert back.startswith("/opt/keyfront/0.")
     assert "is verified" in (tmp_path / "backup").read_text()
     assert (tmp_path / "foreign").read_text() == ""
     assert "Traceback" not in logs

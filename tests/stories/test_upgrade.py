@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from keyfront.fleet.file_feed import FileFeed
 from tests.application import Request, Response, served
 from tests.up import PATIENCE, Up
 
@@ -93,6 +95,17 @@ def test_the_resources_are_there(upgraded: Upgraded) -> None:
         "Items"
     ]
     assert invalidation["Status"] == "Completed"
+
+
+def test_an_edge_understands_the_snapshot_of_an_earlier_version(tmp_path: Path) -> None:
+    """Edges are upgraded before their control plane."""
+    with tarfile.open(ROOT / "tests" / "upgrade" / f"{COMMIT}.tar.gz") as archive:
+        archive.extract("data/snapshot", tmp_path, filter="data")
+        facts = json.loads((archive.extractfile("facts.json") or io.BytesIO()).read())
+    found = FileFeed(tmp_path / "data").poll(None)
+    assert found is not None
+    assert [one.id for one in found.distributions] == [facts["distribution"]]
+    assert {key.id for key in found.public_keys} == {*facts["keys"]}
 
 
 def test_links_that_were_signed_before_are_accepted(upgraded: Upgraded) -> None:
