@@ -349,6 +349,10 @@ PAGES = (
     ),
     guide("edges", EDGES),
     guide("tls", TLS),
+    *(
+        guide(f"recipes/{name}", {"": Skip("tests/stories/test_recipes.py runs it behind TLS")})
+        for name in ("django", "fastapi", "film", "login")
+    ),
     guide("deployment", {"": Skip("tests/deploy/test_guide.py deploys by it")}),
     guide("restart", {"": Skip("tests/stories/test_restart.py restarts, under load")}),
     guide(
