@@ -185,6 +185,12 @@ def test_a_fault_has_a_file_and_a_line(text: str, message: str, tmp_path: Path) 
         ("[edge]\ncertificates = '.'", "2: --certificates requires --tls"),
         ("[supervision]\nstuck-after = 1", "2: --stuck-after: less than 2 seconds"),
         ("[control]\nedge-certificates = '1s'", "2: --edge-certificates must be between"),
+        ("[control]\nedges-tls-key = 'site.toml'", "2: --edges-tls-key requires --edges-tls-cert"),
+        ("[control]\nedges-tls-cert = 'site.toml'", "2: --edges-tls-cert requires --edges"),
+        (
+            "[control]\nedges-tls-cert = 'site.toml'\nedges = '127.0.0.1:0'",
+            "2: --edges-tls-cert: the certificate",
+        ),
         ("[fleet]\nshield = '127.0.0.1:0'", "2: --shield and --origin-shield need --shield-secret"),
         ("[control]\ncontrol = '127.0.0.1:0'\n[fleet]\nfeed='.'", "2: --control is for a control plane"),
     ],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,9 +15,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from keyfront import load_signer, sign_url
 from keyfront.cli.main import keyfront
+from keyfront.fleet.remote import authority
 from tests.up import Up, distribution_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,13 +58,13 @@ class Operator:
         self.token = ""
         self.port = 0
 
-    def words(self, beginning: str) -> list[str]:
-        """The words of the guide's command that begins like this, as a shell reads them."""
+    def words(self, beginning: str, option: str = "") -> list[str]:
+        """The words of the guide's first command that begins like this and has the option, as a shell reads them."""
         text = GUIDE.read_text()
         commands = [
             line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
         ]
-        (command,) = [line for line in commands if line.startswith(beginning)]
+        command = next(line for line in commands if line.startswith(beginning) and option in line)
         command = command.replace("/srv/keyfront", str(self.control)).replace(
             "/var/lib/keyfront", str(self.edge)
         )
@@ -117,6 +122,22 @@ def status(data: Path) -> dict[str, Any]:
     return found
 
 
+def own_certificate(operator: Operator) -> tuple[Path, tuple[str, ...]]:
+    """The file of a company's authority, and the options of a control plane with a certificate of it."""
+    now, company, key = time.time(), authority.Authority.create(time.time()), authority.new_key()
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    issued = company._issue(key.public_key(), "c", ExtendedKeyUsageOID.SERVER_AUTH, address, now, 86_400.0)
+    folder = operator.control.parent
+    (folder / "company.pem").write_bytes(company.pem)
+    (folder / "fullchain.pem").write_bytes(authority.certificate_to_pem(issued))
+    (folder / "privkey.pem").write_bytes(authority.key_to_pem(key))
+    words = operator.words("keyfront up --data /srv", "--edges-tls-cert")[3:]
+    options = [str(folder / word) if word.endswith(".pem") else word for word in words]
+    return folder / "company.pem", tuple(
+        "127.0.0.1:0" if word == "0.0.0.0:9443" else word for word in options
+    )
+
+
 def follow_edge(
     control: Up, edge: Up, operator: Operator, client: Any, made: dict[str, Any], key: str
 ) -> None:
@@ -165,10 +186,16 @@ def follow_edge(
         # Without its control plane, it serves what it has, also after it was killed.
         control.kill()
         edge.kill()
+        ca, with_certificate = own_certificate(operator)
+        words = operator.words("keyfront edge join", "--ca")
+        words[words.index("system")] = str(ca)
+        words[words.index("--token") + 1] = ""
+        assert CliRunner().invoke(keyfront, words).exit_code == 0
         edge.start()
         assert opens("/other") == 200
         edge.until(lambda: any("no control plane for" in line for line in status(operator.edge)["Warnings"]))
-        control.options = tuple(word.replace(":0", f":{operator.port}") for word in control.options)
+        # It comes back with a certificate of the operator's, which the edge was told to expect.
+        control.options = tuple(word.replace(":0", f":{operator.port}") for word in with_certificate)
         control.start()
         control.until(lambda: b'edge="paris/' in control.control("/metrics").body)
 

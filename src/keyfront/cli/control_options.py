@@ -29,6 +29,27 @@ class ControlOptions(msgspec.Struct, frozen=True):
     metrics: str
     edges: str
     edge_certificates: float
+    edges_tls_cert: Path | None
+    edges_tls_key: Path | None
+
+    def check_edges_tls(self) -> None:
+        """:raises SettingsError: if it cannot be used."""
+        if self.edges_tls_cert is None:
+            if self.edges_tls_key is not None:
+                raise SettingsError("--edges-tls-key requires --edges-tls-cert")
+            return
+        if not self.edges:
+            raise SettingsError("--edges-tls-cert requires --edges")
+        import ssl
+
+        from keyfront.fleet.remote.own_certificate import OwnCertificate
+
+        try:
+            OwnCertificate(self.edges_tls_cert, self.edges_tls_key).load(
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            )
+        except SettingsError as error:
+            raise SettingsError(f"--edges-tls-cert: {error}") from error
 
     def edge_lifetime(self) -> float:
         """Seconds for which certificates of edges are valid.
@@ -134,5 +155,15 @@ control_options = option_group(
         default="30d",
         show_default=True,
         help="How long certificates of these edges are valid; an edge renews its own when a third of that is left.",
+    ),
+    click.option(
+        "--edges-tls-cert",
+        type=FILE,
+        help="Certificate chain (PEM) for the port of --edges; edges then join with --ca.  [default: Keyfront's own]",
+    ),
+    click.option(
+        "--edges-tls-key",
+        type=FILE,
+        help="Its private key (PEM).  [default: in the file of --edges-tls-cert]",
     ),
 )

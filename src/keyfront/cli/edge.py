@@ -163,10 +163,17 @@ def rotate_key(installation: InstallationOptions) -> None:
     metavar="URL",
     help="The HTTP proxy to use.  [default: the environment's HTTPS_PROXY]",
 )
-def join(data: Path, controls: tuple[str, ...], token: str, name: str, proxy: str) -> None:
+@click.option(
+    "--ca",
+    default="",
+    metavar="FILE|system",
+    help="The authority (PEM) of a control plane that runs with --edges-tls-cert, or `system` for those that this "
+    "machine trusts.  [default: Keyfront's own]",
+)
+def join(data: Path, controls: tuple[str, ...], token: str, name: str, proxy: str, ca: str) -> None:
     """Enroll this machine as an edge. Then start it with `keyfront up --data DIR`.
 
-    Without --token, an enrolled machine gets the given control planes and proxy instead of those that it had.
+    Without --token, an enrolled machine gets the given control planes, proxy, and --ca instead of those that it had.
 
     \b
         keyfront edge join --data /var/lib/keyfront --control https://control.example.com:9443 --token TOKEN
@@ -183,12 +190,13 @@ def join(data: Path, controls: tuple[str, ...], token: str, name: str, proxy: st
             f"{data} is the data folder of a control plane; give the edge a folder of its own"
         )
     files = EdgeFiles(data)
+    ca = _authorities(ca)
     if not token:
         if not is_enrolled(data):
             raise SettingsError(
                 "this machine is not enrolled: give --token with what `keyfront edge enroll-token` prints"
             )
-        files.save(msgspec.structs.replace(files.edge(), controls=urls, proxy=proxy))
+        files.save(msgspec.structs.replace(files.edge(), controls=urls, proxy=proxy, ca=ca))
         print_note(f"this edge follows {', '.join(urls)} when it starts again")
         return
     if token == "-":  # noqa: S105 - not a secret
@@ -196,12 +204,32 @@ def join(data: Path, controls: tuple[str, ...], token: str, name: str, proxy: st
     given = token_of(token)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        found = asyncio.run(enroll(files, urls, given, name or _machine(), proxy))
+        found = asyncio.run(enroll(files, urls, given, name or _machine(), proxy, ca))
     except OSError as error:
         raise SettingsError(f"the enrollment cannot be stored in {data}: {error}") from error
     start = f"keyfront up --data {shlex.quote(str(data))}"
     where = f"in region {found.region}" if found.region else "in no region"
     print_note(f"this machine is enrolled as edge {found.name} {where}; start it with `{start}`")
+
+
+def _authorities(ca: str) -> str:
+    """The value of --ca as it is stored: the content of the file.
+
+    :raises SettingsError: if it cannot be used.
+    """
+    from keyfront.fleet.remote.connect import SYSTEM, pinned
+
+    if ca in ("", SYSTEM):
+        return ca
+    try:
+        pem = Path(ca).read_text("ascii")
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--ca: {ca} cannot be read: {error}") from error
+    try:
+        pinned("", ca=pem or "\n")
+    except SettingsError as error:
+        raise SettingsError(f"--ca: {ca}: {error}") from error
+    return pem
 
 
 def _machine() -> str:

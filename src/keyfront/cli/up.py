@@ -185,6 +185,7 @@ def control_settings(
     :raises CustodyError: if `--records` is not the URI of a custody.
     """
     host, port = address(control.control)
+    control.check_edges_tls()
     return ControlSettings(
         str(installation.data),
         host,
@@ -203,6 +204,8 @@ def control_settings(
         metrics=audience(control.metrics),
         edges=address(control.edges) if control.edges else None,
         edge_lifetime=control.edge_lifetime(),
+        edge_certificate=_absolute(control.edges_tls_cert) or "",
+        edge_key=_absolute(control.edges_tls_key) or "",
     )
 
 

@@ -84,6 +84,8 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     :param hooks: called before and after each rotation step.
     :param metrics_for: who may read `/metrics`; see `Audience`.
     :param edge_lifetime: seconds for which certificates of edges on other machines are valid.
+    :param edge_certificate: the certificate that these edges see, and its key: two paths. The key's is None if it is in
+        the same file. None: a certificate of Keyfront's own authority.
     """
 
     data: Path
@@ -101,6 +103,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     hooks: Sequence[Hook] = ()
     metrics_for: Sequence[str] = (LOCAL,)
     edge_lifetime: float = 30 * 86_400.0
+    edge_certificate: tuple[Path, Path | None] | None = None
 
 
 class Supervision(msgspec.Struct, frozen=True):
@@ -169,6 +172,7 @@ def edge_hub(settings: ControlPlaneSettings, store: Store) -> EdgeHub:
     """
     from keyfront.control.edges.registry import EdgeRegistry
     from keyfront.fleet.remote.hub import EdgeHub
+    from keyfront.fleet.remote.own_certificate import OwnCertificate
 
     registry = EdgeRegistry(
         store,
@@ -178,7 +182,8 @@ def edge_hub(settings: ControlPlaneSettings, store: Store) -> EdgeHub:
         lifetime=settings.edge_lifetime,
     )
     registry.prepare(time.time())
-    return EdgeHub(registry)
+    own = OwnCertificate(*settings.edge_certificate) if settings.edge_certificate else None
+    return EdgeHub(registry, certificate=own)
 
 
 def own_url(sock: socket.socket) -> str:

@@ -132,6 +132,10 @@ class ControlProcess:
         installation has none when the supervisor starts."""
         return FileFeed(self._data, self._settings.region).servable() is not None
 
+    def _edge_certificate(self) -> tuple[Path, Path | None] | None:
+        chain, key = self._settings.edge_certificate, self._settings.edge_key
+        return (Path(chain), Path(key) if key else None) if chain else None
+
     def run(self) -> None:
         """Run the control plane."""
         settings = self._settings
@@ -155,6 +159,7 @@ class ControlProcess:
                 hooks=read_hooks(Path(settings.hooks)) if settings.hooks else (),
                 metrics_for=settings.metrics,
                 edge_lifetime=settings.edge_lifetime,
+                edge_certificate=self._edge_certificate(),
             ),
             self._listener(),
             self._on_working,

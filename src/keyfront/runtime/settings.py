@@ -76,7 +76,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
       `hooks`: the file with the hooks.
     - `metrics`: who can read `/metrics`; see `control/wire/metrics_access.py`.
     - `edges`: where edges on other machines connect; None: nowhere. `edge_lifetime`: seconds for which their
-      certificates are valid.
+      certificates are valid. `edge_certificate`: the operator's certificate for that port; `edge_key`: its key, if that
+      is in another file.
     """
 
     data: str
@@ -97,6 +98,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     metrics: tuple[str, ...] = ("local",)
     edges: tuple[str, int] | None = None
     edge_lifetime: float = 30 * 86_400.0
+    edge_certificate: str = ""
+    edge_key: str = ""
     inherited: ControlInherited | None = None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from keyfront.fleet.remote.own_certificate import OwnCertificate
 from tests.fleet.remote.harness import Control, Machine, registry_in
 
 
@@ -18,9 +19,13 @@ class Fleet:
         self.folder = folder
         self._held = held
 
-    async def control(self, lifetime: float = 86_400.0, place: str = "control") -> Control:
+    async def control(
+        self, lifetime: float = 86_400.0, place: str = "control", certificate: OwnCertificate | None = None
+    ) -> Control:
         """A running control plane; those of the same place share a store."""
-        return await self._held.enter_async_context(Control(registry_in(self.folder / place, lifetime)))
+        return await self._held.enter_async_context(
+            Control(registry_in(self.folder / place, lifetime), certificate)
+        )
 
     def machine(self, name: str = "paris") -> Machine:
         made = Machine(self.folder / name)

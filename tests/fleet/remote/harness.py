@@ -20,6 +20,7 @@ from keyfront.fleet.remote.connect import join
 from keyfront.fleet.remote.enrollment import Edge, EdgeFiles
 from keyfront.fleet.remote.follower import Follower
 from keyfront.fleet.remote.hub import EdgeHub
+from keyfront.fleet.remote.own_certificate import OwnCertificate
 from keyfront.model.snapshot import Snapshot, from_bytes
 
 PATIENCE = 60.0
@@ -45,9 +46,9 @@ def registry_in(folder: Path, lifetime: float = 86_400.0) -> EdgeRegistry:
 class Control:
     """A control plane's hub. Use it as an asynchronous context manager."""
 
-    def __init__(self, registry: EdgeRegistry) -> None:
+    def __init__(self, registry: EdgeRegistry, certificate: OwnCertificate | None = None) -> None:
         self.registry = registry
-        self.hub = EdgeHub(registry)
+        self.hub = EdgeHub(registry, certificate=certificate)
         self.port = 0
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -88,11 +89,13 @@ class Machine:
         self.feed = FileFeed(self.files.feed)
         self.follower: Follower | None = None
 
-    async def join(self, *controls: Control, token: str = "", name: str = "paris", proxy: str = "") -> Edge:
+    async def join(
+        self, *controls: Control, token: str = "", name: str = "paris", proxy: str = "", ca: str = ""
+    ) -> Edge:
         from keyfront.fleet.remote.authority import token_of
 
         urls = tuple(one.url for one in controls)
-        edge = await join(self.files, urls, token_of(token or controls[0].token()), name, proxy)
+        edge = await join(self.files, urls, token_of(token or controls[0].token()), name, proxy, ca)
         self.feed = FileFeed(self.files.feed, edge.region)
         return edge
 

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import ssl
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from keyfront.errors import SettingsError
 from keyfront.fleet.remote import authority, is_enrolled
 from keyfront.fleet.remote.authority import Authority, Token, token_of
-from keyfront.fleet.remote.connect import NotAccepted, Unreachable, control_url, open_connection, pinned
+from keyfront.fleet.remote.connect import (
+    SYSTEM,
+    NotAccepted,
+    Unreachable,
+    control_url,
+    open_connection,
+    pinned,
+)
+from keyfront.fleet.remote.own_certificate import OwnCertificate
 from tests.fleet.remote.conftest import Fleet
 from tests.fleet.remote.harness import Control, Machine, until
 from tests.fleet.snapshots import snapshot
@@ -270,3 +284,89 @@ def test_what_is_not_a_control_plane_is_refused(text: str) -> None:
 def test_urls_of_control_planes() -> None:
     assert control_url("https://a.example:9443/") == "https://a.example:9443"
     assert control_url("https://[::1]:9443") == "https://[::1]:9443"
+
+
+# ---- a certificate of the operator's
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyfront.fleet.remote.own_certificate.CHECK", 0.05)
+
+
+class OwnAuthority:
+    """A company's authority, and certificates of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.made = authority.Authority.create(time.time())
+        self.pem = self.made.pem.decode()
+        self.chain, self.key = folder / "fullchain.pem", folder / "privkey.pem"
+
+    def issue(self, host: x509.GeneralName) -> OwnCertificate:
+        key = authority.new_key()
+        issued = self.made._issue(
+            key.public_key(), "control", ExtendedKeyUsageOID.SERVER_AUTH, host, time.time(), 3600.0
+        )
+        self.chain.write_bytes(authority.certificate_to_pem(issued))
+        self.key.write_bytes(authority.key_to_pem(key))
+        return OwnCertificate(self.chain, self.key)
+
+
+LOCALHOST = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+
+
+async def test_a_certificate_of_the_operators(fleet: Fleet, tmp_path: Path) -> None:
+    company = OwnAuthority(tmp_path)
+    control = await fleet.control(certificate=company.issue(LOCALHOST))
+    machine = fleet.machine()
+    with pytest.raises(SettingsError, match="keyfront edge join --ca"):
+        await machine.join(control)
+    with pytest.raises(SettingsError, match="not of the authority that this edge trusts"):
+        await machine.join(control, ca=SYSTEM)
+    await machine.join(control, ca=company.pem)
+    machine.follow()
+    control.hub.publish(snapshot(1))
+    await machine.reaches(1)
+    # It is replaced while the control plane runs, and edges notice a wrong host name.
+    await machine.stop()
+    company.issue(x509.DNSName("other.example.com"))
+    edge = machine.files.edge()
+    context = pinned(edge.authority, machine.files.credentials, edge.ca)
+
+    async def refused() -> bool:
+        try:
+            connection = await open_connection(control.url, "/feed", context, "")
+        except Unreachable as error:
+            return "127.0.0.1" in str(error)
+        await connection.close()
+        return False
+
+    async with asyncio.timeout(60):
+        while not await refused():
+            await asyncio.sleep(0.05)
+    # Files that cannot be used change nothing.
+    company.key.write_text("garbage")
+    with pytest.raises(SettingsError, match="cannot be used"):
+        OwnCertificate(company.chain, company.key).load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    assert await refused()
+
+
+async def test_the_operators_certificate_needs_the_token_of_the_same_control_plane(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    company = OwnAuthority(tmp_path)
+    control = await fleet.control(certificate=company.issue(LOCALHOST))
+    other = await fleet.control(place="other")
+    with pytest.raises(SettingsError, match="Nothing was sent to it"):
+        await fleet.machine().join(control, token=other.token(), ca=company.pem)
+
+
+def test_an_encrypted_key_is_refused_without_a_question(tmp_path: Path) -> None:
+    company = OwnAuthority(tmp_path)
+    company.issue(LOCALHOST)
+    key = authority.key_from_pem(company.key.read_bytes())
+    encryption = serialization.BestAvailableEncryption(b"secret")
+    pkcs8 = serialization.PrivateFormat.PKCS8
+    company.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, pkcs8, encryption))
+    with pytest.raises(SettingsError, match="the private key is encrypted"):
+        OwnCertificate(company.chain, company.key).load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))

@@ -48,16 +48,28 @@ def control_url(text: str) -> str:
     return f"https://{parts.netloc}"
 
 
-def pinned(pem: str, credentials: Path | None = None) -> ssl.SSLContext:
+SYSTEM = "system"
+"""Stands for the authorities that the operating system trusts."""
+
+
+def pinned(pem: str, credentials: Path | None = None, ca: str = "") -> ssl.SSLContext:
     """A context that trusts the authority `pem` alone. Only control planes have a server certificate of it, so the
     host name does not matter.
 
-    :raises SettingsError: if the credentials cannot be used.
+    :param ca: trust these authorities instead (PEM, or SYSTEM), for the control plane's host name only: others have
+        certificates of them too.
+    :raises SettingsError: if the credentials or `ca` cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.load_verify_locations(cadata=pem)
+    context.check_hostname = bool(ca)
+    if ca == SYSTEM:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        try:
+            context.load_verify_locations(cadata=ca or pem)
+        except (ssl.SSLError, ValueError) as error:
+            raise SettingsError(f"there is no certificate of an authority in PEM: {error}") from error
     if credentials is not None:
         try:
             context.load_cert_chain(credentials)
@@ -102,39 +114,47 @@ def _failure(error: BaseException) -> SettingsError:
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Unreachable(
-                f"its certificate is not of the authority that this edge was enrolled with ({cause.verify_message})"
+                f"its certificate is not of the authority that this edge trusts ({cause.verify_message}); if the "
+                "control plane has a certificate of your own, use `keyfront edge join --ca`"
             )
         cause = cause.__cause__ or cause.__context__
     return Unreachable(str(error) or type(error).__name__)
 
 
-async def join(files: EdgeFiles, controls: tuple[str, ...], token: Token, name: str, proxy: str) -> Edge:
+async def join(
+    files: EdgeFiles, controls: tuple[str, ...], token: Token, name: str, proxy: str, ca: str = ""
+) -> Edge:
     """Enroll this machine as an edge, at the first of the control planes that can be reached.
 
+    :param ca: see `pinned`.
     :raises SettingsError: if none can be reached, or the control plane refuses.
     :raises OSError: if the files cannot be written.
     """
     failures = []
     for url in controls:
         try:
-            pem = await _authority(url, token, proxy)
-            answer = await _enroll(url, pem, files, token, name, proxy)
+            pem = await _authority(url, token, proxy, ca)
+            context = pinned(pem, ca=ca)
+            answer = await _enroll(url, context, files, token, name, proxy)
         except Unreachable as error:
             failures.append(f"{url}: {error}")
             continue
-        edge = Edge(answer.name, answer.region, controls, proxy, pem, answer.key.hex())
+        edge = Edge(answer.name, answer.region, controls, proxy, pem, answer.key.hex(), ca)
         files.enrolled(edge, answer.certificate)
         return edge
     raise SettingsError(f"no control plane can be reached: {'; '.join(failures)}")
 
 
-async def _authority(url: str, token: Token, proxy: str) -> str:
+async def _authority(url: str, token: Token, proxy: str, ca: str) -> str:
     """The authority's certificate, recognized by the fingerprint in the token."""
-    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anyone.minimum_version = ssl.TLSVersion.TLSv1_3
-    anyone.check_hostname = False
-    anyone.verify_mode = ssl.CERT_NONE
-    answer = await _one_answer(url, "/ca", anyone, proxy)
+    if ca:
+        context = pinned("", ca=ca)
+    else:  # anyone: what comes back is compared, and nothing secret is sent
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    answer = await _one_answer(url, "/ca", context, proxy)
     if not isinstance(answer, messages.Authority):
         raise Unreachable("it is not a control plane of Keyfront")
     try:
@@ -150,11 +170,11 @@ async def _authority(url: str, token: Token, proxy: str) -> str:
 
 
 async def _enroll(
-    url: str, pem: str, files: EdgeFiles, token: Token, name: str, proxy: str
+    url: str, context: ssl.SSLContext, files: EdgeFiles, token: Token, name: str, proxy: str
 ) -> messages.Enrolled:
     csr = authority.request(files.joining_key())
     answer = await _one_answer(
-        url, "/enroll", pinned(pem), proxy, messages.encode(messages.Enroll(token.secret, csr, name))
+        url, "/enroll", context, proxy, messages.encode(messages.Enroll(token.secret, csr, name))
     )
     if isinstance(answer, messages.Refusal):
         raise SettingsError(f"{url} does not enroll this edge: {answer.reason}")

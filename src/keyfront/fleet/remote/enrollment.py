@@ -32,6 +32,8 @@ class Edge(msgspec.Struct, frozen=True):
     :param proxy: the URL of the HTTP proxy to use; empty: that of the environment, if any.
     :param authority: the certificate that it trusts, PEM.
     :param key: the snapshot key that it trusts, 32 bytes in hexadecimal.
+    :param ca: the authorities of the control planes' own certificates, PEM or `system`; empty: theirs are of
+        `authority`.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Edge(msgspec.Struct, frozen=True):
     proxy: str
     authority: str
     key: str
+    ca: str = ""
 
 
 class Link(msgspec.Struct, frozen=True):

@@ -111,7 +111,7 @@ class Follower:
         :raises KeyfrontError, OSError, TimeoutError, MsgspecError: why it ended otherwise.
         """
         edge = self._edge
-        context = pinned(edge.authority, self._files.credentials)
+        context = pinned(edge.authority, self._files.credentials, edge.ca)
         try:
             connection = await open_connection(url, "/feed", context, edge.proxy)
         except Unreachable:

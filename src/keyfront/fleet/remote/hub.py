@@ -39,6 +39,7 @@ from keyfront.fleet.feed import STALE, Report
 from keyfront.fleet.remote import authority, content, manifest, messages
 from keyfront.fleet.remote.identity import Identity, Keys, Registry, Seen
 from keyfront.fleet.remote.manifest import Endorsement, Manifest, Signed
+from keyfront.fleet.remote.own_certificate import OwnCertificate
 from keyfront.model.residency import for_region
 from keyfront.model.snapshot import Snapshot
 
@@ -172,12 +173,19 @@ class EdgeHub:
 
     :param registry: who is an edge.
     :param clock: epoch seconds.
+    :param certificate: the operator's, to show to edges; None: one of the control planes' authority.
     :raises SettingsError: if the keys cannot be opened.
     :raises ApiError: if the store does not respond.
     """
 
-    def __init__(self, registry: Registry, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Callable[[], float] = time.time,
+        certificate: OwnCertificate | None = None,
+    ) -> None:
         self._registry = registry
+        self._certificate = certificate
         self._clock = clock
         self._keys = registry.keys()
         self._identities = registry.identities()
@@ -257,6 +265,7 @@ class EdgeHub:
         """Serve edges on the bound socket until `stop` is set.
 
         :param on_ready: called once, when edges can connect.
+        :raises SettingsError: if the operator's certificate cannot be used.
         """
         self._loop = asyncio.get_running_loop()
         context = _server_context(self._keys)
@@ -295,7 +304,13 @@ class EdgeHub:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _renew(self, context: ssl.SSLContext) -> None:
-        """Give the context a new certificate, for the connections to come."""
+        """Give the context a new certificate, for the connections to come.
+
+        :raises SettingsError: if the operator's certificate cannot be used.
+        """
+        if self._certificate is not None:
+            self._certificate.load(context)
+            return
         with tempfile.TemporaryDirectory() as folder:  # mode 0700; a context can load a key from a file only
             path = os.path.join(folder, "server.pem")
             with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
@@ -304,10 +319,13 @@ class EdgeHub:
 
     async def _renew_again(self, context: ssl.SSLContext) -> None:
         while True:
-            await asyncio.sleep(authority.SERVER_LIFETIME / 3)
+            if self._certificate is None:
+                await asyncio.sleep(authority.SERVER_LIFETIME / 3)
+            else:
+                await self._certificate.changed()
             try:
                 self._renew(context)
-            except OSError as error:
+            except (OSError, SettingsError) as error:
                 log.error("the certificate for edges is not renewed: %s", error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
