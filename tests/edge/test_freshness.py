@@ -15,6 +15,7 @@ from keyfront.edge.rules.freshness import (
     admit,
     age,
     can_coalesce,
+    capped_to,
     confirms,
     invalidates,
     judge,
@@ -1004,3 +1005,22 @@ def test_times_are_in_order_and_bounds_hold(
         assert [n for n, _ in each.headers].count(b"date") == 1
         assert not {b"age", b"connection", b"content-length"}.intersection(n for n, _ in each.headers)
         assert len(each.vary) == len(each.vary_values)
+
+
+@rows(
+    ("cache_control", "seconds", "fresh", "swr"),
+    [
+        ("max-age=100, stale-while-revalidate=20", None, 100, 120),
+        ("max-age=100, stale-while-revalidate=20", 100, 100, 120),
+        ("max-age=100, stale-while-revalidate=20", 200, 100, 120),
+        ("max-age=100, stale-while-revalidate=20", 30, 30, 50),
+        ("max-age=100, stale-while-revalidate=20", -5, -5, 15),
+    ],
+)
+def test_fresh_no_longer_than_the_shield_says(
+    cache_control: str, seconds: float | None, fresh: float, swr: float
+) -> None:
+    meta = taken(lines(cache_control), ZERO, 200)
+    capped = capped_to(meta, NOW, seconds)
+    assert (capped.fresh_until - NOW, capped.swr_until - NOW) == (fresh, swr)
+    assert meta.fresh_until - NOW == 100  # others may hold the same object

@@ -15,6 +15,7 @@ from keyfront.edge.rules.error_pages import (
     denied_reply,
     error_page,
     internal_error,
+    limited,
     origin_failed,
     redirect_reply,
     refused,
@@ -665,3 +666,25 @@ def test_redirect_location(host: str, target: str, location: bytes) -> None:
 )
 def test_a_logged_query_is_no_credential(query: str, kept: str) -> None:
     assert loggable_query(query) == kept
+
+
+def test_a_limit_has_a_result_type_of_its_own() -> None:
+    reply = limited("requests_per_address", REQUEST_ID)
+    assert (reply.status, reply.detail, reply.reason) == (503, "LimitExceeded", "requests_per_address")
+    assert reply.x_cache == "LimitExceeded"
+
+
+@rows(
+    ("host", "port", "expected"),
+    [
+        ("a.test", None, b"https://a.test/a"),
+        ("a.test:80", None, b"https://a.test/a"),
+        ("a.test:8080", 443, b"https://a.test/a"),
+        ("a.test:8080", 8443, b"https://a.test:8443/a"),
+        ("a.test", 8443, b"https://a.test/a"),
+    ],
+)
+def test_where_a_redirect_to_https_leads(host: str, port: int | None, expected: bytes) -> None:
+    reply = redirect_reply(Request("GET", "/a", host, []), REQUEST_ID, port)
+    assert reply.status == 301
+    assert dict(reply.headers)[b"location"] == expected

@@ -173,3 +173,23 @@ def test_a_run_ends_where_something_is_there_already() -> None:
     assert ask(250, 999, 99, {1, 2}) == (200, 999)  # another request's slices, but this one is wanted
     assert ask(250, 999, 1, {1, 2}) == (200, 299)
     assert ask(950, 999, 99, set()) == (900, 999)
+
+
+@rows(
+    ("said", "length", "expected"),
+    [
+        (b"bytes 0-99/1000", None, Span(0, 99, 1000)),
+        (b" bytes 900-999/1000 ", 100, Span(900, 999, 1000)),
+        (b"bytes 0-99/1000", 99, None),
+        (b"bytes 0-1000/1000", None, None),
+        (b"bytes 5-4/1000", None, None),
+        (b"bytes 0-99/%d" % slicing.FARTHEST, None, Span(0, 99, slicing.FARTHEST)),
+        (b"bytes 0-99/%d" % (slicing.FARTHEST + 1), None, None),
+        (b"bytes 0-99/*", None, None),
+    ],
+)
+def test_the_range_of_a_206(said: bytes, length: int | None, expected: Span | None) -> None:
+    headers = [(b"content-range", said)]
+    assert slicing.content_range(OriginReply(206, "", headers, nothing(), length=length)) == expected
+    assert slicing.content_range(OriginReply(200, "", headers, nothing(), length=length)) is None
+    assert slicing.content_range(OriginReply(206, "", headers * 2, nothing(), length=length)) is None
