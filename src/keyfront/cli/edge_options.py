@@ -42,6 +42,7 @@ class EdgeOptions(msgspec.Struct, frozen=True):
     country_db: Path | None
     pop: str
     cache_status: bool
+    acme_webroot: Path | None = None
     health_check: tuple[str, ...] = ()
     health_max_age: float = 0.0
 
@@ -94,6 +95,13 @@ edge_options = option_group(
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         help="Folder of certificates and their keys, selected by server name.  [default: DATA/certificates, and the "
         "local authority for all other names: see `keyfront trust`]",
+    ),
+    click.option(
+        "--acme-webroot",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        metavar="FOLDER",
+        help="Answer HTTP-01 challenges of certificate authorities from this folder, as `certbot certonly --webroot` "
+        "writes them.",
     ),
     click.option(
         "--trusted-proxies",

@@ -165,6 +165,7 @@ def worker_settings(
             uploads=limits.uploads,
             origins=limits.origins,
             health=edge.health_settings(),
+            acme_webroot=_absolute(edge.acme_webroot) or "",
         ),
         limits=msgspec.structs.replace(limits.times, websocket_idle=websocket.websocket_idle),
         feed=tiers.feed,

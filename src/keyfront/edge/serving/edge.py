@@ -36,7 +36,9 @@ from keyfront.edge.rules.decide import Refusal, decide
 from keyfront.edge.rules.origin_request import chained_too_long
 from keyfront.edge.rules.routing import Plan, Route, Routing, Site
 from keyfront.edge.semantics.websocket import WEBSOCKET, handshake_fault
+from keyfront.edge.serving import acme_challenge
 from keyfront.edge.serving.access_record import AccessRecorder
+from keyfront.edge.serving.acme_challenge import AcmeChallenges
 from keyfront.edge.serving.configuration import ActiveConfiguration
 from keyfront.edge.serving.custom_errors import CustomErrors
 from keyfront.edge.serving.exchange import Exchange, Timings
@@ -107,6 +109,7 @@ class Edge:
         self._finisher = ReplyFinisher(settings.pop, sends_cache_status=settings.cache_status)
         self._sends_cache_status = settings.cache_status
         self.health = HealthCheck(settings.health, lambda: active.routing.number)
+        self._challenges = AcmeChallenges(settings.acme_webroot)
         self._request_ids: list[str] = []
 
     @property
@@ -155,6 +158,9 @@ class Edge:
         began = perf_counter()
         if self.health.matches(request):
             return Exchange(request, self.request_id(), now, Timings(began), health_check=True)
+        challenge = self._challenges.answer(request)
+        if challenge is not None:
+            return Exchange(request, self.request_id(), now, Timings(began), challenge=challenge)
         decision = decide(self.active.routing, request, now, self.country)
         exchange = Exchange(request, self.request_id(), now, Timings(began, perf_counter() - began))
         if isinstance(decision, Refusal):
@@ -193,6 +199,8 @@ class Edge:
         """The reply to a request that `lookup` has decided."""
         if exchange.health_check:
             return self.health.reply(exchange.now)
+        if exchange.challenge is not None:
+            return respond.dated(acme_challenge.reply(exchange.challenge), exchange.now)
         plan = exchange.plan
         if plan is not None:
             self._refuse_late(exchange, plan)

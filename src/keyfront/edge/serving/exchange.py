@@ -87,6 +87,8 @@ class Exchange(msgspec.Struct, eq=False):
     health_check: bool = False
     """Whether a load balancer asks about this worker: neither `plan` nor `refusal` is set, and there is no access
     record (`health_check.py`)."""
+    challenge: bytes | None = None
+    """The answer to an ACME challenge (`acme_challenge.py`); neither `plan` nor `refusal` is set then."""
 
     def logged_scheme(self, status: int) -> str:
         """CloudFront's `cs-protocol`: http or https, and ws or wss for a WebSocket that was opened (§6.1)."""

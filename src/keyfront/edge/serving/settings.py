@@ -51,6 +51,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     - `viewers`, `uploads`, `origins`: limits on what viewers may do, on reading request bodies ahead, and on concurrent
       load on an origin.
     - `health`: which requests are health checks of load balancers.
+    - `acme_webroot`: the folder in which an ACME client writes the answers to HTTP-01 challenges; empty: none.
     """
 
     memory: int = 256 * 1024 * 1024
@@ -72,3 +73,4 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     uploads: UploadLimits = UploadLimits()
     origins: OriginLimits = OriginLimits()
     health: HealthCheckSettings = HealthCheckSettings()
+    acme_webroot: str = ""
