@@ -17,12 +17,10 @@ import contextlib
 import logging
 import math
 import os
-import re
 import socket
 import ssl
 import tempfile
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -36,11 +34,12 @@ from websockets.http11 import Request, Response
 
 from keyfront.errors import ApiError, KeyfrontError, SettingsError
 from keyfront.fleet.feed import STALE, Report
-from keyfront.fleet.remote import authority, content, manifest, messages
-from keyfront.fleet.remote.identity import Identity, Keys, Registry, Seen
+from keyfront.fleet.remote import authority, manifest, messages
+from keyfront.fleet.remote.channel import Channel, Version, prepare
+from keyfront.fleet.remote.connected_edge import NAME, ConnectedEdge, peer_certificate, printable
+from keyfront.fleet.remote.identity import Keys, Registry, Seen
 from keyfront.fleet.remote.manifest import Endorsement, Manifest, Signed
 from keyfront.fleet.remote.own_certificate import OwnCertificate
-from keyfront.model.residency import for_region
 from keyfront.model.snapshot import Snapshot
 
 log = logging.getLogger("keyfront.fleet")
@@ -49,13 +48,6 @@ MAX_EDGES = 5_000
 """Maximum number of connected edges."""
 MAX_STRANGERS = 64
 """Maximum number of concurrent connections that are not an edge's, such as for enrollment."""
-MAX_WORKERS = 256
-MAX_COUNTERS = 8 << 20
-"""Maximum number of workers of one edge, and bytes of counters in their reports."""
-MAX_ENDED = 64
-"""Maximum number of reports of exited workers that one edge may send before they are stored."""
-HISTORY = 32
-"""Snapshots of a region for which differences can be computed."""
 HANDSHAKE = 30.0
 """Seconds for TLS, for the HTTP handshake, and for the first message; each as long as an edge waits for them."""
 ANSWER = 60.0
@@ -75,97 +67,6 @@ RENEWAL = 1.0
 """Minimum seconds between two renewals of an edge's certificate: each is a write with an audit record."""
 BURST, RATE = 200.0, 50.0
 """Messages that an edge may send at once, and per second."""
-
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-
-
-class _Version(msgspec.Struct, frozen=True):
-    """A region's part of a snapshot, ready to be sent."""
-
-    manifest: Manifest
-    signed: Signed
-    pieces: list[bytes]
-
-    @property
-    def digest(self) -> bytes:
-        return self.manifest.digest
-
-
-class _Channel:
-    """What the edges of one region get."""
-
-    def __init__(self, region: str) -> None:
-        self.region = region
-        self.whole: Snapshot | None = None
-        self.current: _Version | None = None
-        self.history: OrderedDict[bytes, list[bytes]] = OrderedDict()
-        self.bodies: dict[bytes, asyncio.Future[list[bytes]]] = {}
-        self.lock = asyncio.Lock()
-
-    def advance(self, whole: Snapshot, version: _Version) -> None:
-        self.whole, self.current = whole, version
-        self.bodies.clear()
-        self.history[version.digest] = version.pieces
-        self.history.move_to_end(version.digest)
-        while len(self.history) > HISTORY:
-            self.history.popitem(last=False)
-
-
-class _Edge:
-    """A connected edge."""
-
-    def __init__(self, identity: Identity, connection: ServerConnection, hello: messages.Hello) -> None:
-        self.identity = identity
-        self.connection = connection
-        self.software = hello.software[:64]
-        self.address = str((connection.remote_address or ("",))[0])
-        self.expires = authority.peer_expiry(_certificate(connection))
-        self.have = hello.have[:32]
-        self.trusts = hello.trusts[:64]
-        self.refused = b""
-        self.proof: Manifest | None = None
-        self.wake = asyncio.Event()
-        self.answer: asyncio.Future[messages.Applied | messages.Refused] | None = None
-        self.workers: dict[str, messages.WorkerReport] = {}
-        self.at = -STALE
-        self.ended: dict[str, Report] = {}
-        self.ended_size = 0
-        self.gone = False
-        self.heard = time.monotonic()
-
-    def is_past(self, version: _Version) -> bool:
-        """True if the edge has proven to have a later snapshot, or the same one as compiled by another version of
-        Keyfront."""
-        offered, proof = version.manifest, self.proof
-        if proof is None or proof.number < offered.number:
-            return False
-        same = (proof.number, proof.created) == (offered.number, offered.created)
-        return not same or self.have == proof.digest
-
-    def reports(self, counters: bool) -> Iterable[Report]:
-        for one in list(self.workers.values()):
-            yield self.report(one, self.at, counters)
-
-    def report(self, one: messages.WorkerReport, at: float, counters: bool = True) -> Report:
-        found: dict[str, Any] = {}
-        if counters:
-            with contextlib.suppress(msgspec.MsgspecError):
-                found = msgspec.json.decode(one.counters, type=dict[str, Any])
-            if isinstance(run := found.get("run"), str) and run:
-                found["run"] = f"{self.identity.id}:{run}"  # one edge cannot count for another
-        name = f"{self.identity.name}/{one.name}"
-        return Report(name, 0, one.number, at, _printable(one.refused), found, self.identity.region)
-
-    def add_ended(self, message: messages.Ended) -> None:
-        """Keep the last report of a worker that has exited, unless there are too many: then it is sent again."""
-        if not self.ended:
-            self.ended_size = 0
-        size = len(message.report.counters)
-        if len(self.ended) >= MAX_ENDED or self.ended_size + size > MAX_COUNTERS:
-            return
-        self.ended_size += size
-        self.ended[message.id] = self.report(message.report, message.at)
 
 
 class EdgeHub:
@@ -195,8 +96,8 @@ class EdgeHub:
         self._first: Snapshot | None = None
         """What was published first, until it is prepared: most edges have it when the control plane starts again."""
         self._proven = 0
-        self._channels: dict[str, _Channel] = {}
-        self._edges: dict[str, _Edge] = {}
+        self._channels: dict[str, Channel] = {}
+        self._edges: dict[str, ConnectedEdge] = {}
         self._renewed: dict[str, float] = {}
         self._strangers = 0
         self._slots = asyncio.Semaphore(WHOLE)
@@ -235,7 +136,7 @@ class EdgeHub:
         """The reports of the live workers at `now` (epoch seconds), with their counters."""
         return [one for edge in self._live(now) for one in edge.reports(counters=True)]
 
-    def _live(self, now: float) -> list[_Edge]:
+    def _live(self, now: float) -> list[ConnectedEdge]:
         return [edge for edge in list(self._edges.values()) if abs(now - edge.at) <= STALE]
 
     def last_reports(self) -> list[Report]:
@@ -350,10 +251,10 @@ class EdgeHub:
                     log.exception("edges in region %r do not get the last snapshot", region)
             self._first = None
 
-    def _channel(self, region: str) -> _Channel:
-        return self._channels.setdefault(region, _Channel(region))
+    def _channel(self, region: str) -> Channel:
+        return self._channels.setdefault(region, Channel(region))
 
-    async def _refresh(self, channel: _Channel) -> None:
+    async def _refresh(self, channel: Channel) -> None:
         """Bring the channel to the published snapshot."""
         async with channel.lock:
             whole, keys = self._whole, self._keys
@@ -362,23 +263,13 @@ class EdgeHub:
             for one in (self._first, whole) if channel.whole is None else (whole,):
                 if one is not None and one is not channel.whole:
                     before = channel.current.pieces if channel.current else []
-                    version = await self._in_thread(_version, one, channel.region, keys, before)
+                    version = await self._in_thread(prepare, one, channel.region, keys, before)
                     channel.advance(one, version)
         for edge in list(self._edges.values()):
             if edge.identity.region == channel.region:
                 edge.wake.set()
 
-    async def _messages(self, channel: _Channel, version: _Version, have: bytes) -> list[bytes]:
-        """The messages that bring an edge with the payload `have` to `version`."""
-        base = have if have in channel.history else b""
-        future = channel.bodies.get(base)
-        if future is None or (future.done() and (future.cancelled() or future.exception())):
-            # A task of its own: the edge for which it is made first may disconnect meanwhile.
-            future = asyncio.ensure_future(self._in_thread(_pack, version, base, channel.history.get(base)))
-            channel.bodies[base] = future
-        return await asyncio.shield(future)
-
-    async def _send(self, edge: _Edge) -> None:
+    async def _send(self, edge: ConnectedEdge) -> None:
         """Bring an edge to the last snapshot, again and again."""
         channel = self._channel(edge.identity.region)
         await self._refresh(channel)
@@ -408,16 +299,16 @@ class EdgeHub:
                     "edge %s refuses snapshot %s: %s",
                     edge.identity.name,
                     version.manifest.number,
-                    _printable(answer.reason),
+                    printable(answer.reason),
                 )
             if channel.current is not version:
                 edge.wake.set()
 
     async def _exchange(
-        self, edge: _Edge, channel: _Channel, version: _Version
+        self, edge: ConnectedEdge, channel: Channel, version: Version
     ) -> messages.Applied | messages.Refused:
         edge.answer = asyncio.get_running_loop().create_future()
-        for message in await self._messages(channel, version, edge.have):
+        for message in await channel.messages(version, edge.have, self._in_thread):
             async with asyncio.timeout(ANSWER):
                 await edge.connection.send(message)
         async with asyncio.timeout(ANSWER):
@@ -511,7 +402,7 @@ class EdgeHub:
             hello = await _receive(connection)
         if identity is None or not isinstance(hello, messages.Hello) or hello.version != messages.VERSION:
             raise SettingsError("it does not begin with Hello of a known version")
-        edge = _Edge(identity, connection, hello)
+        edge = ConnectedEdge(identity, connection, hello)
         edge.proof = self._proof(hello.proof)
         if (before := self._edges.get(identity.id)) is not None:
             edge.workers, edge.at, edge.ended = before.workers, before.at, before.ended
@@ -538,7 +429,7 @@ class EdgeHub:
             if isinstance(result, Exception):
                 raise result
 
-    def _welcome(self, edge: _Edge) -> bytes:
+    def _welcome(self, edge: ConnectedEdge) -> bytes:
         number = 0 if self._whole is None else self._whole.number
         return messages.encode(messages.Welcome(number, _after(self._keys.chain, edge.trusts)))
 
@@ -556,7 +447,7 @@ class EdgeHub:
             return found
         return None
 
-    async def _receive(self, edge: _Edge) -> None:
+    async def _receive(self, edge: ConnectedEdge) -> None:
         """Take in an edge's messages until its connection ends."""
         allowance, last = BURST, time.monotonic()
         while True:
@@ -568,11 +459,11 @@ class EdgeHub:
                 await asyncio.sleep(-allowance / RATE)
             match message:
                 case messages.Status():
-                    self._status(edge, message)
+                    edge.update(message, self._clock())
                 case messages.Applied() | messages.Refused():
                     if edge.answer is not None and not edge.answer.done():
                         edge.answer.set_result(message)
-                case messages.Ended() if _NAME.fullmatch(message.id) and _NAME.fullmatch(message.report.name):
+                case messages.Ended() if NAME.fullmatch(message.id) and NAME.fullmatch(message.report.name):
                     edge.add_ended(message)
                 case messages.Renew():
                     if now - self._renewed.get(edge.identity.id, -RENEWAL) < RENEWAL:
@@ -585,32 +476,12 @@ class EdgeHub:
                 case _:
                     raise SettingsError(f"it sent {type(message).__name__} unexpectedly")
 
-    def _status(self, edge: _Edge, message: messages.Status) -> None:
-        alive = set(message.alive)
-        if len(alive) > MAX_WORKERS or not all(map(_NAME.fullmatch, alive)):
-            raise SettingsError("it has too many workers, or their names are not valid")
-        known = {name: one for name, one in edge.workers.items() if name in alive}
-        known.update((one.name, one) for one in message.reports if one.name in alive)
-        if sum(len(one.counters) + len(one.refused) for one in known.values()) > MAX_COUNTERS:
-            raise SettingsError("its reports are too large")
-        for name, one in known.items():
-            before = edge.workers.get(name)
-            if one.refused and (before is None or before.refused != one.refused):
-                log.warning(
-                    "edge %s/%s uses snapshot %s and refused another: %s",
-                    edge.identity.name,
-                    name,
-                    one.number,
-                    _printable(one.refused),
-                )
-        edge.workers, edge.at = known, self._clock()
-
     # the registry
 
     async def _watch(self) -> None:
-        """Follow the registry, and tell it what is connected."""
+        """Follow the registry, and store in it what is connected."""
         seen, failing = time.monotonic(), False
-        told: dict[str, int] = {}
+        stored: dict[str, int] = {}
         while True:
             await asyncio.sleep(CHECK)
             try:
@@ -619,8 +490,8 @@ class EdgeHub:
                 if elapsed >= SEEN_CHANGED:
                     connected = self._connected()
                     numbers = {one.id: one.number for one in connected}
-                    if elapsed >= SEEN or numbers != told:
-                        seen, told = time.monotonic(), numbers
+                    if elapsed >= SEEN or numbers != stored:
+                        seen, stored = time.monotonic(), numbers
                         await self._in_thread(self._registry.seen, connected, self._clock())
                 failing = False
             except Exception as error:
@@ -661,16 +532,7 @@ class EdgeHub:
                 self._spawn(_quietly(_cut(edge.connection, messages.REVOKED, "revoked")))
 
     def _connected(self) -> list[Seen]:
-        return [
-            Seen(
-                edge.identity.id,
-                edge.address,
-                min((one.number for one in edge.workers.values()), default=0),
-                edge.software,
-            )
-            for edge in self._edges.values()
-            if not edge.gone
-        ]
+        return [edge.seen() for edge in self._edges.values() if not edge.gone]
 
     def _tidy(self) -> None:
         """Cut silent and expired connections, and forget edges that have been away for long."""
@@ -683,31 +545,6 @@ class EdgeHub:
                 self._spawn(_quietly(_cut(edge.connection, messages.EXPIRED, "the certificate has expired")))
             if edge.gone and not edge.ended and abs(now - edge.at) > RETAIN:
                 del self._edges[id_]
-
-
-def _version(whole: Snapshot, region: str, keys: Keys, before: Iterable[bytes]) -> _Version:
-    part = for_region(whole, region)
-    same = {piece: piece for piece in before}
-    found = [same.get(piece, piece) for piece in content.pieces(part)]  # equal pieces share memory
-    size = sum(map(len, found))
-    made = Manifest(part.number, part.created, region, part.magic, content.digest(found), size)
-    return _Version(made, manifest.sign(made, keys.signer), found)
-
-
-def _pack(version: _Version, base: bytes, old: list[bytes] | None) -> list[bytes]:
-    """The messages that bring an edge to `version`."""
-    body = b""
-    if old is not None:
-        operations = content.difference(old, version.pieces)
-        inserted = sum(len(one) for one in operations if isinstance(one, bytes))
-        if inserted * 2 < version.manifest.size:
-            body = content.pack_difference(operations)
-    if not body:
-        base, body = b"", content.pack_whole(version.pieces)
-    part = messages.PART
-    update = messages.Update(version.signed, base, len(body), body[:part])
-    rest = (messages.Part(body[start : start + part]) for start in range(part, len(body), part))
-    return [messages.encode(update), *map(messages.encode, rest)]
 
 
 def _after(chain: Iterable[Endorsement], trusted: str) -> list[Endorsement]:
@@ -730,19 +567,8 @@ def _server_context(keys: Keys) -> ssl.SSLContext:
     return context
 
 
-def _certificate(connection: ServerConnection) -> object:
-    """The certificate of the other side, verified; None if it has none."""
-    secured = connection.transport.get_extra_info("ssl_object")
-    return secured.getpeercert() if secured is not None else None
-
-
 def _id(connection: ServerConnection) -> str:
-    return authority.edge_id(_certificate(connection))
-
-
-def _printable(text: str) -> str:
-    """Text from an edge for logs and terminals."""
-    return "".join(one if one.isprintable() else "?" for one in text[:1000])
+    return authority.edge_id(peer_certificate(connection))
 
 
 async def _receive(connection: ServerConnection) -> messages.ToControl:
