@@ -26,6 +26,7 @@ from tests.control.harness import Harness
 from tests.control.test_store import WRITER, row
 from tests.postgres import PostgresServer, unable
 from tests.rows import rows
+from tests.up import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_a_server_that_goes_away_and_comes_back(own: PostgresServer, tmp_path: P
 
 def again(one: Harness, id_: str) -> None:
     """Wait until the server answers."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while True:
         with contextlib.suppress(ApiError):
             assert one.call("GetDistribution", Id=id_)["Distribution"]["Id"] == id_
@@ -198,10 +199,9 @@ def config(reference: str) -> dict[str, Any]:
 def test_who_holds_the_lock_and_says_nothing_more_loses_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(database, "STUCK_TIMEOUT", 0.2)
-        stuck = Store(url)
+        stuck, other = Store(url), Store(url)
         with pytest.raises(ApiError, match="Nothing was changed"), stuck.write() as transaction:
             transaction.insert(row("a"))
-            other = Store(url)
             with other.write() as next_one:  # waits until the server's timeout for the stuck one
                 assert next_one.get("PublicKey", "a") is None
             transaction.insert(row("b"))
