@@ -20,7 +20,7 @@ from keyfront.fleet.remote.enrollment import LastGood
 from keyfront.fleet.remote.manifest import Manifest, Signed
 from keyfront.model.snapshot import KeyGroup, PublicKey, Snapshot
 from tests.fleet.remote.conftest import Fleet
-from tests.fleet.remote.harness import Control, Machine, until
+from tests.fleet.remote.harness import PATIENCE, Control, Machine, until
 from tests.fleet.snapshots import snapshot
 
 
@@ -286,43 +286,50 @@ async def test_the_snapshot_key_can_be_replaced(fleet: Fleet) -> None:
     assert control.hub.number() == 0
 
 
-async def test_an_edge_renews_its_certificate(fleet: Fleet) -> None:
-    control = await fleet.control(lifetime=6.0)
-    machine = await following(fleet, control)
+async def test_an_edge_renews_its_certificate_and_connects_with_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = await fleet.control()
+    machine = fleet.machine()
+    await machine.join(control)
     first = machine.files.credentials.read_bytes()
+    monkeypatch.setattr(follower, "RENEW_AT", 0.0)
+    machine.follow()
+    await until(lambda: machine.files.credentials.read_bytes() != first)
+    monkeypatch.undo()
     await machine.is_current()
     assert machine.follower is not None
     with_first, link = machine.follower.connection, machine.files.link()
     assert link is not None
     assert link.control == control.url
-    await until(lambda: machine.files.credentials.read_bytes() != first)
     # When the first one expires, the edge connects to the same control plane with the second one.
+    (edge,) = control.hub._edges.values()
+    assert edge.expires == authority.expiry(first)
+    edge.expires = time.time()
     await until(lambda: machine.follower.connection not in (None, with_first))  # type: ignore[union-attr]
-    assert machine.files.link() == link
     control.hub.publish(snapshot(1))
     await machine.reaches(1)
-    await machine.kill()
-    machine.follow()  # with the new one
-    control.hub.publish(snapshot(2))
-    await machine.reaches(2)
+    assert machine.files.link() == link
+    (edge,) = control.hub._edges.values()
+    assert edge.expires == authority.expiry(machine.files.credentials.read_bytes())
 
 
 async def test_a_connection_ends_when_its_certificate_expires(fleet: Fleet) -> None:
     control = await fleet.control()
     machine = fleet.machine()
     await machine.join(control)
-    key, (enrolled,) = authority.new_key(), control.registry.edges()
-    issue = control.registry.keys().authority.issue_edge
-    machine.files.renewed(key, issue(authority.request(key), enrolled.id, time.time(), 3.0))
     connection = await raw(machine, control)
     await connection.send(messages.encode(messages.Hello(messages.VERSION, "test", "")))  # type: ignore[attr-defined]
+    await until(lambda: control.hub._edges)
+    (edge,) = control.hub._edges.values()
+    edge.expires = time.time()
     with pytest.raises(ConnectionClosed) as closed:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 await connection.recv()  # type: ignore[attr-defined]
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == messages.EXPIRED
-    await until(lambda: not control.hub.reports(time.time()))
+    await until(lambda: edge.gone)
 
 
 # ---- the control plane's bounds
