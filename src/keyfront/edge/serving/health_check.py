@@ -59,7 +59,7 @@ class HealthCheck:
             else:
                 logger.info("health checks get 200 again")
         headers = [(b"content-type", b"text/plain"), (b"cache-control", b"no-store")]
-        body = f"{why or 'ok'}\n".encode()
+        body = (why or "ok").encode() + b"\n"
         result = "Error" if why else "FunctionGeneratedResponse"
         return respond.dated(Reply(503 if why else 200, headers, body, x_cache=result, reason=why), now)
 
