@@ -35,7 +35,7 @@ PROGRAMS = (
     "vault",
     "weed",
 )
-_TYPED = re.compile(rf"([A-Z_]+=\S* )*(\.venv/bin/)?({'|'.join(PROGRAMS)})( |$)")
+_TYPED = re.compile(rf"\. |([A-Z_]+=\S* )*(\.venv/bin/)?({'|'.join(PROGRAMS)})( |$)")
 _KINDS = {"": "text", "bash": "sh", "shell": "sh"}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import inspect
 import io
 import json
 import os
@@ -116,6 +117,8 @@ class Day:
                     f'exec {sys.executable} -SIE {_SHIM} {address} {name} "$@"\n'
                 )
                 (programs / name).chmod(0o755)
+            (programs / "activate").unlink()
+            (programs / "activate").write_text(f"PATH={programs}:$PATH\n")
         home = self.folder / "home"
         home.mkdir()
         environment = {
@@ -299,7 +302,13 @@ class Day:
         if self._prompt is None:
             environment, folder = self.environment()
             self._prompt, theirs = socket.socketpair()
-            if os.fork() == 0:
+            if self.installed is not None:
+                source = f"{_IMPORTS}\n{inspect.getsource(_prompt)}\n_prompt(socket.socket(fileno={theirs.fileno()}))"
+                subprocess.Popen(
+                    [self.installed / "python", "-c", source],
+                    cwd=folder, env=environment, pass_fds=[theirs.fileno()],
+                )  # fmt: skip
+            elif os.fork() == 0:
                 _enter(folder, environment)
                 _prompt(theirs)
             theirs.close()
@@ -357,6 +366,13 @@ def _run(words: list[str], folder: str, environment: dict[str, str], descriptors
     sys.stdout.flush()
     sys.stderr.flush()
     return status if isinstance(status, int) else 0 if status is None else 1
+
+
+_IMPORTS = """
+from __future__ import annotations
+import contextlib, io, json, os, socket, traceback
+from typing import Any
+"""
 
 
 def _prompt(connection: socket.socket) -> None:

@@ -183,8 +183,7 @@ PAGES = (
     Page(
         "README.md",
         {"make demo": DEMO, "pip install '.[server]'": INSTALL},
-        before=group("films") + KEYS,
-        exits={".venv/bin/keyfront status": 1},  # it warns of the key that is not rotated
+        exits={"keyfront status": 1},  # it warns of the key that is not rotated
         first={'signer_for("films")': signs("films")},
     ),
     guide(
@@ -192,6 +191,7 @@ PAGES = (
         {
             "make demo": DEMO,
             "pip install '.[server]'": INSTALL,
+            "pip install awscli boto3": INSTALL,
             "<Error><Code>AccessDenied": Output(),
         },
         first={"<Error><Code>AccessDenied": """curl -s "$(echo 'LINK' | sed s:letter:diary:)" """},
