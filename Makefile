@@ -50,6 +50,9 @@ test-integration: $(SETUP) $(NODE) ## edge and control plane with sockets, datab
 test-stories: $(SETUP) $(NODE) ## processes, started as the documentation says
 	$(PYTEST) $(WORKERS) --tier stories
 
+first-day: $(SETUP) ## README and every guide, followed word for word; ends with the first command that fails
+	$(BIN)/python -m tests.firstday
+
 coverage: $(SETUP) $(NODE) ## the branches that the unit and integration tiers run; every one of the hearts'
 	$(PYTEST) $(WORKERS) --tier unit --tier integration --cov=keyfront --cov-branch --cov-report=
 	$(BIN)/python -m tests.hearts
@@ -104,4 +107,4 @@ dist: $(SETUP) ## wheel and sdist, the same bytes from the same commit
 clean: ## remove what set-up and tests made
 	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache build dist
 
-.PHONY: help setup demo test test-unit test-integration test-stories coverage mutation check format docs bench soak fuzz lock dist clean
+.PHONY: help setup demo test test-unit test-integration test-stories first-day coverage mutation check format docs bench soak fuzz lock dist clean

@@ -1,5 +1,5 @@
 """Every `keyfront` command in the documentation meets the command line: the command exists, has the options that are
-given, and gets the arguments that it requires. What the commands do is shown by the stories that run the guides."""
+given, and gets the arguments that it requires. What the commands do is shown by `tests/stories/test_first_day.py`."""
 
 from __future__ import annotations
 
