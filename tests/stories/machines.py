@@ -161,7 +161,7 @@ def failover(a: Machine, b: Machine, edges: list[Machine], port: int) -> None:
 def upgrade(edges: list[Machine], site: Site) -> None:
     """One edge after the other gets another program; no request to either of them fails meanwhile."""
     with ExitStack() as viewing:
-        viewers = [viewing.enter_context(Viewers(edge.up, site.host, 1, pause=0.01)) for edge in edges]
+        viewers = [viewing.enter_context(Viewers(edge.up, site.host, 1, pause=0.05)) for edge in edges]
         for edge in edges:
             before = set(edge.up.children())
             assert edge.keyfront("restart") == "restarted\n"

@@ -1,4 +1,5 @@
-"""Machines as network namespaces: enrollment, partition, failover, upgrade one by one under load, and revocation."""
+"""Machines as network namespaces, with `--long`: enrollment, partition, failover, upgrade one by one under load, and
+revocation."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def no_machines() -> str:
     return "" if tried.returncode == 0 else f"no network namespaces: {tried.stderr.strip()}"
 
 
-def test_a_fleet_on_four_machines(tmp_path: Path) -> None:
+def test_a_fleet_on_four_machines(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--long"):
+        pytest.skip("runs with --long")
     if why := unable() or no_machines():
         pytest.skip(why)
     key = base64.b64encode(os.urandom(32)).decode()
