@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -75,12 +76,24 @@ def suspended(*pids: int) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
+ACTIVATED = """
+import fcntl, os, sys
+given = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",")]
+for number, fd in enumerate(given):
+    os.dup2(fd, 3 + number)
+os.environ |= {"LISTEN_FDS": str(len(given)), "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "a:b"}
+os.execv(sys.executable, [sys.executable, "-m", "keyfront", *sys.argv[2:]])
+"""
+"""Starts Keyfront as systemd does, with sockets that are already listening."""
+
+
 class Up:
     """`keyfront up` as a child process. Use it as a context manager, or call `start`, `stop`, `kill`. With `feed`, it
     runs only edges, which follow the installation with that data folder; with `enrolled`, they follow over HTTPS.
 
     :param host: the address to listen on.
     :param within: words before the command, such as those that run it in a network namespace.
+    :param sockets: listening sockets that are passed as systemd passes them.
     """
 
     def __init__(
@@ -93,6 +106,7 @@ class Up:
         enrolled: bool = False,
         host: str = "127.0.0.1",
         within: Sequence[str] = (),
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
         self.data = data
         self.enrolled = enrolled
@@ -101,6 +115,7 @@ class Up:
         self.options = options
         self.host = host
         self.within = within
+        self._sockets = sockets
         self.edge_port = 0
         self.control_port = 0
         self.tls_port = 0
@@ -109,7 +124,9 @@ class Up:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> Up:
-        argv = [*self.within, sys.executable, "-m", "keyfront", "up", "--data", str(self.data)]
+        fds = [each.fileno() for each in self._sockets]
+        program = ["-c", ACTIVATED, ",".join(map(str, fds))] if fds else ["-m", "keyfront"]
+        argv = [*self.within, sys.executable, *program, "up", "--data", str(self.data)]
         argv += ["--edge", f"{self.host}:{self.edge_port}"]
         if self.enrolled:
             pass
@@ -120,7 +137,9 @@ class Up:
         if self.workers:  # otherwise, the configuration file or the default counts
             argv += ["--workers", str(self.workers)]
         argv += self.options
-        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=fds
+        )
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.log.append(line)

@@ -2,83 +2,237 @@
 
 from __future__ import annotations
 
-import json
+import http.client
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
+import trustme
+from botocore.exceptions import BotoCoreError
 
-from tests.stories.conftest import PAGE, Viewers
-from tests.up import PATIENCE, Up
+from keyfront import Signer, load_signer, sign_url
+from tests.application import Request, Response, served
+from tests.stories.conftest import PAGE
+from tests.up import PATIENCE, Up, distribution_config
 
-PROGRAM = [sys.executable, "-m", "keyfront"]
+KEYS = Path(__file__).resolve().parents[1] / "vectors" / "keys"
+UPLOAD = b"photo" * 5000
+PAUSE = 0.05
+"""Seconds between two requests of a client."""
 
 
-def restart(data: Path) -> subprocess.CompletedProcess[str]:
-    argv = [*PROGRAM, "restart", "--data", str(data)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=6 * PATIENCE, check=False)
+def started(command: str, data: Path) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "keyfront", command, "--data", str(data)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(command: str, data: Path) -> subprocess.CompletedProcess[str]:
+    process = started(command, data)
+    output, errors = process.communicate(timeout=6 * PATIENCE)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 class Site:
-    """A Keyfront whose settings are in a file, and a distribution."""
+    """A Keyfront whose settings are in a file, and a distribution that requires signed URLs. `early` is a connection
+    from before it started."""
 
-    def __init__(self, up: Up, host: str) -> None:
+    def __init__(self, up: Up, host: str, signer: Signer, early: socket.socket) -> None:
         self.up = up
+        self.early = early
         self.host = host
+        self.signer = signer
         self.file = up.data / "keyfront.toml"
 
     def restart(self, text: str) -> subprocess.CompletedProcess[str]:
         self.file.write_text(text)
-        return restart(self.up.data)
+        return run("restart", self.up.data)
 
     def settled(self, workers: int) -> None:
         """Wait until the processes from before a restart have exited."""
         self.up.until(lambda: len(self.up.children()) == workers + 1)
 
+    def target(self, scheme: str = "http") -> str:
+        """A signed path and query."""
+        url = f"{scheme}://{self.host}"
+        return sign_url(f"{url}/a", self.signer, expires=4102444800).removeprefix(url)
+
+    def serves(self) -> bool:
+        return self.up.get(self.host, self.target()).body == PAGE
+
     def reports_cache_status(self) -> bool:
-        return "cache-status" in self.up.get(self.host, "/a").headers
+        return "cache-status" in self.up.get(self.host, self.target()).headers
+
+
+class Load:
+    """Clients of all kinds that send requests continuously, without retries. Use as a context manager."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._stop = threading.Event()
+        kinds = (self._new_connections, self._uploads, self._tls, self._api)
+        self._threads = [threading.Thread(target=self._run, args=(kind,), daemon=True) for kind in kinds]
+        self.completed = Counter({kind.__name__: 0 for kind in kinds})
+        self.failed: list[str] = []
+
+    def _run(self, kind: Callable[[], Iterator[bool]]) -> None:
+        while not self._stop.is_set():
+            requests = kind()
+            with suppress(StopIteration):
+                while not self._stop.is_set():
+                    try:
+                        if not next(requests):
+                            self.failed.append(f"{kind.__name__}: wrong response")
+                    except (OSError, httpx.HTTPError, http.client.HTTPException, BotoCoreError):
+                        self.failed.append(traceback.format_exc())
+                        break
+                    self.completed[kind.__name__] += 1
+                    time.sleep(PAUSE)
+
+    def _new_connections(self) -> Iterator[bool]:
+        target = self._site.target()
+        while True:
+            yield self._site.up.get(self._site.host, target).body == PAGE
+
+    def _uploads(self) -> Iterator[bool]:
+        """POST is not idempotent: no client may repeat it. The connection is used again for as long as the edge
+        permits."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._site.up.edge_port, timeout=PATIENCE)
+        target = self._site.target()
+        while True:
+            connection.request("POST", target, UPLOAD, {"Host": self._site.host})
+            yield connection.getresponse().read() == b"%d" % len(UPLOAD)
+
+    def _tls(self) -> Iterator[bool]:
+        """A few requests on a connection."""
+        host, url = self._site.host, f"https://127.0.0.1:{self._site.up.tls_port}{self._site.target('https')}"
+        with httpx.Client(verify=False, timeout=PATIENCE) as client:
+            for _ in range(4):
+                found = client.get(url, headers={"Host": host}, extensions={"sni_hostname": host})
+                yield found.content == PAGE
+
+    def _api(self) -> Iterator[bool]:
+        client = self._site.up.client()
+        while True:
+            yield client.list_distributions()["DistributionList"]["Quantity"] == 1
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def go_on(self, requests: int = 20) -> None:
+        """Wait until each kind of client has completed more requests."""
+        before = self.completed.copy()
+
+        def have() -> bool:
+            assert self.failed == []
+            return all(self.completed[kind] >= count + requests for kind, count in before.items())
+
+        Up.until(have)
+
+
+def respond(request: Request) -> Response:
+    if request.method == "POST":
+        return Response(b"%d" % len(request.body))
+    return Response(PAGE, {"Cache-Control": "max-age=3600"})
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, page_origin: int) -> Iterator[Site]:
-    up = Up(tmp_path_factory.mktemp("restart") / "data", workers=0)
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("restart")
+    issued = trustme.CA(key_type=trustme.KeyType.ECDSA).issue_cert("*.cloudfront.localhost")
+    (folder / "all.pem").write_bytes(issued.private_key_and_cert_chain_pem.bytes())
+    (folder / "all.pem").chmod(0o600)
+    options = ("--tls", "127.0.0.1:0", "--certificates", str(folder))
+    edge, control = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
+    up = Up(folder / "data", workers=0, options=options, sockets=(edge, control))
+    up.edge_port, up.control_port = edge.getsockname()[1], control.getsockname()[1]
+    early = socket.create_connection(edge.getsockname(), PATIENCE)
+    early.sendall(b"GET / HTTP/1.1\r\nHost: none.test\r\nConnection: close\r\n\r\n")
     up.data.mkdir(mode=0o700)
-    (up.data / "keyfront.toml").write_text("[supervision]\nworkers = 3\n")
-    with up:
-        up.well()
-        yield Site(up, str(up.create_distribution(page_origin)["DomainName"]))
+    (up.data / "keyfront.toml").write_text("[supervision]\nworkers = 2\n")
+    with served(respond) as port, up:
+        edge.close()
+        control.close()
+        client = up.client()
+        config = {"CallerReference": "k", "Name": "k", "EncodedKey": (KEYS / "rsa.pub").read_text()}
+        key = client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"]
+        group = client.create_key_group(KeyGroupConfig={"Name": "g", "Items": [key]})["KeyGroup"]["Id"]
+        wanted = distribution_config("d", port, [group])
+        methods = ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "POST", "DELETE"]
+        wanted["DefaultCacheBehavior"]["AllowedMethods"] = {"Quantity": len(methods), "Items": methods}
+        made = client.create_distribution(DistributionConfig=wanted)["Distribution"]
+        up.deployed(made["Id"])
+        yield Site(up, made["DomainName"], load_signer(key, KEYS / "rsa.pem"), early)
         assert up.stop() == 0
 
 
-def test_restarts_under_load_refuse_and_lose_no_request(site: Site) -> None:
-    """With fewer workers, with another port, and with more workers than before."""
+def test_a_connection_from_before_the_start_is_served(site: Site) -> None:
+    """The service manager listened; now Keyfront alone does."""
+    assert site.early.recv(100).startswith(b"HTTP/1.1 403 ")
+    site.early.close()
+    warning = f"the service manager does not listen on 127.0.0.1:{site.up.tls_port}: connections are refused"
+    assert any(warning in line for line in site.up.log)
+
+
+def test_restarts_under_load_fail_no_request(site: Site) -> None:
+    """With fewer workers; with another port, and more workers; the second time, several commands at once."""
     up = site.up
     pid, before = up.pid, up.children()
-    with Viewers(up, site.host, 2) as viewers:
-        viewers.wait_for_answers()
-        done = site.restart("[supervision]\nworkers = 1\n[edge]\ncache-status = true\n")
+    with Load(site) as load:
+        load.go_on()
+        workers, control = up.worker_pids(), up.control_pid()
+        site.file.write_text("[supervision]\nworkers = 1\n[control]\naudit-reads = false\n")
+        done = run("reload", up.data)
+        # Only the control plane has new settings, so the workers stay.
+        assert (up.worker_pids(), {control} & {*up.children()}) == (workers, set())
+        printed = f"keyfront restart --data {up.data}"
+        assert done.stderr == f"keyfront: a restart is needed for --workers: run `{printed}`\n"
+        site.file.write_text("[supervision]\nworkers = 1\n[edge]\ncache-status = true\n")
+        keyfront = shutil.which("keyfront", path=str(Path(sys.executable).parent))
+        assert keyfront is not None
+        done = subprocess.run(
+            [keyfront, *printed.split()[1:]],
+            capture_output=True,
+            text=True,
+            timeout=6 * PATIENCE,
+            check=False,
+        )
         assert (done.returncode, done.stdout, done.stderr) == (0, "restarted\n", "")
-        viewers.wait_for_answers(500)
         site.settled(1)
-        viewers.wait_for_answers(500)
+        load.go_on()
         assert site.reports_cache_status()
-        done = site.restart('[supervision]\nworkers = 2\n[control]\nedges = "127.0.0.1:0"\n')
-        assert (done.returncode, done.stderr) == (0, "")
+        site.file.write_text('[supervision]\nworkers = 2\n[control]\nedges = "127.0.0.1:0"\n')
+        os.kill(up.pid, signal.SIGUSR2)
+        # Their signals arrive while the program that received the first is about to be replaced.
+        commands = [started("restart", up.data), started("reload", up.data)]
+        ended = [(*each.communicate(timeout=6 * PATIENCE), each.returncode) for each in commands]
+        assert ended == [("restarted\n", "", 0), ("reloaded\n", "", 0)]
         site.settled(2)
-        viewers.wait_for_answers(500)
-    assert (viewers.refused, viewers.lost, viewers.wrong) == (0, 0, [])
+        load.go_on()
+    assert load.failed == []
     assert not site.reports_cache_status()
     assert up.pid == pid
     assert not {*before} & {*up.children()}
-    assert "edges=https://127.0.0.1:" in up.log[-1]
+    assert "edges=https://127.0.0.1:" in [line for line in up.log if line.startswith("keyfront ready")][-1]
     up.well()
-    assert up.client().list_distributions()["DistributionList"]["Quantity"] == 1
 
 
 def test_a_program_that_cannot_run_changes_nothing(site: Site) -> None:
@@ -87,21 +241,8 @@ def test_a_program_that_cannot_run_changes_nothing(site: Site) -> None:
     done = site.restart("[edge]\nmemory = 0\n")
     assert done.returncode == 2
     assert done.stderr.startswith(f"keyfront: {site.file}:2: edge.memory: 0 is not in the range")
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        done = site.restart(f'[control]\nedges = "127.0.0.1:{port}"\n')
-    assert done.returncode == 2
-    assert f"--edges 127.0.0.1:{port} cannot be used: Address already in use" in done.stderr
-    current = (up.data / "format").read_text()
-    (up.data / "format").write_text("999\n")
-    done = site.restart("")
-    (up.data / "format").write_text(current)
-    assert done.returncode == 2
-    assert "a newer Keyfront has used it. Nothing was changed" in done.stderr
     assert set(up.children()) == before
-    assert up.get(site.host, "/a").body == PAGE
+    assert site.serves()
     up.until(lambda: any("Keyfront is not restarted, and goes on as before" in line for line in up.log))
 
 
@@ -112,97 +253,15 @@ def test_processes_that_do_not_start_leave_the_ones_before(site: Site) -> None:
     before = set(up.children())
     garbage = up.data / "countries.mmdb"
     garbage.write_bytes(b"garbage")
-    settings = "[supervision]\nworkers = 2\n"
+    settings = "[supervision]\nworkers = 1\n"
     done = site.restart(f'{settings}[edge]\ncountry-db = "countries.mmdb"\n')
     assert done.returncode == 2
     assert "did not start" in done.stderr
     assert set(up.children()) == before
-    assert up.get(site.host, "/a").body == PAGE
+    assert site.serves()
     site.file.write_text(settings)
     os.kill(up.worker_pids()[0], signal.SIGKILL)  # nobody can start it again: everything is replaced
     up.until(lambda: not before & set(up.children()))
-    site.settled(2)
-    up.well()
-    assert up.get(site.host, "/a").body == PAGE
-
-
-def test_what_a_reload_cannot_change_is_named_with_the_command(site: Site) -> None:
-    """As printed."""
-    up = site.up
-    site.file.write_text("[supervision]\nworkers = 1\n")
-    argv = [*PROGRAM, "reload", "--data", str(up.data)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
-    printed = f"keyfront restart --data {up.data}"
-    assert done.stderr == f"keyfront: a restart is needed for --workers: run `{printed}`\n"
-    keyfront = shutil.which("keyfront", path=str(Path(sys.executable).parent))
-    assert keyfront is not None
-    subprocess.run([keyfront, *printed.split()[1:]], check=True, timeout=4 * PATIENCE)
     site.settled(1)
-
-
-def test_sigusr2_restarts_and_requests_that_arrive_meanwhile_wait(site: Site) -> None:
-    up = site.up
-    ready = sum(line.startswith("keyfront ready") for line in up.log)
-    os.kill(up.pid, signal.SIGUSR2)
-    up.until(lambda: sum(line.startswith("keyfront ready") for line in up.log) == ready + 1)
-    assert json.loads((up.data / "restart.json").read_text())["error"] == ""
-
-
-ACTIVATED = """
-import os, sys
-names = os.environ["SOCKETS"].split(",")
-for number, name in enumerate(names):
-    os.dup2(int(name), 3 + number)
-os.environ |= {"LISTEN_FDS": str(len(names)), "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "a:b"}
-os.execv(sys.executable, [sys.executable, "-m", "keyfront", *sys.argv[1:]])
-"""
-"""Starts Keyfront as systemd does, with sockets that are already listening."""
-
-
-def activated(data: Path, sockets: list[socket.socket], *options: str) -> subprocess.Popen[str]:
-    fds = [each.fileno() for each in sockets]
-    return subprocess.Popen(
-        [sys.executable, "-c", ACTIVATED, "up", "--data", str(data), *options],
-        env={**os.environ, "SOCKETS": ",".join(map(str, fds))},
-        pass_fds=fds,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_sockets_of_the_service_manager(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as edge, socket.create_server(("127.0.0.1", 0)) as control:
-        # High numbers, because the program expects its sockets from number 3 on.
-        sockets = [
-            socket.socket(fileno=os.dup2(each.fileno(), 90 + n)) for n, each in enumerate((edge, control))
-        ]
-        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-        early = socket.create_connection(("127.0.0.1", edge.getsockname()[1]))  # before Keyfront starts
-        early.sendall(b"GET / HTTP/1.1\r\nHost: none.test\r\nConnection: close\r\n\r\n")
-        unused = activated(tmp_path / "other", sockets, "--edge", addresses[0], "--control", "127.0.0.1:0")
-        assert (
-            f"the service manager listens on {addresses[1]}, but no option names this address"
-            in (unused.communicate(timeout=PATIENCE)[1])
-        )
-        assert unused.returncode == 2
-        options = ["--edge", addresses[0], "--control", addresses[1], "--workers", "2", "--cache-disk", "0"]
-        running = activated(tmp_path / "data", sockets, *options)
-        for each in sockets:
-            each.close()
-    # Only Keyfront listens there now.
-    try:
-        assert running.stdout is not None
-        assert running.stdout.readline().startswith(f"keyfront ready edge=http://{addresses[0]} ")
-        early.settimeout(PATIENCE)
-        assert early.recv(100).startswith(b"HTTP/1.1 403 ")
-        early.close()
-        assert restart(tmp_path / "data").returncode == 0
-        with socket.create_connection(("127.0.0.1", int(addresses[0].rpartition(":")[2]))) as viewer:
-            viewer.sendall(b"GET / HTTP/1.1\r\nHost: none.test\r\nConnection: close\r\n\r\n")
-            viewer.settimeout(PATIENCE)
-            assert viewer.recv(100).startswith(b"HTTP/1.1 403 ")
-    finally:
-        running.terminate()
-        running.communicate(timeout=PATIENCE)
-    assert running.returncode == 0
+    up.well()
+    assert site.serves()

@@ -114,6 +114,7 @@ class Supervision(msgspec.Struct, frozen=True):
     :param beat: called several times a second while the process can answer calls.
     :param edge_listener: a bound socket for edges on other machines; None: there are none.
     :param on_remote: called with these edges once they can connect.
+    :param has_successor: returns, when the process is to exit, whether another one will serve on the same sockets.
     """
 
     lifeline: int | None = None
@@ -121,6 +122,7 @@ class Supervision(msgspec.Struct, frozen=True):
     beat: Callable[[], None] = lambda: None
     edge_listener: socket.socket | None = None
     on_remote: Callable[[RemoteEdges], None] = lambda _: None
+    has_successor: Callable[[], bool] = lambda: False
 
 
 def run_control(
@@ -315,7 +317,14 @@ class ControlPlane:
             )
         ]
         try:
-            await serve(self.app, sock, ready, stop=stop, trusted_proxies=self._settings.trusted_proxies)
+            await serve(
+                self.app,
+                sock,
+                ready,
+                stop=stop,
+                has_successor=self._supervision.has_successor,
+                trusted_proxies=self._settings.trusted_proxies,
+            )
         finally:
             for task in tasks:
                 task.cancel()

@@ -164,7 +164,12 @@ class ControlProcess:
             self._listener(),
             self._on_working,
             Supervision(
-                self._lifeline, self._edges, self._beat, self._edge_listener(), on_remote=reports.on_remote
+                self._lifeline,
+                self._edges,
+                self._beat,
+                self._edge_listener(),
+                on_remote=reports.on_remote,
+                has_successor=lambda: not self._board.stopping,
             ),
             registry,
         )

@@ -72,7 +72,7 @@ class HandedProcesses(msgspec.Struct, frozen=True):
 class Handover(msgspec.Struct, frozen=True):
     """Everything that stays open. New members need defaults, because an earlier version writes this.
 
-    `began` is when the restart was requested, seconds of `time.monotonic()`. `lock` holds the lock on the data folder
+    `began` is when the program was executed, seconds of `time.monotonic()`. `lock` holds the lock on the data folder
     `data`.
     """
 

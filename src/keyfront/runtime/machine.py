@@ -55,6 +55,7 @@ class Machine:
 
     A reload starts a new generation of edge workers on the same sockets, replaces the control process, and then lets
     the old workers drain. Connections to the control plane wait in its socket's queue while its process is replaced.
+    If only the control plane's settings differ, the workers stay.
     After a restart, the program does the same with the generation that the program before it has started.
 
     :param running: the settings, with port numbers.
@@ -105,6 +106,13 @@ class Machine:
         await self.drained()
         if self._recovering is not None:
             self._recovering.cancel()
+        only_control = not wanted.worker.feed and wanted == msgspec.structs.replace(
+            self.running, control=wanted.control
+        )
+        if only_control and wanted != self.running and isinstance(self._current, Processes):
+            await self._current.replace_control(wanted.control)
+            self.running = wanted
+            return
         old, new = self._current, Processes(wanted, self._listeners, self._current.names)
         self._next = new
         try:
@@ -281,6 +289,23 @@ class Processes:
         """Stop the control process, or the one that follows a control plane."""
         for child in self._control:
             await child.stop()
+
+    async def replace_control(self, wanted: ControlSettings) -> None:
+        """Replace the control process by one with these settings. If it does not start, one with the settings before is
+        started again.
+
+        :raises SettingsError: if it does not start.
+        """
+        before = self._make_control
+        await self.stop_control()
+        self._make_control = functools.partial(self._control_child, wanted, self.names)
+        self._control = [self._make_control()]
+        try:
+            await self.start_control()
+        except SettingsError:
+            self._make_control = before
+            await self.restart_control()
+            raise
 
     async def restart_control(self) -> None:
         """Start it again after `stop_control`, however many attempts that takes."""

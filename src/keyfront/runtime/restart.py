@@ -9,12 +9,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -23,6 +24,7 @@ from keyfront.runtime.data_format import refuse_newer
 from keyfront.runtime.handover import HANDOVER, TRIAL, Handover, encode, set_inheritable
 from keyfront.runtime.ports import ReservedPorts, reserve_ports
 from keyfront.runtime.reload import UpSettings
+from keyfront.runtime.systemd import check_sockets
 
 SIGNALS: Final = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
 """The signals that a supervisor handles."""
@@ -44,8 +46,11 @@ def program(argv: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "keyfront", *arguments]
 
 
-async def trial(command: Sequence[str], handover: Handover) -> str:
-    """Why the new program cannot take over; empty if it can."""
+async def trial(command: Sequence[str], handover: Handover) -> None:
+    """Check whether the new program can take over.
+
+    :raises SettingsError: if it cannot.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -55,21 +60,25 @@ async def trial(command: Sequence[str], handover: Handover) -> str:
             env={**os.environ, TRIAL: encode(handover)},
         )
     except OSError as error:
-        return f"{command[0]}: {error.strerror}"
+        raise SettingsError(f"{command[0]}: {error.strerror}") from error
     try:
         _, output = await asyncio.wait_for(process.communicate(), PATIENCE)
     except TimeoutError:
-        process.kill()
-        await process.wait()
-        return f"the new program did not read its settings within {PATIENCE:.0f} seconds"
-    if process.returncode == 0:
-        return ""
-    return (
-        _last_message(output.decode(errors="replace")) or f"the new program ended with {process.returncode}"
-    )
+        raise SettingsError(
+            f"the new program did not read its settings within {PATIENCE:.0f} seconds"
+        ) from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise SettingsError(
+            last_message(output.decode(errors="replace"))
+            or f"the new program ended with {process.returncode}"
+        )
 
 
-def _last_message(output: str) -> str:
+def last_message(output: str) -> str:
     """The last message of a program on standard error, in text or JSON."""
     lines = output.strip().splitlines()
     if not lines:
@@ -98,17 +107,34 @@ def try_settings(wanted: UpSettings, handover: Handover) -> None:
     ports = [msgspec.structs.replace(port, fd=-1) for port in handover.ports]
     with ReservedPorts(lambda host, port: (host, port) in held, ports) as reserved:
         reserve_ports(wanted, reserved)
+        check_sockets(
+            {(each.host, each.port) for each in handover.listeners if each.given}, reserved.addresses
+        )
 
 
-def execute(command: Sequence[str], handover: Handover) -> str:
-    """Replace the program. Returns only if that is impossible: the reason."""
+@contextlib.asynccontextmanager
+async def signals_blocked() -> AsyncIterator[None]:
+    """Block the signals that a supervisor handles, so that they reach the program that replaces this one. Those that
+    arrived before have been handled when the body begins."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        for _ in range(3):  # asyncio reads its pipe of signals, then schedules a handler, then calls it
+            await asyncio.sleep(0)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def execute(command: Sequence[str], handover: Handover) -> NoReturn:
+    """Replace the program.
+
+    :raises SettingsError: if that is impossible.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         set_inheritable(handover, True)
         os.execve(command[0], list(command), {**os.environ, HANDOVER: encode(handover)})  # noqa: S606 - our own command line
     except OSError as error:
         set_inheritable(handover, False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        return f"{command[0]}: {error.strerror}"
+        raise SettingsError(f"{command[0]}: {error.strerror}") from error

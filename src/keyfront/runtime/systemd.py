@@ -14,7 +14,7 @@ from keyfront.errors import SettingsError
 from keyfront.runtime.installation import url_host
 
 if TYPE_CHECKING:
-    from keyfront.edge.net.listeners import Address, Listeners
+    from keyfront.edge.net.listeners import Address
 
 logger = logging.getLogger("keyfront.supervisor")
 
@@ -95,11 +95,19 @@ def activated_sockets(environment: MutableMapping[str, str], pid: int) -> list[t
     return found
 
 
-def refuse_unused(listeners: Listeners, used: set[Address]) -> None:
-    """:raises SettingsError: if the service manager listens on an address that no option names."""
-    for (host, port), _, given in listeners.all():
-        if given and (host, port) not in used:
-            raise SettingsError(
-                f"the service manager listens on {url_host(host)}:{port}, but no option names this address: set one of "
-                "--edge, --tls, --control, --edges and --shield to it, or remove it from the socket unit"
-            )
+def check_sockets(given: set[Address], used: set[Address]) -> None:
+    """Compare the addresses of the service manager's sockets with those that the options name. Logs a warning if it has
+    some of them, but not all.
+
+    :raises SettingsError: if it listens on an address that no option names.
+    """
+    for host, port in sorted(given - used):
+        raise SettingsError(
+            f"the service manager listens on {url_host(host)}:{port}, but no option names this address: set one of "
+            "--edge, --tls, --control, --edges and --shield to it, or remove it from the socket unit"
+        )
+    if given and given != used:
+        logger.warning(
+            "the service manager does not listen on %s: connections are refused there while Keyfront is stopped",
+            ", ".join(f"{url_host(host)}:{port}" for host, port in sorted(used - given)),
+        )

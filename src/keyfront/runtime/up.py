@@ -11,8 +11,10 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,7 +23,7 @@ import msgspec
 
 from keyfront.backup.restore.lock import lock_data_folder, refuse_half_restored
 from keyfront.custody.default_paths import Installation, own_custody
-from keyfront.errors import KeyfrontError
+from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.runtime.adopted import AdoptedProcesses
 from keyfront.runtime.data_format import claim
 from keyfront.runtime.handover import HANDOVER, HandedListeners, Handover, set_inheritable, taken
@@ -38,14 +40,14 @@ from keyfront.runtime.reload import (
     write_pid,
     write_result,
 )
-from keyfront.runtime.restart import SIGNALS, execute, trial
+from keyfront.runtime.restart import SIGNALS, execute, signals_blocked, trial
 from keyfront.runtime.settings import ControlSettings, store_url, without_any_password
 from keyfront.runtime.systemd import (
     READY,
     STOPPING,
     activated_sockets,
+    check_sockets,
     notify,
-    refuse_unused,
     reloading,
     stay_alive,
     watchdog_interval,
@@ -77,6 +79,9 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
     folder = given.data
     handover = taken(os.environ, HANDOVER)
     with contextlib.ExitStack() as held:
+        # `Requests` unblocks them. Until then, SIGHUP and SIGUSR2 would end the process.
+        _block_signals()
+        held.callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         listeners = held.enter_context(contextlib.closing(Listeners()))
         if handover is None:
             lock = lock_data_folder(folder, f"another keyfront uses the data folder {folder}")
@@ -94,11 +99,11 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
             ReservedPorts(listeners.holds, handover.ports if handover is not None else ())
         )
         running = reserve_ports(given, ports)
-        refuse_unused(listeners, ports.addresses)
         requests = Requests()
         raise_open_files()
         adopted = None
         if handover is None:
+            check_sockets(listeners.given, ports.addresses)
             remove_old_reports(FileFeed(running.worker.feed or folder), edge_prefix(running.worker))
         else:
             adopted = AdoptedProcesses(handover.processes, requests.reload.set)
@@ -138,9 +143,15 @@ class Requests:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)
+        # A thread that does not block a signal would receive it while the main thread does (`signals_blocked`).
+        if sys.version_info < (3, 12):
+            watcher = asyncio.PidfdChildWatcher()  # the default would start a thread for each process
+            watcher.attach_loop(loop)
+            asyncio.set_child_watcher(watcher)
+        loop.set_default_executor(ThreadPoolExecutor(1, initializer=_block_signals))
         loop.add_signal_handler(signal.SIGHUP, self.reload.set)
         loop.add_signal_handler(signal.SIGUSR2, self.restart.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the program before this one has blocked them
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     async def next(self) -> None:
         """Wait for a request to reload or restart."""
@@ -150,6 +161,10 @@ class Requests:
         finally:
             for each in waiting:
                 each.cancel()
+
+
+def _block_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 class _Inventory(msgspec.Struct, frozen=True):
@@ -218,28 +233,34 @@ class _Service:
                 logger.warning(
                     "a restart is needed for %s: use `keyfront restart`", ", ".join(result.restart)
                 )
-        self._report(RELOADED, result)
+        self._report(result, RELOADED)
         return True
 
     async def _restart(self, command: Sequence[str]) -> bool:
         """Execute the program again. Returns only if that is impossible: False if Keyfront is to stop."""
-        began = time.monotonic()
-        notify(reloading(began))
-        if not await until(self._requests.stop, self._machine.drained()):
+        began, stop = time.monotonic(), self._requests.stop
+        if not await until(stop, self._machine.drained()):
             return False
-        handover = self._inventory.handover(began, self._given.data, self._machine)
-        error = await trial(command, handover)
-        if not error and not self._requests.stop.is_set():
-            error = execute(command, self._inventory.handover(began, self._given.data, self._machine))
-        if error:
-            logger.error("Keyfront is not restarted, and goes on as before: %s", error)
-            self._report(RESTARTED, Result(began, error))
-        return not self._requests.stop.is_set()
+        notify(reloading(time.monotonic()))
+        try:
+            if not await until(stop, trial(command, self._handover(began))):
+                return False
+            async with signals_blocked():
+                if not stop.is_set():
+                    # Whatever was requested until now, the new program does by starting.
+                    execute(command, self._handover(time.monotonic()))
+        except SettingsError as failure:
+            logger.error("Keyfront is not restarted, and goes on as before: %s", failure)
+            self._report(Result(began, str(failure)), RESTARTED)
+        return not stop.is_set()
+
+    def _handover(self, began: float) -> Handover:
+        return self._inventory.handover(began, self._given.data, self._machine)
 
     async def take_over(self, began: float) -> bool:
         """Replace the processes that the program before this one has started. Returns False if Keyfront is to stop.
 
-        :param began: when the restart was requested, seconds of `time.monotonic()`.
+        :param began: when this program was executed, seconds of `time.monotonic()`.
         """
         machine, inventory = self._machine, self._inventory
         result = Result(began)
@@ -256,16 +277,18 @@ class _Service:
         await self._describe()
         running = machine.running
         print(ready_line(running.data, running.worker, running.control), flush=True)
-        self._report(RESTARTED, result)
+        self._report(result, RESTARTED, RELOADED)
         return True
 
     async def _describe(self) -> None:
         running = self._machine.running
         await _describe(running.data, described(running.data, running.worker, running.control, time.time()))
 
-    def _report(self, name: str, result: Result) -> None:
+    def _report(self, result: Result, *names: str) -> None:
+        """Write the result into the files `names`, for the commands that wait for it."""
         try:
-            write_result(self._given.data, name, result)
+            for name in names:
+                write_result(self._given.data, name, result)
         except OSError as failure:
             logger.warning("the command that waits for the result cannot get it: %s", failure)
         notify(READY)

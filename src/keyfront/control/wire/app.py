@@ -54,6 +54,8 @@ LONGEST_AGENT = 1024
 KEEP_ALIVE = 65
 """Seconds before an idle connection is closed; longer than SDKs keep connections in their pools."""
 DRAIN = 20
+LINGER = 0.5
+"""Seconds for requests that are on their way on idle connections when the process is replaced."""
 """Seconds within which requests must finish after SIGTERM."""
 
 
@@ -386,10 +388,13 @@ async def serve(
     on_ready: Callable[[], None],
     *,
     stop: asyncio.Event,
+    has_successor: Callable[[], bool] = lambda: False,
     trusted_proxies: Sequence[str] = (),
 ) -> None:
     """Serve `app` on the bound `sock` until `stop` is set, then give running requests DRAIN seconds to finish.
 
+    :param has_successor: called when `stop` is set; returns whether another process will serve on the same socket.
+        Idle connections then stay open for LINGER seconds.
     :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are trusted.
     """
     config = uvicorn.Config(
@@ -413,7 +418,7 @@ async def serve(
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = StoppableServer(config, on_ready)
     stopping = asyncio.create_task(stop.wait())
-    stopping.add_done_callback(lambda _: server.stop())
+    stopping.add_done_callback(lambda _: server.stop(LINGER if has_successor() else 0.0))
     try:
         await server.serve([sock])
     finally:

@@ -49,6 +49,11 @@ class Listeners:
         """Whether there are sockets for this address."""
         return (host, port) in self._sockets
 
+    @property
+    def given(self) -> set[Address]:
+        """The addresses on which the service manager listens."""
+        return self._given & self._sockets.keys()
+
     def all(self) -> Iterable[tuple[Address, list[int], bool]]:
         """Each address, its sockets' file descriptors, and whether the service manager opened them."""
         for address, sockets in self._sockets.items():
