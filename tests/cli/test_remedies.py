@@ -113,6 +113,10 @@ CASES = {
     ("edge.origin.shield_protocol", "openssl rand -hex 32 > {}"): PLAIN,
     ("edge.worker", "ulimit -n"): PLAIN,
     ("fleet.remote.authority", "keyfront edge enroll-token"): EDGES,
+    (
+        "fleet.remote.connect",
+        "keyfront edge join --ca",
+    ): MENTION,  # without the file; test_edges.py joins with one
     ("fleet.remote.enrollment", "keyfront edge join"): MENTION,
     ("fleet.remote.follower", "keyfront edge join"): MENTION,
     ("extras", "pip install 'keyfront[{}]'"): EXTRAS,
