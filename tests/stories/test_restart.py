@@ -23,6 +23,7 @@ import trustme
 from botocore.exceptions import BotoCoreError
 
 from keyfront import Signer, load_signer, sign_url
+from keyfront.runtime.reload import RELOADED, RESTARTED, Result, write_result
 from tests.application import Request, Response, served
 from tests.stories.conftest import PAGE
 from tests.up import PATIENCE, Up, distribution_config
@@ -168,6 +169,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     early.sendall(b"GET / HTTP/1.1\r\nHost: none.test\r\nConnection: close\r\n\r\n")
     up.data.mkdir(mode=0o700)
     (up.data / "keyfront.toml").write_text("[supervision]\nworkers = 2\n")
+    # Left by an earlier run, in which the machine had run for longer than it has now.
+    for name in (RELOADED, RESTARTED):
+        write_result(up.data, name, Result(time.monotonic() + 1e9, "a result of an earlier run"))
     with served(respond) as port, up:
         edge.close()
         control.close()

@@ -133,6 +133,15 @@ def read_result(folder: Path, name: str) -> Result | None:
         return None
 
 
+def remove_results(folder: Path) -> None:
+    """Remove the results of an earlier run: the clock of `Result.began` starts again with the machine.
+
+    :raises OSError: if they cannot be removed.
+    """
+    for name in (RELOADED, RESTARTED):
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_pid(lock: int) -> None:
     """Write this process's number into the lock file of the data folder, which it holds.
 

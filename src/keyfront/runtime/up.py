@@ -37,6 +37,7 @@ from keyfront.runtime.reload import (
     UpSettings,
     needs_restart,
     reloaded,
+    remove_results,
     write_pid,
     write_result,
 )
@@ -85,6 +86,7 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
         listeners = held.enter_context(contextlib.closing(Listeners()))
         if handover is None:
             lock = lock_data_folder(folder, f"another keyfront uses the data folder {folder}")
+            remove_results(folder)
             write_pid(lock)
             listeners.adopt_all(activated_sockets(os.environ, os.getpid()))
         else:
