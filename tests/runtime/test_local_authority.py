@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import ssl
 import time
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from keyfront.edge.net.certificates import Certificates
 from keyfront.errors import SettingsError
@@ -18,6 +20,7 @@ from keyfront.runtime.local_authority import (
     LIFETIME,
     MOST,
     RENEWED,
+    RESERVED,
     LocalAuthority,
     dns_names,
     issue,
@@ -160,3 +163,62 @@ def test_a_certificate_of_ones_own_takes_precedence(tmp_path: Path) -> None:
     assert alone.poll(now)
     assert alone.find("b.shop.test") is alone.loaded["shop.crt"]
     assert own.warnings == []
+
+
+def test_a_certificate_that_is_not_valid_yet_is_issued_again(tmp_path: Path) -> None:
+    """The clock was a year ahead, and has been corrected."""
+    authority = LocalAuthority(tmp_path)
+    authority.cover([DOMAIN], NOW + 365 * DAY)
+    assert authority.cover([DOMAIN], NOW)
+    leaf = x509.load_pem_x509_certificates((issued_folder(tmp_path) / "1.pem").read_bytes())[0]
+    certificate = authority.certificate()
+    assert certificate is not None
+    for each in (leaf, certificate):
+        assert each.not_valid_before_utc.timestamp() <= NOW
+    assert not authority.cover([DOMAIN], NOW)
+
+
+def test_thousands_of_names_are_compared_by_their_labels(tmp_path: Path) -> None:
+    """Each name against each domain would be millions of comparisons with each new snapshot."""
+    authority = LocalAuthority(tmp_path)
+    names = [f"www.shop-{number}.com" for number in range(3000)]
+    authority.cover(names, NOW)
+    began = time.process_time()
+    assert not authority.cover(names, NOW)
+    assert time.process_time() - began < 1.0  # CPU seconds: about 0.05; each against each takes 4
+
+
+def test_names_below_others_need_no_constraint_of_their_own(tmp_path: Path) -> None:
+    authority = LocalAuthority(tmp_path)
+    authority.cover(["shop.com", "*.shop.com", "a.b.shop.com", "other-shop.com", "a.shop.test"], NOW)
+    certificate = authority.certificate()
+    assert certificate is not None
+    assert permitted(certificate) == {*RESERVED, "shop.com", "other-shop.com"}
+
+
+def test_the_folder_of_issued_certificates_can_be_removed(tmp_path: Path) -> None:
+    authority = LocalAuthority(tmp_path)
+    authority.cover([DOMAIN], NOW)
+    before = authority.path.read_bytes()
+    shutil.rmtree(issued_folder(tmp_path))
+    assert authority.cover([DOMAIN], NOW)
+    assert issued(tmp_path) == {"1.pem": [DOMAIN]}
+    assert authority.path.read_bytes() == before
+
+
+def test_only_the_owner_can_list_the_folders(tmp_path: Path) -> None:
+    LocalAuthority(tmp_path / "data").cover([DOMAIN], NOW)
+    assert oct((tmp_path / "data" / "local-authority").stat().st_mode & 0o777) == "0o700"
+
+
+def test_an_authority_without_constraints_is_rejected(tmp_path: Path) -> None:
+    """Such as that of another tool, copied to where Keyfront's is."""
+    authority = LocalAuthority(tmp_path)
+    authority.cover([DOMAIN], NOW)
+    certificate, key = authority.load()
+    assert certificate is not None
+    assert key is not None
+    leaf = x509.load_pem_x509_certificates(issue(certificate, key, [DOMAIN], NOW))[0]
+    authority.path.write_bytes(leaf.public_bytes(Encoding.PEM))
+    with pytest.raises(SettingsError, match=r"may vouch for every host.*remove the folder"):
+        authority.certificate()

@@ -60,14 +60,14 @@ def trust(data: Path, install: bool, remove: bool) -> None:
         _show(authority.path, certificate, permitted(certificate), data)
 
 
-def _show(path: Path, certificate: x509.Certificate, domains: list[str], data: Path) -> None:
+def _show(path: Path, certificate: x509.Certificate, domains: set[str], data: Path) -> None:
     from cryptography.hazmat.primitives import hashes
 
     file = shlex.quote(str(path))
     click.echo(f"authority    {path}")
     click.echo(f"SHA-256      {certificate.fingerprint(hashes.SHA256()).hex(':').upper()}")
     click.echo(f"valid until  {certificate.not_valid_after_utc:%Y-%m-%d}")
-    click.echo(f"vouches for  {', '.join(domains)}, and names below them")
+    click.echo(f"vouches for  {', '.join(sorted(domains))}, and names below them")
     click.echo("\nTo trust it on this machine (as root), and in browsers that use the system's authorities:")
     click.echo(f"    keyfront trust --install{data_words(data.absolute())}")
     click.echo("\nTo trust it in one shell:")

@@ -18,7 +18,7 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Set
 from pathlib import Path
 from typing import Final
 
@@ -85,13 +85,20 @@ class LocalAuthority:
         :raises SettingsError: if the file cannot be read.
         """
         try:
-            return x509.load_pem_x509_certificate(self.path.read_bytes())
+            certificate = x509.load_pem_x509_certificate(self.path.read_bytes())
+            permitted(certificate)
         except FileNotFoundError:
             return None
+        except x509.ExtensionNotFound as error:
+            raise SettingsError(
+                f"{self.path} may vouch for every host, so it is not an authority of Keyfront's: remove the folder "
+                f"{self._folder} for a new authority"
+            ) from error
         except (OSError, ValueError) as error:
             raise SettingsError(
                 f"{self.path} cannot be read: {error}; remove the folder {self._folder} for a new authority"
             ) from error
+        return certificate
 
     def cover(self, names: Collection[str], now: float) -> bool:
         """Issue certificates for these names, unless there are valid ones. Returns whether anything changed.
@@ -103,14 +110,17 @@ class LocalAuthority:
         """
         wanted = sorted({name for name in names if _is_name(name)})
         authority, key = self.load()
-        missing = [] if authority is None else [n for n in wanted if not _permits(permitted(authority), n)]
-        if authority is None or key is None or missing or _ends_by(authority, now + LIFETIME):
+        domains = set() if authority is None else permitted(authority)
+        missing = [] if authority is None else [name for name in wanted if not _permits(domains, name)]
+        is_valid = authority is not None and _is_valid_during(authority, now, now + LIFETIME)
+        if authority is None or key is None or missing or not is_valid:
             authority, key = self._create(wanted, now)
             if missing:
                 logger.warning(
                     "a new local authority vouches for %s too: trust it with `keyfront trust`",
                     ", ".join(missing),
                 )
+        self._issued.mkdir(mode=0o700, exist_ok=True)
         changed = False
         batches = {f"{n // MOST + 1}.pem": wanted[n : n + MOST] for n in range(0, len(wanted), MOST)}
         for file, batch in batches.items():
@@ -145,9 +155,9 @@ class LocalAuthority:
     def _create(
         self, names: Iterable[str], now: float
     ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-        self._issued.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         domains = {*RESERVED, *(name.removeprefix("*.") for name in names)}
-        shortest = sorted(domain for domain in domains if not _permits(domains - {domain}, domain))
+        shortest = sorted(domain for domain in domains if not _permits(domains, domain.partition(".")[2]))
         key = new_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Keyfront local authority")])
         everywhere = [x509.IPAddress(ipaddress.ip_network(each)) for each in ("0.0.0.0/0", "::/0")]
@@ -169,13 +179,13 @@ class LocalAuthority:
             leaf.verify_directly_issued_by(authority)
         except Exception:  # whatever is wrong with the file: it is replaced
             return False
-        return dns_names(leaf) == names and not _ends_by(leaf, now + RENEWED)
+        return dns_names(leaf) == names and _is_valid_during(leaf, now, now + RENEWED)
 
 
-def permitted(authority: x509.Certificate) -> list[str]:
+def permitted(authority: x509.Certificate) -> set[str]:
     """The domains for which an authority may vouch."""
     value = authority.extensions.get_extension_for_class(x509.NameConstraints).value
-    return [each.value for each in value.permitted_subtrees or () if isinstance(each, x509.DNSName)]
+    return {each.value for each in value.permitted_subtrees or () if isinstance(each, x509.DNSName)}
 
 
 def dns_names(leaf: x509.Certificate) -> list[str]:
@@ -184,8 +194,11 @@ def dns_names(leaf: x509.Certificate) -> list[str]:
     return sorted(value.get_values_for_type(x509.DNSName))
 
 
-def _permits(domains: Iterable[str], name: str) -> bool:
-    return any(f".{name.removeprefix('*.')}".endswith(f".{domain}") for domain in domains)
+def _permits(domains: Set[str], name: str) -> bool:
+    """Whether the name is one of the domains, or below one. There may be thousands of both: the cost is that of the
+    name's labels."""
+    labels = name.removeprefix("*.").split(".")
+    return any(".".join(labels[start:]) in domains for start in range(len(labels)))
 
 
 def _is_name(name: str) -> bool:
@@ -193,8 +206,13 @@ def _is_name(name: str) -> bool:
     return 0 < len(name) <= 253 and name.isascii() and all(0 < len(label) <= 63 for label in name.split("."))
 
 
-def _ends_by(certificate: x509.Certificate, time: float) -> bool:
-    return certificate.not_valid_after_utc.timestamp() < time
+def _is_valid_during(certificate: x509.Certificate, begin: float, end: float) -> bool:
+    """Whether it is valid from `begin` to `end`, epoch seconds. After a correction of the clock, it may not be valid
+    yet."""
+    return (
+        certificate.not_valid_before_utc.timestamp() <= begin
+        and end <= certificate.not_valid_after_utc.timestamp()
+    )
 
 
 def issue(
