@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -13,8 +14,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from keyfront.cli.up import read_settings
 from keyfront.edge.net.certificates import Certificates
 from keyfront.errors import SettingsError
+from keyfront.runtime import local_authority
 from keyfront.runtime.local_authority import (
     DAY,
     LIFETIME,
@@ -29,6 +32,7 @@ from keyfront.runtime.local_authority import (
 )
 from tests.edge.test_tls import Folder, handshake_error
 from tests.rows import rows
+from tests.up import PATIENCE
 
 NOW = 1_800_000_000.0
 DOMAIN = "*.cloudfront.localhost"
@@ -222,3 +226,27 @@ def test_an_authority_without_constraints_is_rejected(tmp_path: Path) -> None:
     authority.path.write_bytes(leaf.public_bytes(Encoding.PEM))
     with pytest.raises(SettingsError, match=r"may vouch for every host.*remove the folder"):
         authority.certificate()
+
+
+async def test_a_folder_that_is_removed_while_keyfront_runs_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the guide says: remove the folder for a new authority."""
+    monkeypatch.setattr(local_authority, "INTERVAL", 0.01)
+    settings = read_settings(["--data", str(tmp_path), "--tls", "127.0.0.1:0"])
+    covering = asyncio.create_task(local_authority.keep_covered(lambda: settings))
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await exists(issued_folder(tmp_path) / "1.pem")
+            before = LocalAuthority(tmp_path).path.read_bytes()
+            shutil.rmtree(tmp_path / "local-authority")
+            await exists(issued_folder(tmp_path) / "1.pem")
+    finally:
+        covering.cancel()
+        await asyncio.gather(covering, return_exceptions=True)
+    assert LocalAuthority(tmp_path).path.read_bytes() != before
+
+
+async def exists(path: Path) -> None:
+    while not path.exists():
+        await asyncio.sleep(0.01)

@@ -263,7 +263,8 @@ def cover(settings: UpSettings, now: float) -> None:
 
 
 async def keep_covered(running: Callable[[], UpSettings]) -> None:
-    """Cover new names within a second or two, and renew certificates, until canceled."""
+    """Cover new names within a second or two, make a new authority if its folder has been removed, and renew
+    certificates, until canceled."""
     seen: tuple[int, int] | None = None
     while True:
         await asyncio.sleep(INTERVAL)
@@ -272,7 +273,7 @@ async def keep_covered(running: Callable[[], UpSettings]) -> None:
             continue
         published = FileFeed(settings.worker.feed or settings.data).published_at()
         state = (published[0] if published is not None else 0, int(now // RENEWAL_INTERVAL))
-        if state == seen:
+        if state == seen and LocalAuthority(settings.data).path.exists():
             continue
         try:
             await asyncio.to_thread(cover, settings, now)
