@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from keyfront.errors import KeyfrontError
 
 _SERVER = """
-    awscrt brotli cronsim defusedxml http_sf httptools iptocc maxminddb prometheus_client pyrage rich sqlalchemy
+    awscrt brotli cronsim defusedxml http_sf httptools iptocc jh2 maxminddb prometheus_client pyrage rich sqlalchemy
     starlette uvicorn uvloop websockets
 """
 

@@ -1,5 +1,4 @@
-"""HTTP/2 end to end: Granian serves `create_app` beside a whole `keyfront up`, and HTTP/2 clients send requests to
-it."""
+"""HTTP/2 end to end, by HTTP/2 clients: `keyfront up` itself, and Granian, which serves `create_app` beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ import contextlib
 import http.server
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -36,7 +36,7 @@ from keyfront.signing.keys import PrivateKey
 from tests.sites import BOB
 from tests.up import Up, distribution_config
 
-pytest.importorskip("granian", reason="Granian is not installed")
+SERVERS = ("keyfront up", "Granian")
 PRIVATE = PrivateKey(ec.generate_private_key(ec.SECP256R1()))
 HOST = "secure.test"
 BIG = 40_000_000
@@ -64,8 +64,11 @@ class App(http.server.BaseHTTPRequestHandler):
                     self.wfile.write(b"0\r\n\r\n")
             self.close_connection = True
             return
-        length = int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(length)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        while "Transfer-Encoding" in self.headers and (size := int(self.rfile.readline(), 16)):
+            body += self.rfile.read(size + 2)[:-2]
+        if "Transfer-Encoding" in self.headers:
+            self.rfile.readline()
         shown = json.dumps([self.command, self.path, len(body), sorted(k.lower() for k in self.headers)])
         self.send_response(200)
         self.send_header("Cache-Control", "max-age=60")
@@ -81,21 +84,44 @@ class App(http.server.BaseHTTPRequestHandler):
 
 
 class Harness:
-    """`keyfront up`, Granian beside it, and an application behind them."""
+    """`keyfront up`, perhaps Granian beside it, and an application behind them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, server: str) -> None:
+        self.server = server
         App.asked, App.sent = [], {}
         self.app = http.server.ThreadingHTTPServer(("127.0.0.1", 0), App)
         self.app.daemon_threads = True
         threading.Thread(target=self.app.serve_forever, daemon=True).start()
         self.ca = trustme.CA()
         made = self.ca.issue_cert(HOST)
-        chain, key = folder / "chain.pem", folder / "key.pem"
+        chain, key = folder / "site.pem", folder / "site-key.pem"
         chain.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
         private = serialization.load_pem_private_key(made.private_key_pem.bytes(), None)
         pkcs8 = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         key.write_bytes(private.private_bytes(*pkcs8))  # the only form that Granian accepts
-        self.up = Up(folder / "data", workers=1).start()
+        self.context = ssl.create_default_context()
+        self.ca.configure_trust(self.context)
+        self.folder = folder
+        self.granian: subprocess.Popen[bytes] | None = None
+        if server == "Granian":
+            self.up = Up(folder / "data", workers=1).start()
+            self._start_granian(chain, key)
+        else:
+            options: tuple[str, ...] = (
+                "--tls",
+                "127.0.0.1:0",
+                "--certificates",
+                str(folder),
+                "--pop",
+                "KFR50-H2",
+            )
+            options += ("--cache-disk", "0", "--memory", "16")
+            self.up = Up(folder / "data", workers=1, options=options).start()
+            self.port = self.up.tls_port
+        self._create_site()
+
+    def _start_granian(self, chain: Path, key: Path) -> None:
+        folder = self.folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -127,9 +153,9 @@ class Harness:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self.context = ssl.create_default_context()
-        self.ca.configure_trust(self.context)
-        self.folder = folder
+        self.up.until(lambda: any("asgi-" in name for name in self.reports()))
+
+    def _create_site(self) -> None:
         client = self.up.client()
         self.key = client.create_public_key(
             PublicKeyConfig={"CallerReference": "k", "Name": "k", "EncodedKey": PRIVATE.public_key.pem}
@@ -145,7 +171,6 @@ class Harness:
             "CachedMethods": {"Quantity": 2, "Items": ["GET", "HEAD"]},
         }
         self.id = client.create_distribution(DistributionConfig=config)["Distribution"]["Id"]
-        self.up.until(lambda: any("asgi-" in name for name in self.reports()))
         self.up.deployed(self.id)
 
     def reports(self) -> list[str]:
@@ -163,18 +188,22 @@ class Harness:
         return sign_url(url, LocalSigner(self.key, PRIVATE), **terms)
 
     def close(self) -> None:
-        if self.granian.poll() is None:
-            self.granian.terminate()
-        self.granian.wait(30)
-        self.log.close()
-        self.up.stop()
+        if self.granian is not None:
+            if self.granian.poll() is None:
+                self.granian.terminate()
+            self.granian.wait(30)
+            self.log.close()
+        assert self.up.stop() == 0
+        assert "Traceback" not in "".join(self.up.log)
         self.app.shutdown()
         self.app.server_close()
 
 
-@pytest.fixture(scope="module")
-def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    harness = Harness(tmp_path_factory.mktemp("h2"))
+@pytest.fixture(scope="module", params=SERVERS)
+def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    if request.param == "Granian":
+        pytest.importorskip("granian", reason="Granian is not installed")
+    harness = Harness(tmp_path_factory.mktemp("h2"), request.param)
     real = socket.getaddrinfo
 
     def resolve(host: Any, *rest: Any, **more: Any) -> Any:
@@ -208,13 +237,34 @@ def test_a_signed_url_over_http_2(harness: Harness) -> None:
     assert (record["scheme"], record["verdict"], record["key_pair_id"]) == ("https", "allowed", harness.key)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "curl -sS --fail --http2 -o /dev/null -w %{http_version} --cacert {ca} --resolve {host}:{port}:127.0.0.1 {url}",
+        "h2load -n 300 -c 3 -m 20 --connect-to=127.0.0.1:{port} {url}",
+    ],
+)
+def test_other_clients(harness: Harness, command: str, tmp_path: Path) -> None:
+    words = command.split()
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"{words[0]} is not installed")
+    ca = tmp_path / "ca.pem"
+    harness.ca.cert_pem.write_to_path(ca)
+    url = harness.signed("/private/other")
+    for name, value in {"{ca}": str(ca), "{host}": HOST, "{port}": str(harness.port), "{url}": url}.items():
+        words = [word.replace(name, value) for word in words]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2" or "300 succeeded, 0 failed, 0 errored" in done.stdout, done.stdout
+
+
 def test_a_body_goes_through(harness: Harness) -> None:
     with harness.client() as client:
         url = f"https://{HOST}:{harness.port}/upload"
         answer = client.post(url, content=b"x" * 3_000_000)
         assert json.loads(answer.content)[:3] == ["POST", "/upload", 3_000_000]
         streamed = client.post(url, content=iter([b"x" * 10_000] * 20))
-        assert streamed.status_code == 200
+        assert json.loads(streamed.content)[:3] == ["POST", "/upload", 200_000]
 
 
 class Raw:
@@ -374,6 +424,8 @@ def test_a_key_that_is_withdrawn_is_refused_within_a_second(harness: Harness) ->
 
 def test_its_end_leaves_no_report(harness: Harness) -> None:
     """Last: the server is gone afterward."""
+    if harness.granian is None:
+        return  # its fixture stops `keyfront up`
     with harness.client() as client:
         assert client.get(f"https://{HOST}:{harness.port}/a").status_code == 200
     harness.granian.send_signal(signal.SIGTERM)

@@ -102,10 +102,10 @@ def test_a_key_that_is_there_is_adopted_and_an_emergency_puts_it_out(site: Site)
     begin = ("start", "photos", "--custody", site.custody, "--settle", "0s", "--adopt")
     wrong = site.say(*begin, f"{site.key}={site.custody}other", status=2)
     assert "other" in wrong.stderr
-    site.say(*begin, f"{site.key}={site.custody}mine", "--every", "0 3 1 * *")
+    site.say(*begin, f"{site.key}={site.custody}mine", "--every", "0 3 29 2 *")
     shown = site.json("status")[0]
     assert (shown["keys"][0]["id"], shown["keys"][0]["stage"]) == (site.key, "SIGNING")
-    assert shown["terms"]["every"] == "0 3 1 * *"
+    assert shown["terms"]["every"] == "0 3 29 2 *"
     assert shown["waits"]["until"]
 
     assert "--yes" in site.say("emergency", "photos", site.key, status=2).stderr

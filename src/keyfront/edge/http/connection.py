@@ -33,26 +33,22 @@ from keyfront.edge.http.connection_state import (
     IllegalMove,
     State,
 )
+from keyfront.edge.http.http2_connection import Http2Connection
 from keyfront.edge.http.request_body import Body
 from keyfront.edge.http.request_parser import BETWEEN, BLANK_LINES, HEAD, RequestParser
 from keyfront.edge.http.request_target import MAX_TARGET, in_origin_form
-from keyfront.edge.http.response_head import Identity
-from keyfront.edge.http.response_writer import ResponseWriter, hit_tail
-from keyfront.edge.http.timeouts import Limits
-from keyfront.edge.http.trusted_proxies import TrustedProxies, address_of
+from keyfront.edge.http.response_writer import ResponseWriter
+from keyfront.edge.http.shared import BODY_GONE, Shared
+from keyfront.edge.http.trusted_proxies import address_of
 from keyfront.edge.limits.rates import Floor
-from keyfront.edge.limits.viewers import Viewers
 from keyfront.edge.net.tunnel import LINGER, Tunnel
 from keyfront.edge.rules import error_pages, respond
 from keyfront.edge.rules.response_headers import ResponseHeaders
 from keyfront.edge.rules.slicing import ChangedError, UnusableError
 from keyfront.edge.semantics.websocket import WEBSOCKET
-from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.exchange import Exchange
-from keyfront.edge.serving.fast_path import CachedHeaderBlock, Caller, FastPath, aged
-from keyfront.edge.serving.handler import Handler
+from keyfront.edge.serving.fast_path import CachedHeaderBlock, Caller, aged
 from keyfront.edge.types.messages import LostError, Reply, Request, Upstream
-from keyfront.edge.types.shield import SHIELD
 from keyfront.edge.types.stored import Stored
 from keyfront.errors import OriginFailure, clear_traceback
 
@@ -64,43 +60,6 @@ MAX_QUEUE_BYTES: Final = 64 * 1024
 """Bytes of their heads that may be queued."""
 DRAIN_GRACE: Final = 0.5
 """Seconds that a connection of a worker that stops waits for a request that may be on its way."""
-BODY_GONE: Final = "body_gone"
-"""The log's reason when the rest of a stored body was evicted, or now belongs to another version."""
-
-
-class Shared:
-    """State that the connections of one listening socket share.
-
-    `idle` is how many seconds a connection may currently be idle. `draining` says that the worker is about to stop.
-
-    :param handler: answers the requests.
-    :param proxies: the proxies that may name another address as the viewer.
-    """
-
-    def __init__(
-        self, edge: Edge, handler: Handler, scheme: str, proxies: TrustedProxies, limits: Limits
-    ) -> None:
-        self.edge = edge
-        self.handler = handler
-        self.scheme = scheme
-        self.proxies = proxies
-        self.limits = limits
-        # Other edges are few and known, so their connections are not counted.
-        self.viewers: Viewers | None = None if scheme == SHIELD else edge.viewers
-        self.idle = limits.idle
-        self.draining = False
-        self.empty: asyncio.Future[None] | None = None
-        """Resolved when the last connection ends."""
-        self.connections: set[Connection] = set()
-        self.identity = Identity(edge.via, edge.settings.pop)
-        self.hit_tail = hit_tail(self.identity)
-        self.fast_path = FastPath(edge)
-
-    def gone(self, connection: Connection) -> None:
-        """A connection has ended."""
-        self.connections.discard(connection)
-        if self.empty is not None and not self.connections and not self.empty.done():
-            self.empty.set_result(None)
 
 
 class Connection(asyncio.Protocol):
@@ -200,6 +159,12 @@ class Connection(asyncio.Protocol):
             self._section_prefix = address.encode() + b" "
         cipher = None if tls is None else (tls.version() or "", tls.cipher()[0])
         self._caller = Caller(address, peer[1] if peer else 0, cipher)
+        if tls is not None and shared.scheme == "https" and tls.selected_alpn_protocol() == "h2":
+            # This object remains the gate of the transport.
+            other = Http2Connection(shared, self._caller, trusted=self._trusted)
+            self._transport.set_protocol(other)
+            other.connection_made(transport)
+            return
         proxies = shared.proxies if self._trusted else None
         self._parser = RequestParser(self, self._caller, shared.scheme, proxies)
         self._writer = ResponseWriter(

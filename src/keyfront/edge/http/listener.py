@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from keyfront.edge.http.connection import Connection, Shared
+from keyfront.edge.http.connection import Connection
+from keyfront.edge.http.shared import Shared
 from keyfront.edge.http.timeouts import PRESSED_IDLE, Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.net.tls import TlsTransport

@@ -1,0 +1,495 @@
+"""One viewer's connection over HTTP/2: an asyncio protocol around a `Session`.
+
+A hit that fits into the viewer's window is answered at once. Every other request has a task, which sends its response
+frame by frame as the viewer's windows and the transport allow, so that the responses of a connection share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from functools import partial
+from time import perf_counter
+from typing import Final, cast
+
+import msgspec
+
+from keyfront.edge.http.http2_request import parse
+from keyfront.edge.http.http2_session import (
+    CANCEL,
+    ENHANCE_YOUR_CALM,
+    FRAME,
+    INTERNAL_ERROR,
+    NO_ERROR,
+    ConnectionFault,
+    Session,
+    Stream,
+)
+from keyfront.edge.http.request_body import Body
+from keyfront.edge.http.shared import BODY_GONE, Shared
+from keyfront.edge.limits.rates import Floor
+from keyfront.edge.rules import error_pages, respond
+from keyfront.edge.rules.slicing import ChangedError, UnusableError
+from keyfront.edge.semantics.fields import HOP_BY_HOP
+from keyfront.edge.serving.exchange import Exchange
+from keyfront.edge.serving.fast_path import Caller
+from keyfront.edge.types.files import FileRange
+from keyfront.edge.types.messages import Headers, LostError, Reply
+from keyfront.edge.types.stored import Stored
+from keyfront.errors import OriginFailure, clear_traceback
+
+logger = logging.getLogger("keyfront.edge")
+
+DRAIN_GRACE: Final = 0.5
+"""Seconds between the announcement that a connection will end and its end for new requests."""
+AT_ONCE: Final = 256 * 1024
+"""Bytes of bodies up to which hits are answered before the viewer has accepted any of them."""
+
+
+class _Flow:
+    """The flow control of one request's body. A viewer that respects its window cannot send more than it may, so
+    nothing is ever paused."""
+
+    def __init__(self, connection: Http2Connection, stream: Stream) -> None:
+        self._connection = connection
+        self._stream = stream
+
+    def pause_reading(self, reason: str) -> None:
+        """The window does it."""
+
+    def resume_reading(self, reason: str) -> None:
+        """The window does it."""
+
+    def send_continue(self) -> None:
+        self._connection.send_interim(self._stream, 100, [])
+
+
+class StreamBody(Body):
+    """The body of a request. What its consumer takes, the viewer may send again."""
+
+    __slots__ = ("_connection", "_stream", "floor", "since")
+
+    def __init__(self, connection: Http2Connection, stream: Stream, *, awaited: bool, now: float) -> None:
+        super().__init__(_Flow(connection, stream), awaited=awaited)
+        self._connection = connection
+        self._stream = stream
+        self.floor = Floor()
+        self.since = now
+
+    async def __anext__(self) -> bytes:
+        chunk = await super().__anext__()
+        self._connection.consumed(self._stream, len(chunk))
+        return chunk
+
+
+class Http2Connection(asyncio.Protocol):
+    """One viewer's connection, and the sink of its session."""
+
+    tunnel = None
+    """There are no WebSockets over HTTP/2 here."""
+
+    def __init__(self, shared: Shared, caller: Caller, *, trusted: bool) -> None:
+        self._shared = shared
+        self._handler = shared.handler
+        self._caller = caller
+        self._proxies = shared.proxies if trusted else None
+        self._time = asyncio.get_running_loop().time
+        self._session = Session(self)
+        self._transport: asyncio.Transport
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._bodies: dict[int, StreamBody] = {}
+        self._writable = True
+        self._closed = False
+        self._waiting: set[asyncio.Future[None]] = set()  # tasks that have something to send and no room
+        self._moved = 0  # bytes given to the transport
+        self._floor = Floor()
+        self._last_data = self._active = self._time()  # when anything arrived; when a request or response did
+        self._taken = 0  # bytes that the viewer had accepted at the last check
+        self._stalled = 0.0  # since when it accepts nothing, although something is waiting
+        self._head_since = 0.0
+        self._limit = ""
+
+    # -- the transport's side ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._shared.connections.add(self)
+        self._flush()
+        if self._shared.draining:
+            self.drain()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self._shared.gone(self)
+        for body in self._bodies.values():
+            body.fail()
+        for task in list(self._tasks.values()):
+            task.cancel()
+        self._wake()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closed:
+            return
+        self._last_data = self._time()
+        try:
+            self._session.receive(data)
+        except ConnectionFault as fault:
+            if fault.code == ENHANCE_YOUR_CALM:
+                self._report("http2_flood")
+            self._end(fault.code)
+        else:
+            self._flush()
+
+    def eof_received(self) -> bool:
+        """The viewer has closed its half. Responses to complete requests are still sent."""
+        for body in self._bodies.values():
+            body.fail()
+        self._session.closing = True
+        return bool(self._tasks)
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._wake()
+
+    def _flush(self) -> None:
+        data = self._session.taken()
+        if data and not self._closed:
+            self._moved += len(data)
+            self._transport.write(data)
+
+    def _wake(self) -> None:
+        for each in self._waiting:
+            if not each.done():
+                each.set_result(None)
+
+    # -- the session's sink --------------------------------------------------------------------------------------------
+
+    def request(self, stream: Stream, headers: Headers, ended: bool) -> None:
+        self._active = self._last_data
+        request, refusal, length, expects = parse(
+            headers, self._caller, self._shared.scheme, self._proxies, has_body=not ended
+        )
+        if refusal:
+            self._refuse(stream, self._shared.edge.unreadable(request), refusal)
+            return
+        if not ended:
+            stream.expected = length
+            body = StreamBody(self, stream, awaited=expects, now=self._last_data)
+            self._bodies[stream.id] = body
+            request = msgspec.structs.replace(request, body=body)
+        exchange = self._handler.lookup(request)
+        stored, plan = exchange.hit, exchange.plan
+        if (
+            stored is not None
+            and plan is not None
+            and plan.route.response_headers is None
+            and self._writable
+            and len(stored.body) <= self._session.room_of(stream)
+            and self._session.pending < AT_ONCE
+        ):
+            self._send_hit(stream, exchange, stored)
+            return
+        task = asyncio.get_running_loop().create_task(self._respond(stream, exchange))
+        self._tasks[stream.id] = task
+
+    def body(self, stream: Stream, data: bytes) -> None:
+        body = self._bodies.get(stream.id)
+        if body is None:
+            self._session.consumed(stream, len(data))
+        else:
+            body.since = self._last_data
+            body.feed(data)
+
+    def end(self, stream: Stream) -> None:
+        body = self._bodies.get(stream.id)
+        if body is not None:
+            body.end()
+
+    def gone(self, stream: Stream) -> None:
+        body = self._bodies.get(stream.id)
+        if body is not None:
+            body.fail()
+        task = self._tasks.get(stream.id)
+        if task is not None:
+            task.cancel()  # the stream counts until the task has ended
+        else:
+            self._bodies.pop(stream.id, None)
+            self._session.finished(stream)
+
+    def room(self) -> None:
+        self._wake()
+
+    def consumed(self, stream: Stream, size: int) -> None:
+        """A body's consumer has taken a chunk."""
+        self._session.consumed(stream, size)
+        self._flush()
+
+    # -- responses -----------------------------------------------------------------------------------------------------
+
+    def _send_hit(self, stream: Stream, exchange: Exchange, stored: Stored) -> None:
+        whole = exchange.request.method == "GET"
+        headers = [header for header in stored.meta.headers if header[0] != b"content-length"]
+        headers.append((b"content-length", b"%d" % len(stored.body)))
+        headers += self._shared.identity.headers("Hit", exchange.request_id)
+        headers.append((b"age", b"%d" % max(int(exchange.now - stored.born), 0)))
+        body = stored.body if whole else b""
+        self._session.head(stream, stored.meta.status, headers, ended=not body)
+        if body:
+            self._session.data(stream, body, ended=True)
+        if stream.receiving:
+            self._bodies.pop(stream.id, None)
+            self._session.finished(stream)
+        self._handler.log_access(exchange, stored.meta.status, len(body), "Hit", "Hit")
+
+    def _refuse(self, stream: Stream, exchange: Exchange, reason: str) -> None:
+        """Answer a request that is malformed or too large."""
+        reply = error_pages.refused(reason, None, exchange.request, exchange.request_id)
+        reply = respond.dated(reply, exchange.now)
+        body = reply.body if isinstance(reply.body, bytes) else b""
+        body = body[: self._session.room_of(stream)]
+        self._session.head(stream, reply.status, self._headers(exchange, reply), ended=not body)
+        if body:
+            self._session.data(stream, body, ended=True)
+        self._session.finished(stream)
+        self._handler.log_access(exchange, reply.status, len(body), reply.x_cache, reply.detail, reason)
+
+    def _headers(self, exchange: Exchange, reply: Reply) -> Headers:
+        headers = [h for h in reply.headers if h[0] != b"content-length" and h[0] not in HOP_BY_HOP]
+        if reply.length is not None and reply.status != 204:
+            headers.append((b"content-length", b"%d" % reply.length))
+        return headers + self._shared.identity.headers(reply.x_cache, exchange.request_id)
+
+    async def _respond(self, stream: Stream, exchange: Exchange) -> None:
+        """Answer one request that needs more than a memory lookup, up to the end of its response, and log it."""
+        viewers, counted_as = self._shared.viewers, None
+        reply: Reply | None = None
+        detail, started = "", False
+        try:
+            limit = ""
+            if viewers is not None and not exchange.health_check:
+                counted_as = self._shared.proxies.counted_as(exchange.request.client_ip)
+                limit = viewers.requests.enter(counted_as)
+            if limit:
+                counted_as = None
+                self._report(limit)
+                reply = respond.dated(error_pages.limited(limit, exchange.request_id), exchange.now)
+            else:
+                reply = await self._reply(stream, exchange)
+            started = True
+            await self._write(stream, exchange, reply)
+            detail = reply.detail
+        except (ConnectionResetError, ConnectionAbortedError) as error:
+            clear_traceback(error)
+            detail = "ClientHungUpRequest"
+        except asyncio.CancelledError:
+            detail = "ClientHungUpRequest"
+            raise
+        except Exception as error:
+            detail = self._break_off(stream, exchange, reply, error)
+        finally:
+            self._tasks.pop(stream.id, None)
+            self._bodies.pop(stream.id, None)
+            if viewers is not None and counted_as is not None:
+                viewers.requests.leave(counted_as)
+            if reply is not None:
+                close = getattr(reply.body, "aclose", None)
+                if close is not None:
+                    await close()
+            self._handler.log_access(
+                exchange,
+                reply.status if reply is not None and started else 0,
+                exchange.sent,
+                reply.x_cache if reply is not None else "Error",
+                detail,
+                self._limit or (reply.reason if reply is not None else ""),
+            )
+            self._session.finished(stream)
+            self._active = self._time()
+            self._flush()
+            if self._session.closing and not self._tasks:
+                self._transport.close()
+
+    async def _reply(self, stream: Stream, exchange: Exchange) -> Reply:
+        exchange.interim = partial(self.send_interim, stream)
+        try:
+            return await self._handler.serve(exchange)
+        except (ConnectionResetError, ConnectionAbortedError):
+            raise
+        except Exception as error:
+            logger.exception("request %s failed", exchange.request_id)
+            return error_pages.internal_error(error, exchange.request_id)
+        finally:
+            exchange.interim = None
+
+    def send_interim(self, stream: Stream, status: int, headers: Headers) -> None:
+        """Send an interim response (1xx). The final response must not have begun."""
+        if not self._closed and not stream.reset:
+            via = (b"via", self._shared.identity.via)
+            kept = [header for header in headers if header[0] not in HOP_BY_HOP]
+            self._session.head(stream, status, [*kept, via], ended=False)
+            self._flush()
+
+    async def _write(self, stream: Stream, exchange: Exchange, reply: Reply) -> None:
+        """:raises ConnectionResetError: if the viewer leaves meanwhile.
+        :raises RuntimeError: if the body's length differs from what the head says.
+        """
+        body, length = reply.body, reply.length
+        bodiless = exchange.request.method == "HEAD" or reply.status in (204, 304)
+        if stream.reset or self._closed:
+            raise ConnectionResetError
+        ended = bodiless or body == b""
+        exchange.timings.first_byte = perf_counter()
+        self._session.head(stream, reply.status, self._headers(exchange, reply), ended=ended)
+        if ended:
+            self._flush()
+            return
+        if isinstance(body, bytes):
+            await self._send(stream, exchange, body)
+        else:
+            async for piece in body:
+                for chunk in piece if isinstance(piece, FileRange) else (piece,):
+                    if chunk:
+                        await self._send(stream, exchange, chunk)
+            if length is not None and exchange.sent != length:
+                raise RuntimeError(f"the body has {exchange.sent} bytes, {length} were promised")
+        self._session.data(stream, b"", ended=True)
+        self._flush()
+
+    async def _send(self, stream: Stream, exchange: Exchange, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            while not self._closed and not stream.reset:
+                room = self._session.room_of(stream)
+                if room and self._writable:
+                    break
+                await self._wait()
+            if self._closed or stream.reset:
+                raise ConnectionResetError
+            piece = data[at : at + min(room, FRAME)]
+            self._session.data(stream, piece, ended=False)
+            self._flush()
+            at += len(piece)
+            exchange.sent += len(piece)
+
+    async def _wait(self) -> None:
+        """Wait until there may be room to send."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiting.discard(waiter)
+
+    def _break_off(self, stream: Stream, exchange: Exchange, reply: Reply | None, error: Exception) -> str:
+        """Reset the stream in the middle of its response. Returns the detail for the log."""
+        detail = "Error"
+        if isinstance(error, OriginFailure):
+            detail = error.kind
+            exchange.explanation = error.detail
+        elif isinstance(error, (LostError, ChangedError, UnusableError)):
+            if reply is not None:
+                reply.reason = BODY_GONE
+        else:
+            logger.error(
+                "request %s failed in the middle of its response", exchange.request_id, exc_info=error
+            )
+        clear_traceback(error)
+        self._session.reset(stream, INTERNAL_ERROR)
+        return detail
+
+    # -- ends ----------------------------------------------------------------------------------------------------------
+
+    def _report(self, limit: str) -> None:
+        self._shared.edge.reached.add(limit, self._caller.address, self._time())
+
+    def _end(self, code: int) -> None:
+        """Say why the connection ends, and end it."""
+        self._session.goaway(code)
+        self._flush()
+        self._closed = True
+        for task in list(self._tasks.values()):
+            task.cancel()
+        self._transport.close()
+
+    def drain(self) -> None:
+        """Announce that the connection will end, and end it once its responses are sent: the worker is about to stop.
+        Requests that are on their way are still accepted for DRAIN_GRACE seconds (RFC 9113 §6.8)."""
+        self._session.announce_goaway()
+        self._flush()
+        asyncio.get_running_loop().call_later(DRAIN_GRACE, self._drained)
+
+    def _drained(self) -> None:
+        if not self._closed:
+            self._session.goaway(NO_ERROR)
+            self._flush()
+            if not self._tasks:
+                self._transport.close()
+
+    def abort(self) -> None:
+        """Close the transport immediately and discard pending data."""
+        self._closed = True
+        self._transport.abort()
+
+    def _cut(self, limit: str) -> None:
+        """End the connection of a viewer that is too slow, by RST: it would never see an orderly close."""
+        self._limit = limit
+        self._report(limit)
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and not self._transport.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
+
+    def check(self, now: float) -> None:
+        """Disconnect a peer that is idle, slow or stuck. To be called about once a second.
+
+        :param now: the loop's time, in seconds.
+        """
+        limits = self._shared.limits
+        unsent = self._transport.get_write_buffer_size()
+        taken = self._moved - unsent
+        if not unsent and not self._waiting:
+            self._floor.rest()
+            self._stalled = 0.0
+        elif taken != self._taken or not self._stalled:
+            self._stalled = now
+        elif now - self._stalled > limits.write:
+            self._cut("stuck_reader")
+            return
+        if (unsent or self._waiting) and self._floor.slow(now, taken, limits.rate, limits.write):
+            self._cut("slow_reader")
+            return
+        self._taken = taken
+        for id_, body in list(self._bodies.items()):
+            self._check_upload(id_, body, now)
+        if not self._session.in_head:
+            self._head_since = 0.0
+        elif not self._head_since:
+            self._head_since = now
+        elif now - self._head_since > limits.head:
+            self._cut("slow_head")
+            return
+        if not self._tasks and not unsent and now - self._active > self._shared.idle:
+            self._end(NO_ERROR)
+
+    def _check_upload(self, id_: int, body: StreamBody, now: float) -> None:
+        limits = self._shared.limits
+        stream = self._session.streams.get(id_)
+        if stream is None or body.ended or body.awaited or stream.unacknowledged:
+            body.floor.rest()  # complete, or the origin is not ready for more
+            body.since = now
+            return
+        limit = ""
+        if now - body.since > limits.body:
+            limit = "stuck_upload"
+        elif body.floor.slow(now, body.total, limits.rate, limits.body):
+            limit = "slow_upload"
+        if limit:
+            self._report(limit)
+            self._session.reset(stream, CANCEL)
+            self.gone(stream)
+            self._flush()
