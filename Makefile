@@ -85,6 +85,7 @@ soak: $(SETUP) ## ten minutes of mixed load and misfortune under a judge (SOAK="
 FUZZ ?= --seconds 60
 fuzz: $(SETUP) ## bytes at random for every part that reads them, and what they cost (FUZZ="--seconds 60 --seed 1")
 	$(BIN)/python -m fuzz.http1 $(FUZZ)
+	$(BIN)/python -m fuzz.http2 $(FUZZ)
 	$(BIN)/python -m fuzz.gate $(FUZZ)
 	$(BIN)/python -m fuzz.paths $(FUZZ)
 	$(BIN)/python -m fuzz.websocket $(FUZZ)

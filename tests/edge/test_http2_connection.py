@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -306,3 +308,70 @@ async def test_a_draining_worker_completes_what_it_has_begun(origin: ScriptedOri
         assert (record["path"], record["status"]) == ("/slow", 200)
         assert stream == 1
         await draining
+
+
+async def test_an_empty_body_without_a_length_is_no_body(origin: ScriptedOrigin) -> None:
+    """HTTP/2 frames it all the same, also for GET; a body would be refused there."""
+    origin.on("/a", answer(body=b"ok"))
+    origin.on("/b", answer(body=b"ok"))
+    async with serving(origin) as site_:
+        peer = await site_.connect()
+        stream = await peer.ask("/a", ended=False)
+        peer.state.end_stream(stream)
+        await peer.flush()
+        assert await peer.answered(stream) == (200, b"ok")
+        stream = await peer.ask("/a", ended=False)
+        peer.state.send_data(stream, b"x", end_stream=True)
+        await peer.flush()
+        assert (await peer.answered(stream))[0] == 403
+        stream = await peer.ask("/b", method=b"POST", ended=False)
+        for data in (b"hello, ", b"origin"):
+            peer.state.send_data(stream, data)
+            await peer.flush()
+        peer.state.end_stream(stream)
+        await peer.flush()
+        assert await peer.answered(stream) == (200, b"ok")
+        assert [request.body for request in origin.requests] == [b"", b"hello, origin"]
+        gone = await peer.ask("/c", method=b"POST", ended=False)
+        peer.state.reset_stream(gone)
+        await peer.flush()
+        record = await site_.harness.recorded(4)
+        assert (record["path"], record["status"], record["detail"]) == ("/c", 0, "ClientHungUpRequest")
+
+
+async def test_a_fault_of_the_edge_ends_the_connection(
+    origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    async with serving(origin) as site_:
+        peer = await site_.connect()
+        monkeypatch.setattr(site_.listener.shared.handler, "lookup", broken)
+        await peer.ask("/a")
+        end = await peer.closed()
+        assert end is not None
+        assert end.error_code == h2.errors.ErrorCodes.INTERNAL_ERROR
+    assert "a request could not be handled" in caplog.text
+
+
+async def test_a_connection_is_freed_as_soon_as_it_is_lost(origin: ScriptedOrigin) -> None:
+    """Without the garbage collector, which a busy worker delays."""
+    origin.on("/a", answer(body=b"ok"))
+    async with serving(origin) as site_:
+        gc.collect()
+        gc.disable()
+        try:
+            peer = await site_.connect()
+            assert await peer.answered(await peer.ask("/a")) == (200, b"ok")
+            (found,) = site_.listener.shared.connections
+            lost = weakref.ref(found)
+            del found
+            peer.writer.close()
+            async with asyncio.timeout(PATIENCE):
+                while site_.listener.shared.connections:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+            assert lost() is None
+        finally:
+            gc.enable()

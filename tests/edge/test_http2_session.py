@@ -10,6 +10,7 @@ import h2.connection
 import h2.events
 import h2.settings
 import pytest
+from fuzz.http2 import run
 from hpack import Encoder
 
 from keyfront.edge.http.http2_session import (
@@ -117,6 +118,10 @@ def headers(stream: int, flags: int = END_STREAM | END_HEADERS, block: bytes = B
         (frame(PUSH_PROMISE, 0, 1, bytes(4)), PROTOCOL_ERROR),
         (headers(1, block=b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), COMPRESSION_ERROR),
         (headers(1, block=b"\xbf"), COMPRESSION_ERROR),
+        (headers(1, block=b"\x82D"), COMPRESSION_ERROR),  # cut off, which the decoder cannot stand
+        (headers(1, block=b"\x0f\x8e"), COMPRESSION_ERROR),
+        (headers(1, block=b"\x40\x81"), COMPRESSION_ERROR),
+        (headers(1, block=b"\x40\x7f\xff\xff\xff\xff\xff\x01"), COMPRESSION_ERROR),
         (frame(SETTINGS, 0, 1, b""), PROTOCOL_ERROR),
         (frame(SETTINGS, 0, 0, bytes(5)), FRAME_SIZE_ERROR),
         (frame(SETTINGS, ACK, 0, bytes(6)), FRAME_SIZE_ERROR),
@@ -355,3 +360,20 @@ def test_no_more_streams_after_goaway() -> None:
     peer.session.goaway()
     peer.session.receive(headers(3))
     assert peer.sent()[-1] == (RST_STREAM, 0, 3, WORD(REFUSED_STREAM))
+
+
+def test_trailers_of_a_stream_that_this_side_has_reset_are_ignored() -> None:
+    peer = Peer()
+    peer.session.receive(headers(1, END_HEADERS))
+    stream = peer.streams[1]
+    peer.session.head(stream, 403, [], ended=True)
+    peer.session.finished(stream)
+    peer.session.receive(headers(1, END_HEADERS | END_STREAM))
+    assert len(peer.calls) == 1
+    peer.session.receive(headers(3))
+    assert peer.calls[-1][:2] == ("request", 3)
+
+
+def test_the_fuzzer_finds_nothing_in_a_moment() -> None:
+    """`python -m fuzz.http2` runs it for a minute."""
+    assert run(200, None, 1, lambda _: None) == 200

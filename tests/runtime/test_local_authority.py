@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from keyfront.cli.up import read_settings
 from keyfront.edge.net.certificates import Certificates
@@ -250,3 +251,12 @@ async def test_a_folder_that_is_removed_while_keyfront_runs_is_made_again(
 async def exists(path: Path) -> None:
     while not path.exists():
         await asyncio.sleep(0.01)
+
+
+def test_it_vouches_for_servers_only(tmp_path: Path) -> None:
+    authority = LocalAuthority(tmp_path)
+    authority.cover([DOMAIN], NOW)
+    certificate = authority.certificate()
+    assert certificate is not None
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]

@@ -166,6 +166,8 @@ class LocalAuthority:
             certificate_builder(name, name, key.public_key(), now, AUTHORITY_LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(constraints, critical=True)
+            # The constraints do not cover mail addresses and the like; with this, neither does the authority.
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(key_usage(certificates=True), critical=True)
             .sign(key, hashes.SHA256())
         )
@@ -280,4 +282,7 @@ async def keep_covered(running: Callable[[], UpSettings]) -> None:
             seen = state
         except SettingsError as error:
             logger.warning("%s", error)
+            await asyncio.sleep(60 * INTERVAL)
+        except Exception:
+            logger.exception("the local authority failed; trying again")
             await asyncio.sleep(60 * INTERVAL)

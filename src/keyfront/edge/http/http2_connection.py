@@ -36,7 +36,7 @@ from keyfront.edge.semantics.fields import HOP_BY_HOP
 from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.serving.fast_path import Caller
 from keyfront.edge.types.files import FileRange
-from keyfront.edge.types.messages import Headers, LostError, Reply
+from keyfront.edge.types.messages import Headers, LostError, Reply, Request
 from keyfront.edge.types.stored import Stored
 from keyfront.errors import OriginFailure, clear_traceback
 
@@ -100,6 +100,9 @@ class Http2Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._bodies: dict[int, StreamBody] = {}
+        self._undecided: dict[
+            int, Request
+        ] = {}  # without a length: the next frame shows whether there is a body
         self._writable = True
         self._closed = False
         self._waiting: set[asyncio.Future[None]] = set()  # tasks that have something to send and no room
@@ -128,6 +131,7 @@ class Http2Connection(asyncio.Protocol):
         for task in list(self._tasks.values()):
             task.cancel()
         self._wake()
+        self._session.release()
 
     def data_received(self, data: bytes) -> None:
         if self._closed:
@@ -139,6 +143,9 @@ class Http2Connection(asyncio.Protocol):
             if fault.code == ENHANCE_YOUR_CALM:
                 self._report("http2_flood")
             self._end(fault.code)
+        except Exception:
+            logger.exception("a request could not be handled")
+            self._end(INTERNAL_ERROR)
         else:
             self._flush()
 
@@ -177,10 +184,19 @@ class Http2Connection(asyncio.Protocol):
         if refusal:
             self._refuse(stream, self._shared.edge.unreadable(request), refusal)
             return
-        if not ended:
-            stream.expected = length
-            body = StreamBody(self, stream, awaited=expects, now=self._last_data)
-            self._bodies[stream.id] = body
+        if ended:
+            self._start(stream, request)
+            return
+        stream.expected = length
+        self._bodies[stream.id] = StreamBody(self, stream, awaited=expects, now=self._last_data)
+        if length > 0 or expects:
+            self._start(stream, request)
+        else:
+            self._undecided[stream.id] = request
+
+    def _start(self, stream: Stream, request: Request) -> None:
+        body = self._bodies.get(stream.id)
+        if body is not None:
             request = msgspec.structs.replace(request, body=body)
         exchange = self._handler.lookup(request)
         stored, plan = exchange.hit, exchange.plan
@@ -198,6 +214,9 @@ class Http2Connection(asyncio.Protocol):
         self._tasks[stream.id] = task
 
     def body(self, stream: Stream, data: bytes) -> None:
+        request = self._undecided.pop(stream.id, None)
+        if request is not None:
+            self._start(stream, request)
         body = self._bodies.get(stream.id)
         if body is None:
             self._session.consumed(stream, len(data))
@@ -206,6 +225,11 @@ class Http2Connection(asyncio.Protocol):
             body.feed(data)
 
     def end(self, stream: Stream) -> None:
+        request = self._undecided.pop(stream.id, None)
+        if request is not None:
+            del self._bodies[stream.id]  # it was empty, and so there is none
+            self._start(stream, request)
+            return
         body = self._bodies.get(stream.id)
         if body is not None:
             body.end()
@@ -214,6 +238,10 @@ class Http2Connection(asyncio.Protocol):
         body = self._bodies.get(stream.id)
         if body is not None:
             body.fail()
+        request = self._undecided.pop(stream.id, None)
+        if request is not None:
+            exchange = self._shared.edge.unreadable(request)
+            self._handler.log_access(exchange, 0, 0, "Error", "ClientHungUpRequest")
         task = self._tasks.get(stream.id)
         if task is not None:
             task.cancel()  # the stream counts until the task has ended

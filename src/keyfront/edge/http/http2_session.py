@@ -16,6 +16,7 @@ A peer costs what it sends, at most times a constant:
 from __future__ import annotations
 
 import struct
+from collections import deque
 from typing import Final, Protocol
 
 from jh2._hazmat import Decoder, Encoder, HPACKError, OversizedHeaderListError
@@ -133,6 +134,7 @@ class Session:
         "_peer_window",
         "_received",
         "_refilled",
+        "_reset",
         "_sink",
         "_started",
         "closing",
@@ -160,6 +162,7 @@ class Session:
         self._received = 0  # bytes of bodies for which no window of the connection was returned
         self.window = WINDOW
         self.streams: dict[int, Stream] = {}
+        self._reset: deque[int] = deque(maxlen=STREAMS)  # streams that this side has reset lately
         self.closing = False
         self.pending = 0
         settings = b"".join(
@@ -275,17 +278,28 @@ class Session:
             self._block_complete(block)
 
     def _block_complete(self, block: bytes) -> None:
+        if not is_complete(block):
+            raise ConnectionFault(COMPRESSION_ERROR, "a header block is cut off")
         try:
             fields = self._decoder.decode(block, True)
         except OversizedHeaderListError as error:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "a header list is too large") from error
         except HPACKError as error:
             raise ConnectionFault(COMPRESSION_ERROR, "a header block cannot be decompressed") from error
+        except BaseException as error:
+            if (
+                type(error).__name__ != "PanicException"
+            ):  # which is no Exception, and has no module to import it from
+                raise
+            raise ConnectionFault(COMPRESSION_ERROR, "a header block cannot be decompressed") from error
         headers = [(bytes(name), bytes(value)) for name, value, _ in fields]
         id_, ended = self._block_stream, bool(self._block_flags & END_STREAM)
         stream = self.streams.get(id_)
         if stream is not None:
             self._trailers(stream, ended)
+            return
+        if id_ in self._reset:
+            self._spend()  # trailers that were on their way when the stream was reset (RFC 9113 §5.1)
             return
         if id_ <= self._last_peer:
             raise ConnectionFault(STREAM_CLOSED, "HEADERS on a closed stream")
@@ -302,7 +316,9 @@ class Session:
 
     def _trailers(self, stream: Stream, ended: bool) -> None:
         """Trailers are dropped; they must end the request."""
-        if not stream.receiving or not ended:
+        if stream.reset:
+            self._spend()
+        elif not stream.receiving or not ended:
             self._spend()
             self.reset(stream, STREAM_CLOSED if not stream.receiving else PROTOCOL_ERROR)
             self._sink.gone(stream)
@@ -512,6 +528,7 @@ class Session:
         if not stream.reset:
             stream.reset = True
             stream.receiving = False
+            self._reset.append(stream.id)
             self.output.append(frame(RST_STREAM, 0, stream.id, _WORD.pack(code)))
 
     @property
@@ -525,10 +542,57 @@ class Session:
         """Announce that the connection will end: requests that are on their way are still accepted."""
         self.output.append(frame(GOAWAY, 0, 0, _WORD.pack(LARGEST) + _WORD.pack(NO_ERROR)))
 
+    def release(self) -> None:
+        """The connection is lost. The sink refers to this object, so the cycle would keep both alive."""
+        del self._sink
+
     def goaway(self, code: int = NO_ERROR) -> None:
         """Accept no more streams."""
         self.closing = True
         self.output.append(frame(GOAWAY, 0, 0, _WORD.pack(self._last_peer) + _WORD.pack(code)))
+
+
+def is_complete(block: bytes) -> bool:
+    """Whether a header block ends where its last field does (RFC 7541 section 6).
+
+    The decoder panics at one that does not, with a message on standard error that a peer could repeat at will.
+    """
+    at, end = 0, len(block)
+    while at < end:
+        first = block[at]
+        bits = 7 if first & 0x80 else 6 if first & 0x40 else 5 if first & 0x20 else 4
+        number, at = _number(block, at, bits)
+        if at > end:
+            return False
+        if first & 0x80 or (bits == 5 and first & 0x20):
+            continue  # an indexed field, or a change of the table's size
+        for _ in range(1 if number else 2):  # the value, after a name that is not in the table
+            if at >= end:
+                return False
+            length, at = _number(block, at, 7)
+            at += length
+            if at > end:
+                return False
+    return True
+
+
+def _number(block: bytes, at: int, bits: int) -> tuple[int, int]:
+    """An integer with a prefix of so many bits (RFC 7541 section 5.1), and where it ends: beyond the block if it is cut
+    off, or has more than four bytes besides the prefix."""
+    most = (1 << bits) - 1
+    number = block[at] & most
+    at += 1
+    if number < most:
+        return number, at
+    for shift in range(0, 28, 7):
+        if at >= len(block):
+            break
+        byte = block[at]
+        at += 1
+        number += (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return number, at
+    return 0, len(block) + 1
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:
