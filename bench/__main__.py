@@ -15,6 +15,7 @@ SUITES = {
     "control": "bench.control",
     "sharing": "bench.sharing",
     "edge": "bench.edge",
+    "http2": "bench.http2",
     "fleet": "bench.fleet",
     "instructions": "bench.instructions",
 }

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import msgspec
 
 from keyfront import load_signer, sign_url
-from keyfront.edge.worker_settings import WorkerSettings
+from keyfront.edge.worker_settings import TlsSettings, WorkerSettings
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import Behavior, Distribution, KeyGroup, Origin, PublicKey, Select, Snapshot
 
@@ -159,7 +159,7 @@ def logging_peers(folder: Path) -> Path:
 
 
 def keyfront(
-    folder: Path, port: int, cores: set[int], name: str = "edge-1"
+    folder: Path, port: int, cores: set[int], name: str = "edge-1", tls: TlsSettings | None = None
 ) -> contextlib.AbstractContextManager[Server]:
     origin = Origin("o", "127.0.0.1", http_port=ORIGIN_PORT)
     query = Select("all")
@@ -182,13 +182,13 @@ def keyfront(
         ),
     )
     FileFeed(folder).publish(snapshot)
-    settings = WorkerSettings(str(folder), name, "127.0.0.1", port)
+    settings = WorkerSettings(str(folder), name, "127.0.0.1", port, tls=tls)
     code = (
         "import sys, msgspec; from keyfront.edge.worker import *;"
         "run_worker(msgspec.json.decode(sys.argv[1], type=WorkerSettings), lambda: None)"
     )
     argv = [sys.executable, "-c", code, msgspec.json.encode(settings).decode()]
-    return running("keyfront", argv, port, cores)
+    return running("keyfront", argv, port if tls is None else tls.port, cores)
 
 
 def checkout(root: Path, folder: Path, port: int) -> contextlib.AbstractContextManager[Server]:
