@@ -38,17 +38,16 @@ from keyfront.edge.http.request_body import Body
 from keyfront.edge.http.request_parser import BETWEEN, BLANK_LINES, HEAD, RequestParser
 from keyfront.edge.http.request_target import MAX_TARGET, in_origin_form
 from keyfront.edge.http.response_writer import ResponseWriter
-from keyfront.edge.http.shared import BODY_GONE, Shared
+from keyfront.edge.http.shared import Shared, broken_off
 from keyfront.edge.http.trusted_proxies import address_of
 from keyfront.edge.limits.rates import Floor
 from keyfront.edge.net.tunnel import LINGER, Tunnel
 from keyfront.edge.rules import error_pages, respond
 from keyfront.edge.rules.response_headers import ResponseHeaders
-from keyfront.edge.rules.slicing import ChangedError, UnusableError
 from keyfront.edge.semantics.websocket import WEBSOCKET
 from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.serving.fast_path import CachedHeaderBlock, Caller, aged
-from keyfront.edge.types.messages import LostError, Reply, Request, Upstream
+from keyfront.edge.types.messages import Reply, Request, Upstream
 from keyfront.edge.types.stored import Stored
 from keyfront.errors import OriginFailure, clear_traceback
 
@@ -494,18 +493,7 @@ class Connection(asyncio.Protocol):
         """End the connection in the middle of a response: the only honest end if the rest of a body is missing. If the
         viewer can see that something is missing, what was already sent still arrives, including earlier responses.
         Returns the detail for the log."""
-        detail = "Error"
-        if isinstance(error, OriginFailure):
-            detail = error.kind
-            exchange.explanation = error.detail
-        elif isinstance(error, (LostError, ChangedError, UnusableError)):
-            if reply is not None:
-                reply.reason = BODY_GONE
-        else:
-            logger.error(
-                "request %s failed in the middle of its response", exchange.request_id, exc_info=error
-            )
-        clear_traceback(error)
+        detail = broken_off(exchange, reply, error)
         if exchange.request.version == "1.0" and (reply is None or reply.length is None):
             self._reset()
         else:

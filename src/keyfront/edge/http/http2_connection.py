@@ -28,17 +28,16 @@ from keyfront.edge.http.http2_session import (
     Stream,
 )
 from keyfront.edge.http.request_body import Body
-from keyfront.edge.http.shared import BODY_GONE, Shared
+from keyfront.edge.http.shared import Shared, broken_off
 from keyfront.edge.limits.rates import Floor
 from keyfront.edge.rules import error_pages, respond
-from keyfront.edge.rules.slicing import ChangedError, UnusableError
 from keyfront.edge.semantics.fields import HOP_BY_HOP
 from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.serving.fast_path import Caller
 from keyfront.edge.types.files import FileRange
-from keyfront.edge.types.messages import Headers, LostError, Reply, Request
+from keyfront.edge.types.messages import Headers, Reply, Request
 from keyfront.edge.types.stored import Stored
-from keyfront.errors import OriginFailure, clear_traceback
+from keyfront.errors import clear_traceback
 
 logger = logging.getLogger("keyfront.edge")
 
@@ -415,18 +414,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _break_off(self, stream: Stream, exchange: Exchange, reply: Reply | None, error: Exception) -> str:
         """Reset the stream in the middle of its response. Returns the detail for the log."""
-        detail = "Error"
-        if isinstance(error, OriginFailure):
-            detail = error.kind
-            exchange.explanation = error.detail
-        elif isinstance(error, (LostError, ChangedError, UnusableError)):
-            if reply is not None:
-                reply.reason = BODY_GONE
-        else:
-            logger.error(
-                "request %s failed in the middle of its response", exchange.request_id, exc_info=error
-            )
-        clear_traceback(error)
+        detail = broken_off(exchange, reply, error)
         self._session.reset(stream, INTERNAL_ERROR)
         return detail
 

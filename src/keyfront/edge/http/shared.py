@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Final
 
 from keyfront.edge.http.response_head import Identity
@@ -10,10 +11,16 @@ from keyfront.edge.http.response_writer import hit_tail
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.limits.viewers import Viewers
+from keyfront.edge.rules.slicing import ChangedError, UnusableError
 from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.serving.fast_path import FastPath
 from keyfront.edge.serving.handler import Handler
+from keyfront.edge.types.messages import LostError, Reply
 from keyfront.edge.types.shield import SHIELD
+from keyfront.errors import OriginFailure, clear_traceback
+
+logger = logging.getLogger("keyfront.edge")
 
 BODY_GONE: Final = "body_gone"
 """The log's reason when the rest of a stored body was evicted, or now belongs to another version."""
@@ -53,3 +60,19 @@ class Shared:
         self.connections.discard(connection)
         if self.empty is not None and not self.connections and not self.empty.done():
             self.empty.set_result(None)
+
+
+def broken_off(exchange: Exchange, reply: Reply | None, error: Exception) -> str:
+    """The access record's detail for a response that ends before it is complete; the exchange and the reply get the
+    reason. A fault of the edge's own is logged."""
+    detail = "Error"
+    if isinstance(error, OriginFailure):
+        detail = error.kind
+        exchange.explanation = error.detail
+    elif isinstance(error, (LostError, ChangedError, UnusableError)):
+        if reply is not None:
+            reply.reason = BODY_GONE
+    else:
+        logger.error("request %s failed in the middle of its response", exchange.request_id, exc_info=error)
+    clear_traceback(error)
+    return detail
