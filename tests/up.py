@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -175,10 +176,15 @@ class Up:
         return self._process.wait(PATIENCE)
 
     def kill(self, *, children: bool = True) -> None:
-        """Send SIGKILL to it and to every process that it started."""
+        """Send SIGKILL to it and to every process that it started, and wait until they are gone, so that their sockets
+        are closed."""
         assert self._process is not None
-        for pid in [self._process.pid, *(self.children() if children else [])]:
-            os.kill(pid, signal.SIGKILL)
+        with contextlib.ExitStack() as ended:
+            for pid in [self._process.pid, *(self.children() if children else [])]:
+                handle = os.pidfd_open(pid)
+                ended.callback(os.close, handle)
+                ended.callback(select.select, [handle], [], [])
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
         self._process.wait(10)
 
     @property
