@@ -51,6 +51,7 @@ EDGES = "test_the_commands_for_edges"
 CONFIG = "test_a_configuration_file_is_created_as_it_says"
 RESTARTS = "stories/test_restart.py::test_restarts_under_load_fail_no_request"
 TRUST = "stories/test_local_tls.py::test_clients_trust_it_by_the_line_that_is_printed"
+TRUST_EXPORT = "stories/test_local_tls.py::test_its_certificate_is_exported_for_other_machines"
 TRUST_STORE = "stories/test_local_tls.py::test_the_system_trusts_it_until_it_is_removed"
 UNWATCHED = "test_the_commands_for_records_that_nothing_watches"
 MENTION = "names a program in a sentence; there is nothing to run"
@@ -97,6 +98,7 @@ CASES = {
     ("cli.edge_options", "keyfront trust"): TRUST,
     ("cli.trust", "keyfront up --data {}"): STARTS,
     ("cli.trust", "keyfront trust --install{}"): TRUST_STORE,
+    ("cli.trust", "keyfront trust --export {}.pem{}"): TRUST_EXPORT,
     ("cli.trust", "keyfront trust {} --data {}"): TRUST_STORE,
     ("runtime.local_authority", "keyfront trust"): TRUST,
     ("control.audit.rotation_events", "keyfront up"): MENTION,

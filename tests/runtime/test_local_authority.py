@@ -23,6 +23,8 @@ from keyfront.runtime.local_authority import (
     DAY,
     LIFETIME,
     MOST,
+    MOST_COMPARISONS,
+    MOST_DOMAINS,
     RENEWED,
     RESERVED,
     LocalAuthority,
@@ -30,6 +32,7 @@ from keyfront.runtime.local_authority import (
     issue,
     issued_folder,
     permitted,
+    uncovered,
 )
 from tests.edge.test_tls import Folder, handshake_error
 from tests.rows import rows
@@ -260,3 +263,124 @@ def test_it_vouches_for_servers_only(tmp_path: Path) -> None:
     assert certificate is not None
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
+
+
+@rows(
+    ("name", "is_covered"),
+    [
+        ("com", False),
+        ("*.com", False),
+        ("*.co.uk", False),
+        ("*.COM", False),
+        ("*.foo.ck", False),  # the list's rule is *.ck
+        ("*.github.io", False),  # anybody's sites are below it
+        ("*.xn--55qx5d.cn", False),
+        ("*.shop.com", True),
+        ("me.github.io", True),
+        ("www.ck", True),  # an exception in the list
+        ("*.localhost", True),
+        ("*.cloudfront.localhost", True),
+        ("*.test", True),
+    ],
+)
+def test_it_never_vouches_for_everyone_below_a_public_suffix(
+    tmp_path: Path, name: str, is_covered: bool
+) -> None:
+    authority = LocalAuthority(tmp_path)
+    authority.cover(["www.example.org", name], NOW)
+    certificate = authority.certificate()
+    assert certificate is not None
+    domain = name.removeprefix("*.")
+    assert (any(f".{domain}".endswith(f".{each}") for each in permitted(certificate))) is is_covered
+    assert issued(tmp_path) == {"1.pem": sorted(["www.example.org", *([name] if is_covered else [])])}
+    assert uncovered(["www.example.org", name]) == (set() if is_covered else {name})
+
+
+def test_an_authority_that_vouches_for_a_public_suffix_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is from an earlier version."""
+    authority = LocalAuthority(tmp_path)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(local_authority, "_is_public", lambda _: False)
+        authority.cover(["*.com"], NOW)
+        before = authority.certificate()
+    assert before is not None
+    assert "com" in permitted(before)
+    assert authority.cover(["www.shop.com"], NOW)
+    after = authority.certificate()
+    assert after is not None
+    assert permitted(after) == {*RESERVED, "www.shop.com"}
+    assert not authority.cover(["www.shop.com"], NOW)
+
+
+def test_ten_thousand_aliases_are_accepted_by_viewers(tmp_path: Path) -> None:
+    """Each with a constraint of its own. A viewer compares every name of a certificate with every constraint."""
+    authority = LocalAuthority(tmp_path)
+    now = time.time()
+    names = [f"www.shop-{number:05}.com" for number in range(MOST_DOMAINS)]
+    assert authority.cover(names, now)
+    files = issued(tmp_path)
+    certificate = authority.certificate()
+    assert certificate is not None
+    assert all(len(each) * len(permitted(certificate)) <= MOST_COMPARISONS for each in files.values())
+    assert sorted(name for each in files.values() for name in each) == names
+    certificates = Certificates(tmp_path / "none", now, print, issued_folder(tmp_path))
+    context = ssl.create_default_context(cafile=authority.path)
+    for name in (names[0], names[-1]):
+        assert handshake_error(certificates, context, name) == ""
+
+    # One more, for private use, changes one certificate; one beyond the limit has none.
+    before = {path.name: path.read_bytes() for path in issued_folder(tmp_path).iterdir()}
+    assert authority.cover([*names, "one-more.test", "www.zzz.com"], now)
+    after = {path.name: path.read_bytes() for path in issued_folder(tmp_path).iterdir()}
+    assert len({*before.items()} ^ {*after.items()}) <= 2
+    assert uncovered([*names, "one-more.test", "www.zzz.com"]) == {"www.zzz.com"}
+    assert certificate == authority.certificate(), "trusted as before"
+
+
+def test_a_name_that_comes_or_goes_changes_few_certificates(tmp_path: Path) -> None:
+    authority = LocalAuthority(tmp_path)
+    names = [f"a{number:03}.test" for number in range(3 * MOST + 10)]
+    authority.cover(names, NOW)
+
+    def contents() -> set[bytes]:
+        return {path.read_bytes() for path in issued_folder(tmp_path).iterdir()}
+
+    before = contents()
+    authority.cover([*names, "0.test"], NOW)
+    assert len(before - contents()) == 1
+    before = contents()
+    authority.cover(names[1:], NOW)
+    assert len(before - contents()) == 2, (
+        "the one with the two names that are gone, and the one that was not full"
+    )
+    assert sorted(name for each in issued(tmp_path).values() for name in each) == names[1:]
+    for number in range(50):  # one by one
+        authority.cover([*names[1:], *(f"b{each}.test" for each in range(number + 1))], NOW)
+    assert len(issued(tmp_path)) == 4
+
+
+async def test_names_without_a_certificate_are_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(local_authority, "INTERVAL", 0.01)
+    monkeypatch.setattr(local_authority, "RENEWAL_INTERVAL", 0.01)  # covered anew at each check
+    times = asyncio.Semaphore(0)
+    loop = asyncio.get_running_loop()
+
+    def aliases(_: object) -> set[str]:
+        loop.call_soon_threadsafe(times.release)
+        return {"localhost", "*.com", "*.co.uk"}
+
+    monkeypatch.setattr(local_authority, "names_of", aliases)
+    settings = read_settings(["--data", str(tmp_path), "--tls", "127.0.0.1:0"])
+    with caplog.at_level(logging.WARNING, "keyfront.supervisor"):
+        covering = asyncio.create_task(local_authority.keep_covered(lambda: settings))
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(4):
+                await times.acquire()
+        covering.cancel()
+        await asyncio.gather(covering, return_exceptions=True)
+    (line,) = caplog.messages
+    assert line.startswith("the local authority does not vouch for *.co.uk, *.com, as it would")

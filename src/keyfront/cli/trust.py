@@ -14,6 +14,7 @@ import click
 
 from keyfront.cli.options import data_option, data_words
 from keyfront.errors import SettingsError
+from keyfront.private_files import replace_file
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -34,7 +35,10 @@ KEYCHAIN = "/Library/Keychains/System.keychain"
 @data_option
 @click.option("--install", is_flag=True, help="Add it to the authorities that this machine trusts.")
 @click.option("--remove", is_flag=True, help="Remove it from the authorities that this machine trusts.")
-def trust(data: Path, install: bool, remove: bool) -> None:
+@click.option(
+    "--export", metavar="FILE", help="Write its certificate, in PEM, to this file, or - for standard output."
+)
+def trust(data: Path, install: bool, remove: bool, export: str | None) -> None:
     """Show the local authority, which issues certificates if `keyfront up --tls` has none of its own, and how to trust
     it.
 
@@ -43,8 +47,8 @@ def trust(data: Path, install: bool, remove: bool) -> None:
     """
     from keyfront.runtime.local_authority import LocalAuthority, permitted
 
-    if install and remove:
-        raise SettingsError("--install and --remove exclude each other")
+    if install + remove + (export is not None) > 1:
+        raise SettingsError("--install, --remove, and --export exclude each other")
     authority = LocalAuthority(data)
     certificate = authority.certificate()
     if certificate is None:
@@ -52,7 +56,9 @@ def trust(data: Path, install: bool, remove: bool) -> None:
             f"there is no local authority in {data}: `keyfront up --data {shlex.quote(str(data))}` creates one if "
             "it is started with --tls and without --certificates"
         )
-    if install:
+    if export is not None:
+        _export(certificate, export)
+    elif install:
         _install(authority.path, data)
     elif remove:
         _remove(authority.path, data)
@@ -63,20 +69,39 @@ def trust(data: Path, install: bool, remove: bool) -> None:
 def _show(path: Path, certificate: x509.Certificate, domains: set[str], data: Path) -> None:
     from cryptography.hazmat.primitives import hashes
 
-    file = shlex.quote(str(path))
+    file = shlex.quote(str(path.absolute()))
+    words = data_words(data.absolute())
     click.echo(f"authority    {path}")
     click.echo(f"SHA-256      {certificate.fingerprint(hashes.SHA256()).hex(':').upper()}")
     click.echo(f"valid until  {certificate.not_valid_after_utc:%Y-%m-%d}")
     click.echo(f"vouches for  {', '.join(sorted(domains))}, and names below them")
     click.echo("\nTo trust it on this machine (as root), and in browsers that use the system's authorities:")
-    click.echo(f"    keyfront trust --install{data_words(data.absolute())}")
-    click.echo("\nTo trust it in one shell:")
+    click.echo(f"    keyfront trust --install{words}")
+    click.echo("\nTo trust it in one shell, instead of the system's authorities:")
     click.echo(f"    export CURL_CA_BUNDLE={file}          # curl")
     click.echo(f"    export REQUESTS_CA_BUNDLE={file}      # Python: requests")
     click.echo(f"    export SSL_CERT_FILE={file}           # Python: ssl, urllib, httpx; Go; OpenSSL")
+    click.echo("In addition to those that Node.js trusts:")
     click.echo(f"    export NODE_EXTRA_CA_CERTS={file}     # Node.js")
     click.echo("\nFirefox, and Chromium on Linux, have databases of their own (certutil is part of NSS):")
+    click.echo("    mkdir -p $HOME/.pki/nssdb")
     click.echo(f"    certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n {NAME} -i {file}")
+    click.echo("\nFor another machine, or a container:")
+    click.echo(f"    keyfront trust --export {NAME}.pem{words}")
+
+
+def _export(certificate: x509.Certificate, file: str) -> None:
+    """A certificate is no secret: whoever may enter the folder may read the file."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    pem = certificate.public_bytes(Encoding.PEM)
+    if file == "-":
+        click.echo(pem, nl=False)
+        return
+    try:
+        replace_file(Path(file), pem, mode=0o644)
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def _install(path: Path, data: Path) -> None:

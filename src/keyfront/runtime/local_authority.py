@@ -5,6 +5,10 @@ may vouch only for names that are reserved for private use, for the installation
 distributions. An alias that it may not vouch for yet leads to a new authority, which must be trusted anew. The trust
 thus never exceeds what an operator has configured, even if the key is stolen.
 
+A constraint covers a domain and everything below it. An alias such as `*.com` or `co.uk` would thus let the authority
+vouch for hosts of strangers. Names that are public suffixes (https://publicsuffix.org/) and wildcards directly below
+them get no certificate.
+
 Everything is in the data folder, readable by its owner only:
 
     local-authority/ca.pem         the authority's certificate
@@ -15,12 +19,14 @@ Everything is in the data folder, readable by its owner only:
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
+import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -40,6 +46,9 @@ from keyfront.fleet.remote.authority import (
 from keyfront.private_files import replace_file
 from keyfront.runtime.reload import UpSettings
 
+if TYPE_CHECKING:
+    from publicsuffixlist import PublicSuffixList
+
 logger = logging.getLogger("keyfront.supervisor")
 
 RESERVED: Final = ("example", "home.arpa", "internal", "invalid", "local", "localhost", "test")
@@ -51,6 +60,13 @@ RENEWED: Final = 30 * DAY
 """Lifetimes in seconds, and the rest of a certificate's lifetime at which it is replaced."""
 MOST: Final = 100
 """Names in one certificate."""
+MOST_DOMAINS: Final = 10_000
+"""Domains for which the authority may vouch, apart from those for private use: its certificate then has 300 kB."""
+MOST_COMPARISONS: Final = 250_000
+"""A certificate's names times the authority's constraints. Viewers limit it, against certificates that cost them much:
+Go's crypto/x509 allows 250,000; OpenSSL and Chromium allow 1,048,576."""
+NAMED: Final = 10
+"""Names in one message."""
 INTERVAL: Final = 1.0
 """Seconds between two checks for a new snapshot."""
 RENEWAL_INTERVAL: Final = 3600.0
@@ -103,35 +119,56 @@ class LocalAuthority:
     def cover(self, names: Collection[str], now: float) -> bool:
         """Issue certificates for these names, unless there are valid ones. Returns whether anything changed.
 
-        :param names: DNS names, also with a wildcard as their first label.
+        :param names: DNS names, also with a wildcard as their first label. Those in `uncovered(names)` are left out.
         :param now: epoch seconds.
         :raises SettingsError: if the authority's files cannot be read.
         :raises OSError: if the files cannot be written.
         """
-        wanted = sorted({name for name in names if _is_name(name)})
+        wanted = sorted({name for name in names if _is_name(name)} - uncovered(names))
         authority, key = self.load()
         domains = set() if authority is None else permitted(authority)
         missing = [] if authority is None else [name for name in wanted if not _permits(domains, name)]
         is_valid = authority is not None and _is_valid_during(authority, now, now + LIFETIME)
-        if authority is None or key is None or missing or not is_valid:
+        # One of an earlier version may vouch for a public suffix.
+        is_too_wide = any(_is_public(domain) for domain in domains)
+        if authority is None or key is None or missing or is_too_wide or not is_valid:
             authority, key = self._create(wanted, now)
             if missing:
                 logger.warning(
                     "a new local authority vouches for %s too: trust it with `keyfront trust`",
-                    ", ".join(missing),
+                    _listed(missing),
                 )
         self._issued.mkdir(mode=0o700, exist_ok=True)
-        changed = False
-        batches = {f"{n // MOST + 1}.pem": wanted[n : n + MOST] for n in range(0, len(wanted), MOST)}
-        for file, batch in batches.items():
-            if not self._is_valid(file, batch, authority, now):
-                replace_file(self._issued / file, issue(authority, key, batch, now))
-                changed = True
-        for path in self._issued.iterdir():
-            if path.suffix == ".pem" and path.name not in batches:
-                path.unlink()
-                changed = True
-        return changed
+        return self._issue_missing(wanted, authority, key, now)
+
+    def _issue_missing(
+        self, wanted: list[str], authority: x509.Certificate, key: ec.EllipticCurvePrivateKey, now: float
+    ) -> bool:
+        """Keep the certificates that are valid and name only wanted names, and issue others for the rest. If any are
+        issued, those that are not full are merged, so there are few, and a new name costs few signatures."""
+        size = min(MOST, MOST_COMPARISONS // len(permitted(authority)))
+        remaining = set(wanted)
+        kept: dict[str, list[str]] = {}
+        files = sorted(path.name for path in self._issued.iterdir() if path.suffix == ".pem")
+        for file in files:
+            names = self._valid_names(file, authority, now)
+            if names and len(names) <= size and remaining.issuperset(names):
+                kept[file] = names
+                remaining.difference_update(names)
+        if remaining:
+            for file in [file for file, names in kept.items() if len(names) < size]:
+                remaining.update(kept.pop(file))
+        rest = sorted(remaining)
+        free = (file for number in itertools.count(1) if (file := f"{number}.pem") not in kept)
+        for begin, file in zip(range(0, len(rest), size), free, strict=False):
+            batch = rest[begin : begin + size]
+            # Not durable: one that a crash damages is issued again.
+            replace_file(self._issued / file, issue(authority, key, batch, now), durable=False)
+            kept[file] = batch
+        gone = [file for file in files if file not in kept]
+        for file in gone:
+            (self._issued / file).unlink()
+        return bool(rest or gone)
 
     def load(self) -> tuple[x509.Certificate | None, ec.EllipticCurvePrivateKey | None]:
         """Its certificate and key, each None if it is missing, or if they do not belong together.
@@ -156,12 +193,11 @@ class LocalAuthority:
         self, names: Iterable[str], now: float
     ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        domains = {*RESERVED, *(name.removeprefix("*.") for name in names)}
-        shortest = sorted(domain for domain in domains if not _permits(domains, domain.partition(".")[2]))
+        domains = _shortest((*RESERVED, *(name.removeprefix("*.") for name in names)))
         key = new_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Keyfront local authority")])
         everywhere = [x509.IPAddress(ipaddress.ip_network(each)) for each in ("0.0.0.0/0", "::/0")]
-        constraints = x509.NameConstraints([x509.DNSName(domain) for domain in shortest], everywhere)
+        constraints = x509.NameConstraints([x509.DNSName(domain) for domain in domains], everywhere)
         certificate = (
             certificate_builder(name, name, key.public_key(), now, AUTHORITY_LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -175,13 +211,46 @@ class LocalAuthority:
         replace_file(self.path, certificate_to_pem(certificate), mode=0o644)
         return certificate, key
 
-    def _is_valid(self, file: str, names: list[str], authority: x509.Certificate, now: float) -> bool:
+    def _valid_names(self, file: str, authority: x509.Certificate, now: float) -> list[str]:
+        """The names of an issued certificate; none if it must be replaced."""
         try:
             leaf = x509.load_pem_x509_certificates((self._issued / file).read_bytes())[0]
             leaf.verify_directly_issued_by(authority)
+            return dns_names(leaf) if _is_valid_during(leaf, now, now + RENEWED) else []
         except Exception:  # whatever is wrong with the file: it is replaced
-            return False
-        return dns_names(leaf) == names and _is_valid_during(leaf, now, now + RENEWED)
+            return []
+
+
+def uncovered(names: Collection[str]) -> set[str]:
+    """The names among these for which the local authority does not vouch: what would let it vouch for hosts of
+    strangers, and in alphabetical order those beyond `MOST_DOMAINS` domains."""
+    public = {name for name in names if _is_name(name) and _is_public(name.removeprefix("*."))}
+    others = {name for name in names if _is_name(name) and not _permits(_RESERVED, name)} - public
+    if len(others) <= MOST_DOMAINS:
+        return public
+    permitted = set(_shortest(name.removeprefix("*.") for name in others)[:MOST_DOMAINS])
+    return public | {name for name in others if not _permits(permitted, name)}
+
+
+_RESERVED = frozenset(RESERVED)
+
+
+def _is_public(domain: str) -> bool:
+    """Whether anyone can register names directly below the domain."""
+    return not _permits(_RESERVED, domain) and _public_suffixes().is_public(domain.lower())
+
+
+@functools.cache
+def _public_suffixes() -> PublicSuffixList:
+    from publicsuffixlist import PublicSuffixList  # 0.15 CPU seconds, for names that are not reserved
+
+    return PublicSuffixList()
+
+
+def _shortest(domains: Iterable[str]) -> list[str]:
+    """The domains without those that are below others of them, sorted."""
+    every = set(domains)
+    return sorted(domain for domain in every if not _permits(every, domain.partition(".")[2]))
 
 
 def permitted(authority: x509.Certificate) -> set[str]:
@@ -249,25 +318,29 @@ def names_of(settings: UpSettings) -> set[str]:
     return found
 
 
-def cover(settings: UpSettings, now: float) -> None:
+def cover(settings: UpSettings, now: float) -> frozenset[str]:
     """Let the local authority issue all certificates that these settings need.
 
     :param now: epoch seconds.
+    :returns: the names for which it does not vouch.
     :raises SettingsError: if that is impossible.
     """
     tls = settings.worker.tls
     if tls is None or not tls.local:
-        return
+        return frozenset()
+    names = names_of(settings)
     try:
-        LocalAuthority(settings.data).cover(names_of(settings), now)
+        LocalAuthority(settings.data).cover(names, now)
     except OSError as error:
         raise SettingsError(f"the local authority cannot issue certificates: {error}") from error
+    return frozenset(uncovered(names))
 
 
 async def keep_covered(running: Callable[[], UpSettings]) -> None:
     """Cover new names within a second or two, make a new authority if its folder has been removed, and renew
-    certificates, until canceled."""
+    certificates, until canceled. Names for which the authority does not vouch are logged once."""
     seen: tuple[int, int] | None = None
+    known: frozenset[str] = frozenset()
     while True:
         await asyncio.sleep(INTERVAL)
         settings, now = running(), time.time()
@@ -278,11 +351,35 @@ async def keep_covered(running: Callable[[], UpSettings]) -> None:
         if state == seen and LocalAuthority(settings.data).path.exists():
             continue
         try:
-            await asyncio.to_thread(cover, settings, now)
+            found = await asyncio.to_thread(cover, settings, now)
             seen = state
+            for refusal in _refusals(found - known):
+                logger.warning("%s", refusal)
+            known = found
         except SettingsError as error:
             logger.warning("%s", error)
             await asyncio.sleep(60 * INTERVAL)
         except Exception:
             logger.exception("the local authority failed; trying again")
             await asyncio.sleep(60 * INTERVAL)
+
+
+def _refusals(names: Set[str]) -> Iterator[str]:
+    """Why the authority does not vouch for names, and what to do."""
+    public = sorted(name for name in names if _is_public(name.removeprefix("*.")))
+    others = sorted(names - {*public})
+    folder = "put a certificate of your own into the folder `certificates` in the data folder"
+    if public:
+        yield (
+            f"the local authority does not vouch for {_listed(public)}, as it would then vouch for every host below "
+            f"a public suffix: {folder}"
+        )
+    if others:
+        yield (
+            f"the local authority vouches for {MOST_DOMAINS} domains at most, and not for {_listed(others)}: {folder}"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

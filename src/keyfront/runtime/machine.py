@@ -344,7 +344,7 @@ class Processes:
         return [sys.executable, "-m", "keyfront", name, *arguments]
 
 
-def _certificate_issuer(settings: UpSettings) -> Callable[[], None] | None:
+def _certificate_issuer(settings: UpSettings) -> Callable[[], object] | None:
     if settings.worker.tls is None or not settings.worker.tls.local:
         return None
     from keyfront.runtime.local_authority import cover  # loads what nobody else here needs
