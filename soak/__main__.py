@@ -140,7 +140,8 @@ async def _load(
     done = await asyncio.gather(*tasks, return_exceptions=True)
     await watch.at_rest()
     for report in FileFeed(up.data).reports():
-        judge.counts["entries evicted from disk, by workers that live"] += report.counters["disk_evictions"]
+        evicted = sum(cells[0] for name, _, cells in report.counters["series"] if name == "disk_evictions")
+        judge.counts["entries evicted from disk, by workers that live"] += evicted
     stop_watching.set()
     done += await asyncio.gather(*watching, return_exceptions=True)
     status = await asyncio.to_thread(up.stop)

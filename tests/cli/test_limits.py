@@ -17,7 +17,6 @@ from keyfront.cli.sizes import SizeType
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.worker_settings import WorkerSettings
-from keyfront.monitoring.edge_metrics import GAUGES
 from keyfront.runtime.reload import UpSettings
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
@@ -104,12 +103,3 @@ def test_what_makes_no_sense(option: str, tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert option.partition("=")[0] in done.output
     assert not (tmp_path / "data").exists()
-
-
-async def test_the_gauges_are_those_that_are_rendered() -> None:
-    from keyfront.edge.logs.access_log import AccessLog
-    from keyfront.edge.serving.edge import Edge
-
-    edge = Edge(EdgeSettings(memory=1 << 20), AccessLog(None))
-    assert set(edge.gauges()) == set(GAUGES)
-    await edge.aclose()

@@ -1,14 +1,46 @@
 """A worker's counters, as Prometheus reads them."""
 
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
 import msgspec
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from keyfront.edge.logs import access_log
 from keyfront.edge.logs.access_log import AccessLog
-from keyfront.monitoring.edge_metrics import families, region_families
-from tests.origin import ScriptedOrigin, answer
-from tests.sites import site
+from keyfront.edge.logs.counters import Counts
+from keyfront.edge.serving.measures import measure
+from keyfront.edge.types.record import Record
+from keyfront.fleet.edge_counters import FAMILIES, Kind
+from keyfront.monitoring.edge_metrics import families, machine_families, region_families
+from tests.edge.harness import signed_site
+from tests.origin import CLOSE, ScriptedOrigin, answer
+from tests.sites import BOB, MALLORY, signed, site
 from tests.viewer import EdgeHarness
+
+
+def rendered(found: Iterable[Metric]) -> dict[str, float]:
+    """The samples of the text format, by name with labels."""
+
+    class One(Collector):
+        def collect(self) -> Iterable[Metric]:
+            return found
+
+    registry = CollectorRegistry()
+    registry.register(One())
+    samples = generate_latest(registry).decode().splitlines()
+    return {
+        name: float(value) for name, value in (s.rsplit(" ", 1) for s in samples if not s.startswith("#"))
+    }
+
+
+def of_machine(*counts: Counts) -> dict[str, float]:
+    return rendered(machine_families([one.table.since_start() for one in counts]))
 
 
 async def test_the_sums_of_a_worker_become_metrics() -> None:
@@ -18,46 +50,185 @@ async def test_the_sums_of_a_worker_become_metrics() -> None:
             await harness.get("/a")
         await harness.get("/a", host="nowhere.test")
         harness.log.flush()
-        log: AccessLog = harness.log
-        counted = msgspec.structs.replace(
-            log.counts.sums(),
-            connections=4,
-            cache_bytes=harness.edge.memory.bytes,
-            cache_objects=1,
-            lost_records=log.lost,
-        )
-
-    class One(Collector):
-        def collect(self):  # type: ignore[no-untyped-def]
-            return families([("edge-1", 7, msgspec.to_builtins(counted))])
-
-    registry = CollectorRegistry()
-    registry.register(One())
-    text = generate_latest(registry).decode()
-    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        measure(harness.edge, 4, 1234.5)
+        counted = harness.log.counts.sums()
+    lines = rendered(families([("edge-1", 7, msgspec.to_builtins(counted))]))
     base = (
         'keyfront_edge_requests_total{distribution="ETEST",edge="edge-1",reason="",result="%s",status="200"}'
     )
-    assert lines[base % "Miss"] == "1.0"
-    assert lines[base % "Hit"] == "2.0"
+    assert lines[base % "Miss"] == 1
+    assert lines[base % "Hit"] == 2
     refused = {name: value for name, value in lines.items() if 'reason="no_distribution"' in name}
-    assert list(refused.values()) == ["1.0"]
-    assert lines['keyfront_edge_response_bytes_total{edge="edge-1"}'] == str(
-        float(sum(record["bytes"] for record in harness.records))
+    assert list(refused.values()) == [1]
+    sent = sum(
+        value for name, value in lines.items() if name.startswith("keyfront_edge_response_bytes_total")
     )
-    assert lines['keyfront_edge_snapshot_number{edge="edge-1"}'] == "7.0"
-    assert lines['keyfront_edge_connections{edge="edge-1"}'] == "4.0"
-    assert float(lines['keyfront_edge_cache_bytes{edge="edge-1"}']) > 5
+    assert sent == sum(record["bytes"] for record in harness.records)
+    assert lines['keyfront_edge_snapshot_number{edge="edge-1"}'] == 7
+    assert lines['keyfront_edge_snapshot_confirmed_timestamp_seconds{edge="edge-1"}'] == 1234.5
+    assert lines['keyfront_edge_connections{edge="edge-1"}'] == 4
+    assert lines['keyfront_edge_cache_bytes{edge="edge-1"}'] > 5
+    assert lines['keyfront_edge_requests_by_version_total{edge="edge-1",version="1.1"}'] == 4
+
+
+async def test_each_way_of_a_request_is_counted_as_its_record_says() -> None:
+    """On the slow path and on the fast path; the records are written one by one, the counters are added up."""
+    async with ScriptedOrigin() as origin, EdgeHarness(signed_site(origin, "KALICE1")) as harness:
+        for path in ("/a/1", "/open"):
+            origin.on(path, answer(200, b"the object", {"Cache-Control": "max-age=86400"}))
+        target, stranger = signed("/a/1"), signed("/a/1", BOB)
+        async with await harness.viewer() as viewer:
+            for each in [target] * 6 + ["/open"] * 5 + ["/a/1", stranger, signed("/a/1", MALLORY)]:
+                await viewer.send(f"GET {each} HTTP/1.1\r\nHost: d.test\r\n\r\n".encode())
+                await viewer.answer()
+        await harness.get("/open", host="nowhere.test")
+        harness.log.flush()
+        found = of_machine(harness.log.counts)
+        records = harness.records
+    assert any("verify_us" not in record for record in records if record["path"] == "/a/1")  # the fast path
+    expected: Counter[str] = Counter()
+    for record in records:
+        distribution, reason = record.get("distribution", ""), record.get("reason", "")
+        expected[
+            f'keyfront_edge_requests_total{{distribution="{distribution}",reason="{reason}",'
+            f'result="{record["result"]}",status="{record["status"]}"}}'
+        ] += 1
+        expected[f'keyfront_edge_response_bytes_total{{distribution="{distribution}"}}'] += record["bytes"]
+        expected[f'keyfront_edge_request_bytes_total{{distribution="{distribution}"}}'] += record[
+            "request_bytes"
+        ]
+        expected[f'keyfront_edge_request_duration_seconds_count{{distribution="{distribution}"}}'] += 1
+    assert {name: found[name] for name in expected} == expected
+    assert (
+        sum(value for name, value in found.items() if name.startswith("keyfront_edge_requests_total")) == 15
+    )
+    denied = {name: value for name, value in found.items() if name.startswith("keyfront_edge_denials_total")}
+    line = 'keyfront_edge_denials_total{distribution="ETEST",key_group="%s",key_pair_id="%s",reason="%s"}'
+    assert denied == {
+        line % ("", "", "missing_key_pair_id"): 1,
+        line % ("", "other", "unknown_key"): 1,
+        line % ("group-a", "KALICE1", "signature_mismatch"): 1,
+    }
+    accepted = {name: value for name, value in found.items() if "signatures_accepted" in name}
+    assert accepted == {
+        'keyfront_edge_signatures_accepted_total{distribution="ETEST",hash_algorithm="SHA1",key_group="group-a",'
+        'key_pair_id="KALICE1"}': 6
+    }
+    assert (
+        found['keyfront_edge_origin_response_duration_seconds_count{distribution="ETEST",origin="scripted"}']
+        == 2
+    )
+    assert found['keyfront_edge_verify_duration_seconds_bucket{le="+Inf"}'] >= 4
+
+
+async def test_an_origin_that_fails() -> None:
+    async with ScriptedOrigin() as origin, EdgeHarness(site(origin.origin())) as harness:
+        origin.on("/broken", [CLOSE])
+        assert (await harness.get("/broken")).status == 502
+        await harness.recorded(1)
+        harness.log.flush()
+        found = of_machine(harness.log.counts)
+    failures = {name: value for name, value in found.items() if "origin_failures" in name}
+    [(name, value)] = failures.items()
+    assert value == 1
+    assert 'distribution="ETEST",origin="scripted"' in name
+    assert not [name for name in found if "origin_response_duration" in name]
+
+
+def test_nothing_that_a_viewer_chooses_is_a_label() -> None:
+    """Whatever a request contains, the labels stay those of the operator's own things and of the code's constants."""
+    counts = Counts()
+    for number in range(50):
+        text = f"chosen-{number}"
+        counts.add([
+            Record(
+                0.0, text, text, 1, text, "http", text, text, text, f"HTTP/{text}", 1000 + number, 1, 1, "Error",
+                "Error", distribution="E1", behavior="*", user_agent=text, referer=text, country=text,
+                verdict="refused", reason="unknown_key", explanation=text, key_pair_id=text, hash_algorithm=text,
+            )
+        ])  # fmt: skip
+    found = of_machine(counts)
+    assert not [name for name in found if "chosen" in name]
+    assert (
+        found[
+            'keyfront_edge_requests_total{distribution="E1",reason="unknown_key",result="Error",status="other"}'
+        ]
+        == 50
+    )
+    assert found['keyfront_edge_requests_by_version_total{version="other"}'] == 50
+    assert (
+        found[
+            'keyfront_edge_denials_total{distribution="E1",key_group="",key_pair_id="other",reason="unknown_key"}'
+        ]
+        == 50
+    )
+
+
+async def test_more_hit_counters_than_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template may still count with a counter that the log no longer reuses."""
+    monkeypatch.setattr(access_log, "MAX_COUNTERS", 2)
+    log = AccessLog(None)
+    held = [log.hit_counter(f"E{number}", None) for number in range(5)]
+    for _ in range(2):
+        for counter in held:
+            if not counter.hits:
+                log.touched.append(counter)
+            counter.hits += 3
+            log.hit("{}\n")
+        log.flush()
+    assert log.counts.requests.total() == 30
+
+
+def test_workers_are_added_up() -> None:
+    one, two = Counts(), Counts()
+    record = Record(0.0, "", "", 1, "GET", "http", "", "", "", "2.0", 200, 5, 1_500_000, "Hit", "Hit", "E1")
+    one.add([record])
+    two.add([record, record])
+    one.origin_answered("E1", "o", 0.003)
+    two.origin_answered("E1", "o", 2.0)
+    two.origin_answered("E1", "o", 60.0)
+    found = of_machine(one, two)
+    assert found['keyfront_edge_requests_total{distribution="E1",reason="",result="Hit",status="200"}'] == 3
+    assert found['keyfront_edge_request_duration_seconds_sum{distribution="E1"}'] == 4.5
+    assert found['keyfront_edge_requests_by_version_total{version="2.0"}'] == 3
+    bucket = 'keyfront_edge_origin_response_duration_seconds_bucket{distribution="E1",le="%s",origin="o"}'
+    assert [found[bucket % le] for le in ("0.001", "0.005", "1.0", "2.5", "30.0", "+Inf")] == [
+        0,
+        1,
+        1,
+        2,
+        2,
+        3,
+    ]
+    assert found['keyfront_edge_origin_response_duration_seconds_sum{distribution="E1",origin="o"}'] == 62.003
 
 
 def test_what_an_edge_of_another_version_says_does_not_hide_the_others() -> None:
-    found = {
-        sample.labels["edge"]: sample.value
-        for family in families([("odd", 3, {"requests": "many"}), ("edge-1", 7, {"bytes": 5})])
-        for sample in family.samples
-        if sample.name in ("keyfront_edge_snapshot_number", "keyfront_edge_response_bytes_total")
+    good: dict[str, object] = {"series": [["response_bytes", ["E1"], [5]]]}
+    odd: dict[str, object] = {
+        "series": [
+            ["response_bytes", ["E1", "more"], [1]],
+            ["response_bytes", ["E1"], [1, 2]],
+            ["no_such_metric", [], [1]],
+            ["snapshot_number", [], [99]],
+        ]
     }
-    assert found == {"odd": 3, "edge-1": 5}
+    reports: list[tuple[str, int, dict[str, object]]] = [
+        ("odd", 3, {"series": "many"}),
+        ("odder", 4, odd),
+        ("edge-1", 7, good),
+    ]
+    found = {
+        (sample.name, sample.labels["edge"]): sample.value
+        for family in families(reports)
+        for sample in family.samples
+    }
+    assert found == {
+        ("keyfront_edge_snapshot_number", "odd"): 3,
+        ("keyfront_edge_snapshot_number", "odder"): 4,
+        ("keyfront_edge_snapshot_number", "edge-1"): 7,
+        ("keyfront_edge_response_bytes_total", "edge-1"): 5,
+    }
 
 
 def test_where_edges_are() -> None:
@@ -73,3 +244,12 @@ def test_where_edges_are() -> None:
         ("keyfront_region_edges", {"region": "eu"}, 1),
         ("keyfront_region_edges", {"region": "us"}, 2),
     ]
+
+
+def test_names_follow_prometheus_conventions() -> None:
+    for family in FAMILIES:
+        assert not family.name.endswith(("_total", "_count", "_sum", "_bucket"))
+        assert family.kind is not Kind.HISTOGRAM or family.name.endswith("_seconds")
+        assert (family.scale > 1) == family.name.endswith("_seconds")
+        assert list(family.bounds) == sorted(set(family.bounds))
+        assert family.help.endswith(".")

@@ -33,6 +33,7 @@ from keyfront.edge.semantics.websocket import (
     handshake_fault,
     upgrade_of,
 )
+from keyfront.edge.serving.measures import measure
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup, Select, Snapshot
 from keyfront.monitoring.edge_metrics import families
@@ -1173,18 +1174,12 @@ class TestEnds:
 class TestCounts:
     async def test_metrics(self) -> None:
         async with server() as (_, ws), EdgeHarness(open_site(ws)) as harness:
-            places = harness.edge.websockets
 
             def rendered() -> dict[str, float]:
-                counted = msgspec.structs.replace(
-                    harness.log.counts.sums(),
-                    websockets=places.taken,
-                    websocket_handshakes=places.handshakes,
-                    websockets_opened=places.opened,
-                )
+                measure(harness.edge, 1, 0.0)
                 return {
                     sample.name: sample.value
-                    for family in families([("edge-1", 1, msgspec.to_builtins(counted))])
+                    for family in families([("edge-1", 1, msgspec.to_builtins(harness.log.counts.sums()))])
                     for sample in family.samples
                 }
 
@@ -1198,7 +1193,7 @@ class TestCounts:
             seen = rendered()
             assert seen["keyfront_edge_websockets"] == 0
             # The time that they were open is not a response time.
-            assert seen["keyfront_edge_taken_microseconds_total"] == 0
+            assert "keyfront_edge_request_duration_seconds_count" not in seen
 
     @pytest.mark.parametrize("extension", [True, False])
     async def test_under_an_asgi_server_it_is_refused_and_recorded(

@@ -17,6 +17,7 @@ import msgspec
 from keyfront.edge.cache.purge_log import PurgeLog
 from keyfront.edge.cache.removals import Removal
 from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.measures import measure
 from keyfront.errors import SnapshotRefused
 from keyfront.fleet.file_feed import FileFeed
 
@@ -104,28 +105,9 @@ class Follower:
     def report(self) -> None:
         """Write the report: the snapshot that the edge follows, or why it rejected one, and its counters."""
         edge = self._edge
-        disk, arena, websockets = edge.tiers.disk, edge.tiers.arena, edge.websockets
-        shared_bytes, shared_finds, shared_evictions = arena.counts if arena is not None else (0, 0, 0)
-        counted = msgspec.structs.replace(
-            edge.log.counts.sums(),
-            connections=self._connections(),
-            cache_bytes=edge.memory.bytes,
-            cache_objects=len(edge.memory),
-            evictions=edge.memory.evictions,
-            lost_records=edge.log.lost,
-            disk_bytes=disk.used if disk is not None else 0,
-            disk_evictions=disk.evictions if disk is not None else 0,
-            disk_outdated=disk.outdated if disk is not None else 0,
-            run=self._run,
-            limited=dict(edge.reached.counts),
-            gauges=dict(edge.gauges()),
-            websockets=websockets.taken,
-            websocket_handshakes=websockets.handshakes,
-            websockets_opened=websockets.opened,
-            shared_bytes=shared_bytes,
-            shared_finds=shared_finds,
-            shared_evictions=shared_evictions,
-        )
+        measure(edge, self._connections(), self._confirmed_at())
+        edge.log.counts.table.measured(time.monotonic())
+        counted = msgspec.structs.replace(edge.log.counts.sums(), run=self._run)
         try:
             self._feed.report(
                 self._name, edge.routing.number, refused=self._refused, at=time.time(), counters=counted
@@ -158,6 +140,7 @@ class Follower:
     def leave(self) -> None:
         """Write the final counters and remove the report: this edge has ended."""
         self.report()
+        self._edge.log.counts.table.measured(0.0)
         with contextlib.suppress(OSError):  # the report expires within seconds
             self._feed.remove_report(self._name)
         self._changes.close()

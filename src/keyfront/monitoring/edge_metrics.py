@@ -1,155 +1,112 @@
 """Prometheus metrics from the counters of edges.
 
-Each worker reports its counters through the feed, and the control plane, which serves `/metrics`, turns the reports of
-all live edges into metric families. Nothing is counted twice, and no worker needs its own port.
+An edge counts in integers (`fleet/edge_counters.py`). They become metric families here, from two sources: the shared
+memory of a machine's workers, whose series are added up, and the reports that reach the control plane, where each
+worker keeps its own series, labeled with its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 
 import msgspec
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.utils import floatToGoString
 
-from keyfront.fleet.edge_counters import Sums
+from keyfront.fleet.edge_counters import BY_NAME, FAMILIES, Family, Kind, Merge, Series, Sums
 
-GAUGES = {
-    "requests_under_way": "Requests in progress, except those that are answered from memory at once.",
-    "viewer_addresses": "Addresses with an open connection.",
-    "upload_bytes": "Bytes of request bodies that are buffered before they are sent to the origin.",
-    "origin_requests": "Requests to origins in progress.",
-    "origin_waiting": "Requests that wait because of an origin's limit.",
-    "origins_down": "Origins that get no requests because connections to them failed.",
+PREFIX = "keyfront_edge_"
+
+Merged = Mapping[str, Mapping[tuple[str, ...], tuple[int, ...]]]
+"""Series by family, then by the values of their labels."""
+
+_MERGES: dict[Merge, Callable[[int, int], int]] = {
+    Merge.SUM: lambda one, other: one + other,
+    Merge.MAX: max,
+    Merge.MIN: min,
 }
-"""Gauges of a worker, with their help texts."""
+
+
+def merged(workers: Iterable[Iterable[Series]]) -> Merged:
+    """The series of several workers as those of one edge."""
+    found: defaultdict[str, dict[tuple[str, ...], tuple[int, ...]]] = defaultdict(dict)
+    for series in workers:
+        for name, labels, cells in series:
+            before = found[name].get(labels)
+            if before is not None:
+                merge = _MERGES[BY_NAME[name].merge]
+                cells = tuple(map(merge, before, cells))
+            found[name][labels] = cells
+    return found
+
+
+def machine_families(workers: Iterable[Iterable[Series]]) -> Iterable[Metric]:
+    """Metric families for the workers of one machine, added up."""
+    series = merged(workers)
+    for family in FAMILIES:
+        metric = _Metric(family, ())
+        for labels, cells in series.get(family.name, {}).items():
+            metric.add(labels, cells)
+        yield metric.made
 
 
 def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterable[Metric]:
     """Metric families for `(edge name, snapshot number, counters as a plain mapping)` of each live edge."""
-    edge = ["edge"]
-    requests = CounterMetricFamily(
-        "keyfront_edge_requests",
-        "Requests answered.",
-        labels=["edge", "distribution", "status", "result", "reason"],
-    )
-    keys = CounterMetricFamily(
-        "keyfront_edge_signatures_accepted",
-        "Requests allowed by a signature, by key, hash and distribution.",
-        labels=["edge", "key_pair_id", "hash_algorithm", "distribution"],
-    )
-    gauges = {
-        name: GaugeMetricFamily(f"keyfront_edge_{name}", what, labels=edge) for name, what in GAUGES.items()
-    }
-    limited = CounterMetricFamily(
-        "keyfront_edge_limit_reached",
-        "Connections and requests refused or ended because of a limit, by the limit's name.",
-        labels=["edge", "limit"],
-    )
-    flat: list[tuple[CounterMetricFamily | GaugeMetricFamily, str]] = [
-        (CounterMetricFamily("keyfront_edge_response_bytes", "Body bytes sent.", labels=edge), "bytes"),
-        (
-            CounterMetricFamily(
-                "keyfront_edge_taken_microseconds", "Time from requests to responses.", labels=edge
-            ),
-            "taken_us",
-        ),
-        (
-            CounterMetricFamily("keyfront_edge_verify_microseconds", "Time spent verifying.", labels=edge),
-            "verify_us",
-        ),
-        (GaugeMetricFamily("keyfront_edge_connections", "Open connections.", labels=edge), "connections"),
-        (GaugeMetricFamily("keyfront_edge_cache_bytes", "Bytes held in memory.", labels=edge), "cache_bytes"),
-        (
-            GaugeMetricFamily("keyfront_edge_cache_objects", "Responses held in memory.", labels=edge),
-            "cache_objects",
-        ),
-        (
-            CounterMetricFamily("keyfront_edge_cache_evictions", "Responses evicted.", labels=edge),
-            "evictions",
-        ),
-        (
-            GaugeMetricFamily(
-                "keyfront_edge_disk_bytes", "Bytes of the cache on disk, which all edges share.", labels=edge
-            ),
-            "disk_bytes",
-        ),
-        (
-            CounterMetricFamily(
-                "keyfront_edge_disk_evictions", "Entries evicted from the cache on disk.", labels=edge
-            ),
-            "disk_evictions",
-        ),
-        (
-            CounterMetricFamily(
-                "keyfront_edge_disk_outdated",
-                "Entries of another version's format that were removed from the cache on disk.",
-                labels=edge,
-            ),
-            "disk_outdated",
-        ),
-        (GaugeMetricFamily("keyfront_edge_websockets", "Open WebSockets.", labels=edge), "websockets"),
-        (
-            CounterMetricFamily(
-                "keyfront_edge_websocket_handshakes",
-                "WebSocket handshakes that were sent to an origin.",
-                labels=edge,
-            ),
-            "websocket_handshakes",
-        ),
-        (
-            CounterMetricFamily(
-                "keyfront_edge_websockets_opened", "WebSockets that were opened.", labels=edge
-            ),
-            "websockets_opened",
-        ),
-        (
-            GaugeMetricFamily(
-                "keyfront_edge_shared_cache_bytes",
-                "Bytes of this worker's part of the shared memory.",
-                labels=edge,
-            ),
-            "shared_bytes",
-        ),
-        (
-            CounterMetricFamily(
-                "keyfront_edge_shared_cache_finds",
-                "Responses and slices found in the shared memory.",
-                labels=edge,
-            ),
-            "shared_finds",
-        ),
-        (
-            CounterMetricFamily(
-                "keyfront_edge_shared_cache_evictions",
-                "Entries that this worker has overwritten in its part of the shared memory.",
-                labels=edge,
-            ),
-            "shared_evictions",
-        ),
-        (
-            CounterMetricFamily("keyfront_edge_log_records_lost", "Access records not written.", labels=edge),
-            "lost_records",
-        ),
-    ]
-    snapshot = GaugeMetricFamily("keyfront_edge_snapshot_number", "The snapshot in use.", labels=edge)
+    metrics = {family.name: _Metric(family, ("edge",)) for family in FAMILIES}
     for name, number, raw in reports:
-        snapshot.add_metric([name], number)
+        metrics["snapshot_number"].add((name,), (number,))
         try:
             counted = msgspec.convert(raw, Sums, strict=False)
         except msgspec.ValidationError:
             continue  # from an edge of another version: skip it
-        for distribution, status, result, reason, n in counted.requests:
-            requests.add_metric([name, distribution, str(status), result, reason], n)
-        for key, algorithm, distribution, n in counted.keys:
-            keys.add_metric([name, key, algorithm, distribution], n)
-        for name_of_gauge, gauge in gauges.items():
-            if name_of_gauge in counted.gauges:
-                gauge.add_metric([name], counted.gauges[name_of_gauge])
-        for limit, n in counted.limited.items():
-            limited.add_metric([name, limit], n)
-        for family, field in flat:
-            family.add_metric([name], getattr(counted, field))
-    return [requests, keys, limited, snapshot, *gauges.values(), *(family for family, _ in flat)]
+        for family_name, labels, cells in counted.series:
+            family = BY_NAME.get(family_name)
+            # A report may come from an edge of another version, and from a folder that others can write to.
+            fits = family is not None and (len(labels), len(cells)) == (len(family.labels), family.cells)
+            if fits and family_name != "snapshot_number":
+                metrics[family_name].add((name, *labels), cells)
+    return [metric.made for metric in metrics.values()]
+
+
+class _Metric:
+    """One family as `prometheus-client` renders it.
+
+    :param before: labels before the family's own.
+    """
+
+    def __init__(self, family: Family, before: tuple[str, ...]) -> None:
+        self._family = family
+        name, labels = PREFIX + family.name, [*before, *family.labels]
+        self.made: Metric
+        self.add: Callable[[tuple[str, ...], tuple[int, ...]], None]
+        if family.kind is Kind.HISTOGRAM:
+            self.made = histogram = HistogramMetricFamily(name, family.help, labels=labels)
+            bounds = [*(_go_string(bound / family.scale) for bound in family.bounds), "+Inf"]
+
+            def add_histogram(values: tuple[str, ...], cells: tuple[int, ...]) -> None:
+                buckets = list(zip(bounds, map(float, accumulate(cells[:-1])), strict=True))
+                histogram.add_metric(values, buckets, cells[-1] / family.scale)
+
+            self.add = add_histogram
+        elif family.kind is Kind.SUMMARY:
+            self.made = summary = SummaryMetricFamily(name, family.help, labels=labels)
+            self.add = lambda values, cells: summary.add_metric(values, cells[0], cells[1] / family.scale)
+        else:
+            kind = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
+            self.made = plain = kind(name, family.help, labels=labels)
+            self.add = lambda values, cells: plain.add_metric(values, cells[0] / family.scale)
+
+
+def _go_string(bound: float) -> str:
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
 
 
 def region_families(edges: Iterable[tuple[str, str]]) -> Iterable[Metric]:

@@ -27,7 +27,7 @@ SUM_AFTER = 1.0
 MAX_UNWRITTEN = 256 * 1024
 """Bytes of records held for the next attempt when a write fails; all others are lost."""
 MAX_COUNTERS = 4096
-"""Hit counters held before they are added up and dropped."""
+"""Hit counters that are reused; further ones replace them all."""
 
 LONGEST_AGENT = 1024
 LONGEST_REFERER = 2048
@@ -106,10 +106,11 @@ class AccessLog:
     """Appends records to a file, and reopens it when the file has been moved away (log rotation).
 
     :param path: None if records are only counted.
+    :param counts: where requests are counted.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.counts = Counts()
+    def __init__(self, path: Path | None, counts: Counts | None = None) -> None:
+        self.counts = Counts() if counts is None else counts
         self.lost = 0
         """Records that could not be written."""
         self.failing = False
@@ -120,7 +121,9 @@ class AccessLog:
         self._waiting: list[Record | str] = []
         self._unwritten = b""
         self._unwritten_records = 0
-        self._counters: dict[tuple[str, tuple[str, str] | None], HitCounter] = {}
+        self._counters: dict[tuple[str, tuple[str, str, str] | None], HitCounter] = {}
+        self.touched: list[HitCounter] = []
+        """The counters with hits that are not in `counts` yet. Whoever counts the first such hit adds the counter."""
         self._encoder = msgspec.json.Encoder()
         self._timer: asyncio.TimerHandle | None = None
         self._refusals = Refusals()
@@ -151,16 +154,15 @@ class AccessLog:
         self._waiting += self._refusals.sums()
         self.flush()
 
-    def hit_counter(self, distribution: str, key: tuple[str, str] | None) -> HitCounter:
+    def hit_counter(self, distribution: str, key: tuple[str, str, str] | None) -> HitCounter:
         """The counter for hits of this distribution that were signed with this key.
 
-        :param key: the key pair's ID and the hash algorithm, None if no signature was required.
+        :param key: the key pair's ID, the hash algorithm and the key group, None if no signature was required.
         """
         name = (distribution, key)
         found = self._counters.get(name)
         if found is None:
             if len(self._counters) >= MAX_COUNTERS:
-                self.flush()
                 self._counters.clear()
             found = self._counters[name] = HitCounter(distribution, key)
         return found
@@ -184,7 +186,8 @@ class AccessLog:
             return
         served = [each for each in waiting if type(each) is Record and not _is_refused(each)]
         self.counts.add(served + refused)
-        self.counts.take(self._counters.values())
+        touched, self.touched = self.touched, []
+        self.counts.take(touched)
         if self._path is None:
             return
         encode = self._encoder.encode

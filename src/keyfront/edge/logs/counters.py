@@ -4,31 +4,46 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from operator import attrgetter
+from http import HTTPStatus
+from typing import Final
 
 from keyfront.edge.types.record import HitCounter, Record
-from keyfront.fleet.edge_counters import Sums
+from keyfront.errors import Denial
+from keyfront.fleet import edge_counters as families
+from keyfront.fleet.counter_table import CounterTable
+from keyfront.fleet.edge_counters import OTHER, Sums
 from keyfront.fleet.key_counters import ExpiryStats
 
-_request_of = attrgetter("distribution", "status", "result", "reason")
-
-
-_key_of = attrgetter("key_pair_id", "hash_algorithm", "distribution")
+_STATUSES: Final = {int(status): str(int(status)) for status in HTTPStatus} | {0: "0"}
+_VERSIONS: Final = frozenset({"1.0", "1.1", "2.0"})
+_DENIALS: Final = frozenset(denial.reason for denial in Denial)
 
 
 class Counts:
-    """Sums over all records of this worker, and the expiry times of the signatures that it accepted. The follower
-    includes them in its report."""
+    """Sums over all requests of this worker, and the expiry times of the signatures that it accepted. The follower
+    includes them in its report.
 
-    __slots__ = ("bytes", "ends", "keys", "requests", "taken_us", "verify_us")
+    Requests that the fast path answers are counted by `HitCounter`s first.
 
-    def __init__(self) -> None:
-        self.requests: Counter[tuple[str, int, str, str]] = Counter()
+    :param table: where the sums are; by default in this process's own memory.
+    """
+
+    def __init__(self, table: CounterTable | None = None) -> None:
+        self.table = table = CounterTable.private() if table is None else table
         self.keys: Counter[tuple[str, str, str]] = Counter()
+        """Requests allowed by each key, hash and distribution, without a limit on their number."""
         self.ends: dict[str, ExpiryStats] = {}
-        self.bytes = 0
-        self.taken_us = 0
-        self.verify_us = 0
+        self._cells = table.cells
+        self._requests = table.of(families.REQUESTS)
+        self._versions = table.of(families.VERSIONS)
+        self._sent = table.of(families.RESPONSE_BYTES)
+        self._received = table.of(families.REQUEST_BYTES)
+        self._duration = table.of(families.DURATION)
+        self._signatures = table.of(families.SIGNATURES)
+        self._denials = table.of(families.DENIALS)
+        self._verify = table.of(families.VERIFY)
+        self._origin_duration = table.of(families.ORIGIN_DURATION)
+        self._origin_failures = table.of(families.ORIGIN_FAILURES)
 
     def accepted(self, key_id: str, expires: int, now: float) -> None:
         """Record that a signature by this key was accepted that expires at `expires` (epoch seconds). Called when a
@@ -39,32 +54,80 @@ class Counts:
         else:
             ends.add(expires, expires - now, expires, now)
 
-    def add(self, records: list[Record]) -> None:
-        self.requests.update(map(_request_of, records))
-        self.keys.update([_key_of(record) for record in records if record.verdict == "allowed"])
-        self.bytes += sum([record.bytes for record in records])
-        # The time that a WebSocket was open is not response time.
-        self.taken_us += sum([record.time_taken_us for record in records if record.status != 101])
-        self.verify_us += sum([record.verify_us for record in records])
+    def add(self, records: Iterable[Record]) -> None:
+        """Count requests by their records."""
+        cells = self._cells
+        for record in records:
+            distribution, verdict = record.distribution, record.verdict
+            status = _STATUSES.get(record.status, OTHER)
+            cells[self._requests[distribution, status, record.result, record.reason]] += 1
+            cells[
+                self._versions[record.protocol_version if record.protocol_version in _VERSIONS else OTHER,]
+            ] += 1
+            cells[self._sent[distribution,]] += record.bytes
+            cells[self._received[distribution,]] += record.request_bytes
+            if record.status != 101:  # the time that a WebSocket was open is not response time
+                at = self._duration[distribution,]
+                cells[at] += 1
+                cells[at + 1] += record.time_taken_us
+            if verdict == "allowed":
+                key_id, algorithm = record.key_pair_id, record.hash_algorithm
+                self.keys[key_id, algorithm, distribution] += 1
+                cells[self._signatures[key_id, record.key_group, algorithm, distribution]] += 1
+                self._verify.observe((), record.verify_us)
+            elif verdict == "refused" and record.reason in _DENIALS:
+                # Whatever else the viewer names as a key could be anything.
+                key_id = record.key_pair_id if record.key_group or not record.key_pair_id else OTHER
+                cells[self._denials[distribution, record.reason, key_id, record.key_group]] += 1
+                self._verify.observe((), record.verify_us)
 
     def take(self, counters: Iterable[HitCounter]) -> None:
         """Add hit counters, and reset them."""
+        cells = self._cells
         for counter in counters:
-            if counter.hits:
-                self.requests[counter.request] += counter.hits
-                if counter.key is not None:
-                    self.keys[counter.key] += counter.hits
-                self.bytes += counter.sent
-                self.taken_us += counter.taken_us
-                counter.hits = counter.sent = counter.taken_us = 0
+            hits = counter.hits
+            distribution = counter.distribution
+            cells[self._requests[distribution, "200", "Hit", ""]] += hits
+            cells[self._versions[counter.version,]] += hits
+            cells[self._sent[distribution,]] += counter.sent
+            cells[self._received[distribution,]] += counter.received
+            at = self._duration[distribution,]
+            cells[at] += hits
+            cells[at + 1] += counter.taken_us
+            if counter.key is not None:
+                key_id, algorithm, group = counter.key
+                self.keys[key_id, algorithm, distribution] += hits
+                cells[self._signatures[key_id, group, algorithm, distribution]] += hits
+            counter.hits = counter.sent = counter.received = counter.taken_us = 0
+
+    def verified(self, us: int) -> None:
+        """Record how long a signature check took (microseconds) whose request has no `Record`."""
+        self._verify.observe((), us)
+
+    def origin_answered(self, distribution: str, origin: str, seconds: float) -> None:
+        """Record the head of an origin's response."""
+        self._origin_duration.observe((distribution, origin), int(seconds * 1e6))
+
+    def origin_failed(self, distribution: str, origin: str, reason: str) -> None:
+        """Record that an origin did not respond."""
+        self._cells[self._origin_failures[distribution, origin, reason]] += 1
+
+    @property
+    def requests(self) -> Counter[tuple[str, int, str, str]]:
+        """Requests since this worker started, by distribution, status, result and reason."""
+        return Counter(
+            {
+                (distribution, -1 if status == OTHER else int(status), result, reason): number
+                for name, (distribution, status, result, reason), (number,) in (
+                    one for one in self.table.since_start() if one[0] == families.REQUESTS.name
+                )
+            }
+        )
 
     def sums(self) -> Sums:
-        """A report's counters, as far as they are counted here."""
+        """A report's counters."""
         return Sums(
-            requests=[(*name, n) for name, n in self.requests.items()],
+            series=self.table.since_start(),
             keys=[(*name, n) for name, n in self.keys.items()],
-            bytes=self.bytes,
-            taken_us=self.taken_us,
-            verify_us=self.verify_us,
             ends=[(key, ends.latest, ends.longest, ends.until) for key, ends in self.ends.items()],
         )

@@ -105,6 +105,7 @@ class Edge:
         self._custom_errors = CustomErrors(self.cache_lookup)
         self._recorder = AccessRecorder(log, self.country)
         self.log = log
+        fetcher.counts = log.counts
         self.log_access = self._recorder.log_access
         self._finisher = ReplyFinisher(settings.pop, sends_cache_status=settings.cache_status)
         self._sends_cache_status = settings.cache_status
@@ -130,18 +131,6 @@ class Edge:
         await self.fetcher.aclose()
         if self.tiers.disk is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.tiers.disk.close)
-
-    def gauges(self) -> dict[str, int]:
-        """How much is in progress now, under the names in `metrics.GAUGES`."""
-        requests, waiting, down = self.fetcher.origins.load
-        return {
-            "requests_under_way": self.viewers.requests.total,
-            "viewer_addresses": self.viewers.connections.addresses,
-            "upload_bytes": self.upload_memory.used,
-            "origin_requests": requests,
-            "origin_waiting": waiting,
-            "origins_down": down,
-        }
 
     def request_id(self) -> str:
         """A new X-Amz-Cf-Id: 56 characters of base64url, like CloudFront's (§4.2)."""

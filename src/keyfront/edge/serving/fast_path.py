@@ -232,7 +232,8 @@ class FastPath:
         self._write_record(
             exchange.request_id, plan, template, section, target, client, fields, counter, size, now, began
         )
-        self._log.counts.verify_us += verify_us
+        if grant is not None:
+            self._log.counts.verified(verify_us)
         return True
 
     def _write_record(  # noqa: PLR0913 - called for every hit: a value object would cost more than the record
@@ -261,12 +262,16 @@ class FastPath:
             self._record_start = f'{{"time":{millisecond / 1000:.3f},"request_id":"'
         path = "" if template.spelled else target[: plan.path_length]
         taken = int((perf_counter() - began) * 1e6)
+        received = section.size + len(target)
+        if not counter.hits:
+            self._log.touched.append(counter)
         counter.hits += 1
         counter.sent += size
+        counter.received += received
         counter.taken_us += taken
         self._log.hit(
             f'{self._record_start}{request_id}",{client}{template.first}{path}{template.middle}{size},'
-            f'"time_taken_us":{taken},"request_bytes":{section.size + len(target)}{fields}{template.last}'
+            f'"time_taken_us":{taken},"request_bytes":{received}{fields}{template.last}'
         )
 
     def _check_viewer(
@@ -384,7 +389,10 @@ class FastPath:
         return RecordTemplate(parts, query_key, self._counter(route, grant), plain=plain, spelled=bool(path))
 
     def _counter(self, route: Route, grant: Grant | None) -> HitCounter:
-        key = None if grant is None else (grant.key_pair_id, grant.hash_name)
+        key = None
+        if grant is not None:
+            group = "" if route.keyring is None else route.keyring.groups.get(grant.key_pair_id, "")
+            key = (grant.key_pair_id, grant.hash_name, group)
         return self._log.hit_counter(route.site.distribution.id, key)
 
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from keyfront.edge.cache.shared_arena import Arena, Failure
 from keyfront.edge.limits.origins import OriginLimits
 from keyfront.edge.limits.reports import Reached
+from keyfront.edge.logs.counters import Counts
 from keyfront.edge.origin.access import OriginAccess
 from keyfront.edge.origin.client import Origins
 from keyfront.edge.origin.egress import Egress
@@ -115,6 +116,8 @@ class OriginFetcher:
         via: str,
         country: Callable[[str], str],
     ) -> None:
+        self.counts = Counts()
+        """Where responses and failures of origins are counted."""
         self._active = active
         self._clock = clock
         self._via = via
@@ -161,7 +164,7 @@ class OriginFetcher:
         :raises OriginFailure: if no origin responded. It is cached where that is correct.
         """
         request = exchange.request
-        origins = plan.route.origins
+        origins, distribution = plan.route.origins, plan.route.site.distribution.id
         # A body is read from the viewer only once, so it can be sent to one origin only.
         if method not in FAILED_OVER or (request.body is not None and not fill):
             origins = origins[:1]
@@ -189,16 +192,16 @@ class OriginFetcher:
                 if answer is None:
                     answer = await self.origins.fetch(origin, to_origin)
             except OriginFailure as failure:
+                self.counts.origin_failed(distribution, origin.id, failure.reason or failure.kind)
                 if last:
                     caused_by_key = fill and not any(name == b"range" for name, _ in extra or ())
                     self._remember(exchange.key, plan.route.site, failure, caused_by_key=caused_by_key)
                     raise
                 clear_traceback(failure)
                 continue
-            exchange.timings.upstream = (
-                answer.connect_time,
-                perf_counter() - requested_at - answer.connect_time,
-            )
+            seconds = perf_counter() - requested_at
+            exchange.timings.upstream = (answer.connect_time, seconds - answer.connect_time)
+            self.counts.origin_answered(distribution, origin.id, seconds)
             if last or answer.status not in plan.route.failover:
                 return Fetched(answer, headers, origin)
             await answer.aclose()

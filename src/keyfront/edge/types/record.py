@@ -58,17 +58,20 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class HitCounter:
-    """Hits that are counted together, under the names that `Counts` has for their requests and for their key.
+    """Hits that are counted together: their number, the bytes of their bodies and of their requests, and the time that
+    they took.
 
-    :param key: the key pair's ID and the hash algorithm, None if no signature was required.
+    :param key: the key pair's ID, the hash algorithm and the key group, None if no signature was required.
+    :param version: the HTTP version.
     """
 
-    __slots__ = ("hits", "key", "request", "sent", "taken_us")
+    __slots__ = ("distribution", "hits", "key", "received", "sent", "taken_us", "version")
 
-    def __init__(self, distribution: str, key: tuple[str, str] | None) -> None:
-        self.request = (distribution, 200, "Hit", "")
-        self.key = None if key is None else (*key, distribution)
-        self.hits = self.sent = self.taken_us = 0
+    def __init__(self, distribution: str, key: tuple[str, str, str] | None, version: str = "1.1") -> None:
+        self.distribution = distribution
+        self.key = key
+        self.version = version
+        self.hits = self.sent = self.received = self.taken_us = 0
 
 
 class RecordTemplate:
