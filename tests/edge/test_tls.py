@@ -29,9 +29,10 @@ from keyfront import sign_url
 from keyfront.cli.edge_options import EdgeOptions
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.net.certificates import Certificates, unraisable
+from keyfront.edge.rules.routing import Routing
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import SettingsError
-from keyfront.model.snapshot import Behavior
+from keyfront.model.snapshot import Behavior, Distribution, Snapshot
 from tests.edge.harness import signed_site
 from tests.origin import ScriptedOrigin, answer
 from tests.rows import rows
@@ -105,6 +106,23 @@ def serial(certificates: Certificates, name: str | None) -> int:
     der = client.getpeercert(binary_form=True)
     assert der is not None
     return x509.load_der_x509_certificate(der).serial_number
+
+
+def chosen(certificates: Certificates, name: str | None, *offered: str) -> str | None:
+    """The protocol that a handshake for `name` chooses among those that the viewer offers."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(offered)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(to_client, to_server, server_hostname=name)
+    server = certificates.context.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(3):
+        for side in (client, server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    assert client.selected_alpn_protocol() == server.selected_alpn_protocol()
+    return client.selected_alpn_protocol()
 
 
 def handshake_error(certificates: Certificates, context: ssl.SSLContext, name: str) -> str:
@@ -350,6 +368,34 @@ async def harness(origin: ScriptedOrigin, folder: Folder) -> AsyncIterator[EdgeH
     folder.put("d", "d.test")
     async with EdgeHarness(site(origin.origin()), tls=folder.read().context) as harness:
         yield harness
+
+
+@rows(
+    ("name", "offered", "protocol"),
+    [
+        ("old.test", ("h2", "http/1.1"), "http/1.1"),
+        ("old.test", ("h2",), None),
+        ("old.test", (), None),
+        ("new.test", ("h2", "http/1.1"), "h2"),
+        ("new.test", ("http/1.1",), "http/1.1"),
+        ("a.wild.test", ("h2", "http/1.1"), "h2"),
+        ("unknown.test", ("h2", "http/1.1"), "http/1.1"),
+        (None, ("h2", "http/1.1"), "http/1.1"),
+    ],
+)
+def test_a_distribution_decides_whether_its_names_have_http2(
+    tmp_path: Path, name: str | None, offered: tuple[str, ...], protocol: str | None
+) -> None:
+    folder = Folder(tmp_path)
+    folder.put("one", "old.test", "new.test", "*.wild.test")
+    old = Distribution("1", "arn:1", "1.cdn.test", ("old.test",), http2=False)
+    new = Distribution("2", "arn:2", "2.cdn.test", ("new.test", "*.wild.test"))
+    routing = Routing(Snapshot(1, NOW, distributions=(old, new)))
+    certificates = Certificates(tmp_path, NOW, print, offers_http2=routing.offers_http2)
+    assert chosen(certificates, name, *offered) == protocol
+    everywhere = Routing(Snapshot(2, NOW, distributions=(new,)))
+    anywhere = Certificates(tmp_path, NOW, print, offers_http2=everywhere.offers_http2)
+    assert chosen(anywhere, name, *offered) == (offered[0] if offered else None)
 
 
 def trusting(**settings: Any) -> ssl.SSLContext:

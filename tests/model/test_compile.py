@@ -260,6 +260,7 @@ CHANGES: dict[str, tuple[Members, Members]] = {
     "Aliases[]": ({"Aliases": many("a.example.com")}, {"Aliases": many("b.example.com")}),
     "DefaultRootObject": ({"DefaultRootObject": "a"}, {"DefaultRootObject": "b"}),
     "Enabled": ({"Enabled": True}, {"Enabled": False}),
+    "HttpVersion": ({}, {"HttpVersion": "http1.1"}),
     "Staging": ({"Staging": False}, {"Staging": True}),
     "Logging.IncludeCookies": ({"Logging": {"IncludeCookies": True}}, {"Logging": {"IncludeCookies": False}}),
     "Origins[].Id": (app(), {"Origins": many(origin(), origin("x"))}),
@@ -996,6 +997,15 @@ ACCEPTED: list[Members] = [
     {"ViewerCertificate": {"ACMCertificateArn": "arn:x", "MinimumProtocolVersion": "TLSv1.2_2021"}},
     default(MinTTL=0, DefaultTTL=0, MaxTTL=0),
 ]
+
+
+@rows(
+    ("version", "http2"),
+    [("http1.1", False), ("http2", True), ("http2and3", True), ("http3", False), ("", True), (None, True)],
+)
+def test_viewers_may_use_http2_if_the_distribution_allows_it(version: str | None, http2: bool) -> None:
+    members: Members = {} if version is None else {"HttpVersion": version}
+    assert compiled(**members).http2 is http2
 
 
 @rows("members", ACCEPTED)

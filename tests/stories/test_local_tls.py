@@ -97,6 +97,30 @@ def test_aliases_are_covered_as_soon_as_they_exist(up: Up, page_origin: int) -> 
     assert any("a new local authority vouches for www.shop.com too" in line for line in up.log)
 
 
+def test_the_http_version_of_a_distribution_is_obeyed(up: Up, host: str, page_origin: int) -> None:
+    if "HTTP2" not in shell("curl --version").stdout:
+        pytest.skip("this curl has no HTTP/2")
+    config = {**distribution_config("http/1.1 only", page_origin, []), "HttpVersion": "http1.1"}
+    made = up.client().create_distribution(DistributionConfig=config)["Distribution"]
+    up.deployed(made["Id"])
+    authority = up.data / "local-authority" / "ca.pem"
+
+    def version(name: str) -> str:
+        resolve = f"--resolve {name}:{up.tls_port}:127.0.0.1"
+        url = f"https://{name}:{up.tls_port}/a"
+        return shell(
+            f"curl -sS --fail --cacert {authority} {resolve} -o /dev/null -w '%{{http_version}}' {url}"
+        ).stdout
+
+    assert (version(made["DomainName"]), version(host)) == ("1.1", "2")
+    # Changed while both run: it applies to the next connection.
+    found = up.client().get_distribution_config(Id=made["Id"])
+    config = {**found["DistributionConfig"], "HttpVersion": "http2and3"}
+    up.client().update_distribution(Id=made["Id"], IfMatch=found["ETag"], DistributionConfig=config)
+    up.deployed(made["Id"])
+    assert version(made["DomainName"]) == "2"
+
+
 def test_status_names_its_certificates(up: Up, host: str) -> None:
     done = CliRunner().invoke(keyfront, ["status", "--data", str(up.data)])
     assert "local-authority/1.pem" in done.stdout

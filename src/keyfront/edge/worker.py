@@ -109,6 +109,7 @@ class _Worker:
                 time.time(),
                 lambda text: logger.warning("%s: %s", settings.name, text),
                 Path(settings.tls.local) if settings.tls.local else None,
+                lambda name: edge.routing.offers_http2(name),  # noqa: PLW0108 - each snapshot has another routing
             )
             https = Listener(edge, scheme="https", peers=proxies, limits=limits)
             self._listeners.append(https)

@@ -106,6 +106,8 @@ def compile_distribution(
         geo=_geo(top),
         log_cookies=top.struct("Logging").flag("IncludeCookies"),
         cache_tag_header=_cache_tag_header(top),
+        # `http3` is HTTP/3 without HTTP/2. Viewers then use HTTP/1.1, which CloudFront always allows.
+        http2=top.text("HttpVersion") not in ("http1.1", "http3"),
     )
     return list(dict.fromkeys(problems)) or distribution
 

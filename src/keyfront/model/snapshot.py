@@ -216,6 +216,7 @@ class Distribution(msgspec.Struct, frozen=True):
         are carried.
     :param regions: those that it is tied to; empty: it may be everywhere.
     :param cache_tag_header: the name, in lower case, of the response header with cache tags; empty: none.
+    :param http2: whether viewers may use HTTP/2.
     """
 
     id: str
@@ -233,6 +234,7 @@ class Distribution(msgspec.Struct, frozen=True):
     invalidations: tuple[Invalidation, ...] = ()
     regions: tuple[str, ...] = ()
     cache_tag_header: str = ""
+    http2: bool = True
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from keyfront.model.config_reader import Config, Problem, problem, words
 
 OBEYED = words(
     """
-    Aliases[] DefaultRootObject Enabled Staging Logging.IncludeCookies
+    Aliases[] DefaultRootObject Enabled HttpVersion Staging Logging.IncludeCookies
     Origins[].Id Origins[].DomainName Origins[].OriginPath
     Origins[].CustomHeaders[].HeaderName Origins[].CustomHeaders[].HeaderValue
     Origins[].S3OriginConfig.OriginReadTimeout
@@ -128,7 +128,6 @@ WITHOUT_EFFECT: dict[str, str] = {
     "Logging.Bucket": "logs are not delivered to a bucket",
     "Logging.Prefix": "logs are not delivered to a bucket",
     "PriceClass": "you decide where your edges are",
-    "HttpVersion": "the listener determines the HTTP versions that viewers can use",
     "IsIPV6Enabled": "the listener determines the addresses that viewers can reach; Keyfront does not serve DNS",
     "ViewerCertificate": "the listener determines certificates and TLS versions",
 }

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Ciphers for TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has no other kind."""
 
+HTTP1 = "http/1.1"
+HTTP2 = ("h2", HTTP1)
+
 _LOCAL = "local-authority/"
 """The prefix of the names of certificates from the local authority."""
 
@@ -62,21 +65,22 @@ class _Refused(Exception):
 
 
 class Certificate:
-    """A certificate that is ready to serve. `names` are its lower-case DNS names. It is valid from `begins` to `ends`
-    (epoch seconds). `in_order`: whether its chain is."""
+    """A certificate that is ready to serve: `context` offers HTTP/2 and HTTP/1.1 (ALPN, RFC 7301), and `http1` only
+    HTTP/1.1. `names` are its lower-case DNS names. It is valid from `begins` to `ends` (epoch seconds). `in_order`:
+    whether its chain is."""
 
-    __slots__ = ("begins", "context", "ends", "identity", "in_order", "names")
+    __slots__ = ("begins", "context", "ends", "http1", "identity", "in_order", "names")
 
     def __init__(
         self,
-        context: ssl.SSLContext,
+        contexts: tuple[ssl.SSLContext, ssl.SSLContext],
         names: frozenset[str],
         begins: float,
         ends: float,
         identity: _Identity,
         in_order: bool,
     ) -> None:
-        self.context = context
+        self.context, self.http1 = contexts
         self.names = names
         self.begins = begins
         self.ends = ends
@@ -116,12 +120,21 @@ class Certificates:
     """All certificates in `folder`. `context` is the context that a server listens with.
 
     :param notify: called with a sentence for each problem with a pair, and for each change.
+    :param offers_http2: whether a viewer that requests this server name may use HTTP/2.
     :param local: the folder of certificates from a local authority; `folder` may then be empty or missing.
     :raises SettingsError: if a folder cannot be read, or there is no usable certificate.
     """
 
-    def __init__(self, folder: Path, now: float, notify: Notify, local: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        now: float,
+        notify: Notify,
+        local: Path | None = None,
+        offers_http2: Callable[[str | None], bool] = lambda _: True,
+    ) -> None:
         self._folder = folder
+        self._offers_http2 = offers_http2
         self._local = local
         self._notify = notify
         self._loaded: dict[str, Certificate] = {}
@@ -129,7 +142,7 @@ class Certificates:
         self._reported: dict[str, _Identity] = {}
         self._tables: tuple[_Table, ...] = ()  # in order of precedence
         self._default: Certificate
-        self.context = _context()
+        self.context = _context(*HTTP2)
         self.context.sni_callback = self._choose
         try:
             found = self._scan()
@@ -257,7 +270,9 @@ class Certificates:
     def _choose(
         self, connection: ssl.SSLObject | ssl.SSLSocket, server_name: str | None, _: ssl.SSLContext
     ) -> None:
-        connection.context = self.find(server_name).context
+        certificate = self.find(server_name)
+        offers_http2 = self._offers_http2(server_name)
+        connection.context = certificate.context if offers_http2 else certificate.http1
 
 
 def _pairs_in(folder: Path) -> Iterator[tuple[str, _Pair]]:
@@ -287,13 +302,16 @@ def unraisable(what: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(what)
 
 
-def _context() -> ssl.SSLContext:
+def _context(*protocols: str) -> ssl.SSLContext:
     """TLS 1.2 and 1.3 with forward secrecy. Each context gets all settings, because some of them follow the certificate
-    and some the listener."""
+    and some the listener.
+
+    :param protocols: for ALPN, in order of preference. OpenSSL chooses one after the server name is known.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(protocols)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     return context
 
@@ -324,8 +342,9 @@ def _read(pair: _Pair, identity: _Identity) -> Certificate:
 
     try:
         chain = x509.load_pem_x509_certificates(pair.chain.read_bytes())
-        context = _context()
-        context.load_cert_chain(pair.chain, pair.key, password=_no_password)
+        contexts = (_context(*HTTP2), _context(HTTP1))
+        for context in contexts:
+            context.load_cert_chain(pair.chain, pair.key, password=_no_password)
         same = _identity(pair) == identity
     except ValueError as error:
         raise _Refused(f"{pair.chain.name} holds no certificate in PEM form") from error
@@ -342,7 +361,7 @@ def _read(pair: _Pair, identity: _Identity) -> Certificate:
     if not same:
         raise FileNotFoundError(pair.chain)
     return Certificate(
-        context,
+        contexts,
         _names(chain[0]),
         chain[0].not_valid_before_utc.timestamp(),
         chain[0].not_valid_after_utc.timestamp(),

@@ -273,6 +273,7 @@ class Routing:
 
     __slots__ = (
         "_exact",
+        "_http2_everywhere",
         "_invalidations",
         "_keyrings",
         "_reserved",
@@ -302,6 +303,7 @@ class Routing:
             host[1:]: None for host in snapshot.reserved if host.startswith("*.")
         }
         self._reserved = frozenset(snapshot.reserved)
+        self._http2_everywhere = all(distribution.http2 for distribution in snapshot.distributions)
         self._invalidations: dict[str, Invalidations] = {}
         keyrings: KeyRings = {}
         pems = {key.id: key.pem for key in snapshot.public_keys}
@@ -361,6 +363,14 @@ class Routing:
     def has_name(self, name: str) -> bool:
         """Whether a distribution has exactly this name, in lower case, as its domain name or an alias."""
         return name in self._exact
+
+    def offers_http2(self, server_name: str | None) -> bool:
+        """Whether a viewer that requests this name in its TLS handshake (SNI) may use HTTP/2. Without a name, or with
+        that of no distribution, only if it may with all of them."""
+        if self._http2_everywhere:
+            return True
+        site = self.site(server_name) if server_name else None
+        return site is not None and site.distribution.http2
 
     def site(self, host: str) -> Site | None:
         """The site for a Host value, with or without a port: an exact name beats a wildcard alias, and the longest
