@@ -36,7 +36,7 @@ class Maker:
         return getattr(self, shape.type_name)(shape)
 
     def structure(self, shape: Any) -> dict[str, Any]:
-        if shape.metadata.get("union"):
+        if shape.traits.get("union"):
             member = self.random.choice(sorted(shape.members))
             return {member: self.value(shape.members[member])}
         return {
@@ -46,31 +46,31 @@ class Maker:
         }
 
     def list(self, shape: Any) -> list[Any]:
-        low = shape.metadata.get("min", 0)
-        high = shape.metadata.get("max", low + 2)
+        low = shape.traits.get("min", 0)
+        high = shape.traits.get("max", low + 2)
         return [self.value(shape.member) for _ in range(self.random.randint(low, high))]
 
     def string(self, shape: Any) -> str:
         if shape.enum:
             return str(self.random.choice(shape.enum))
-        if "pattern" in shape.metadata:
-            return EXAMPLES[shape.metadata["pattern"]]
-        in_line = shape.serialization.get("location")
-        low = max(shape.metadata.get("min", 0), 1 if in_line == "uri" else 0)
-        high = min(shape.metadata.get("max", 24), 24)
+        if "pattern" in shape.traits:
+            return EXAMPLES[shape.traits["pattern"]]
+        in_line = shape.traits.get("location")
+        low = max(shape.traits.get("min", 0), 1 if in_line == "uri" else 0)
+        high = min(shape.traits.get("max", 24), 24)
         if in_line == "header":
             return "E" + "".join(self.random.choices("ABC123", k=12))
         text = "".join(self.random.choices(ALPHABET, k=self.random.randint(low, high)))
         return text if text not in {".", ".."} else "x"
 
     def integer(self, shape: Any) -> int:
-        return self.random.randint(shape.metadata.get("min", -(2**31)), shape.metadata.get("max", 2**31 - 1))
+        return self.random.randint(shape.traits.get("min", -(2**31)), shape.traits.get("max", 2**31 - 1))
 
     def long(self, shape: Any) -> int:
         return self.random.randint(-(2**63), 2**63 - 1)
 
     def double(self, shape: Any) -> float:
-        return self.random.uniform(shape.metadata.get("min", -1e9), shape.metadata.get("max", 1e9))
+        return self.random.uniform(shape.traits.get("min", -1e9), shape.traits.get("max", 1e9))
 
     float = double
 
@@ -78,7 +78,7 @@ class Maker:
         return self.random.random() < 0.5
 
     def blob(self, shape: Any) -> bytes:
-        return self.random.randbytes(self.random.randint(shape.metadata.get("min", 0), 40))
+        return self.random.randbytes(self.random.randint(shape.traits.get("min", 0), 40))
 
     def timestamp(self, shape: Any) -> datetime:
         return datetime(2019, 12, 5, 18, 51, 43, 781000, UTC) + timedelta(

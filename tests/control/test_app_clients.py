@@ -105,8 +105,8 @@ def test_every_operation(tmp_path: Path) -> None:
         for operation in sorted(OPERATIONS):
             output = sdk.call(operation, **call_of(operation, world))
             shape = service().operations[operation].output
-            assert output.keys() <= (shape.members.keys() if shape else set()), operation
-            assert bool(output) == bool(shape and shape.members), operation
+            assert output.keys() <= shape.members.keys(), operation
+            assert bool(output) == bool(shape.members), operation
 
 
 @with_node

@@ -11,17 +11,19 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.awsrequest import HeadersDict, prepare_request_dict
 from botocore.loaders import Loader
-from botocore.model import ServiceModel
+from botocore.model import ServiceModel, ShapeResolver
 from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
 
 from keyfront.control.wire import codec, scalars, xml_body
 from keyfront.errors import ApiError
 from keyfront.model.service import API_VERSION, NAMESPACE, add_later_members, error_status, service
+from keyfront.model.shapes import Shapes
 from tests.control.shapes import Maker
 from tests.rows import rows
 
 OPERATIONS = sorted(service().operations)
+CONFIG = service().operations["CreateDistribution"].input.members["DistributionConfig"]
 DESCRIPTION = Loader().load_service_model("cloudfront", "service-2", API_VERSION)
 add_later_members(DESCRIPTION["shapes"])  # as the newest client knows them
 MODEL = ServiceModel(DESCRIPTION, "cloudfront")
@@ -54,7 +56,7 @@ def refused(method: str, path: str, query: str = "", headers: Any = (), body: by
 @rows("name", OPERATIONS)
 def test_what_botocore_sends_is_understood(name: str, fullness: float) -> None:
     shape = service().operations[name].input
-    params = {} if shape is None else Maker(f"{name} {fullness}", fullness).value(shape)
+    params = Maker(f"{name} {fullness}", fullness).value(shape)
     assert understood(*sent(name, params)) == (name, params)
 
 
@@ -62,18 +64,17 @@ def test_what_botocore_sends_is_understood(name: str, fullness: float) -> None:
 @rows("name", OPERATIONS)
 def test_what_is_answered_botocore_understands(name: str, fullness: float) -> None:
     operation = service().operations[name]
-    output: dict[str, Any] = {}
-    if operation.output is not None:
-        output = Maker(f"{name} {fullness}", fullness).value(operation.output)
+    output = Maker(f"{name} {fullness}", fullness).value(operation.output)
     answer = codec.write(operation, output)
     assert answer.status == MODEL.operation_model(name).http["responseCode"]
     headers = HeadersDict(dict(answer.headers))
-    payload = operation.output and operation.output.serialization.get("payload")
+    payload = operation.output.traits.get("payload")
     if payload and operation.output.members[payload].type_name == "blob":
         assert answer.body == output.get(payload, b"")
         return
     parsed = PARSER.parse(
-        {"status_code": answer.status, "headers": headers, "body": answer.body}, operation.output
+        {"status_code": answer.status, "headers": headers, "body": answer.body},
+        MODEL.operation_model(name).output_shape,
     )
     del parsed["ResponseMetadata"]
     if payload and payload not in output:  # botocore creates an empty structure for an absent body
@@ -117,11 +118,11 @@ def test_the_model_holds_nothing_that_the_codec_lacks() -> None:
 
     def walk(shape: Any) -> None:
         types.add(shape.type_name)
-        traits.update(shape.serialization)
-        if "pattern" in shape.metadata:
-            re.compile(scalars.compiled(shape.metadata["pattern"]).pattern)
+        traits.update(shape.traits)
+        if "pattern" in shape.traits:
+            re.compile(scalars.compiled(shape.traits["pattern"]).pattern)
         for inner in shape.members.values() if shape.type_name == "structure" else ():
-            if inner.serialization.get("location") == "header":
+            if inner.traits.get("location") == "header":
                 assert inner.type_name in {"string", "boolean", "integer"}, inner
             walk(inner)
         if shape.type_name == "list":
@@ -129,22 +130,31 @@ def test_the_model_holds_nothing_that_the_codec_lacks() -> None:
 
     for operation in service().operations.values():
         for shape in (operation.input, operation.output):
-            if shape is None:
-                assert shape is operation.output
-                continue
             walk(shape)
-            payload = shape.serialization.get("payload")
-            body = {name for name, kind in shape.members.items() if "location" not in kind.serialization}
+            payload = shape.traits.get("payload")
+            body = {name for name, kind in shape.members.items() if "location" not in kind.traits}
             assert payload is None or body == {payload}
             if payload is not None and shape is operation.input:
                 assert shape.members[payload].type_name == "structure"
-            assert {kind.serialization.get("location") for kind in shape.members.values()} <= {
+            assert {kind.traits.get("location") for kind in shape.members.values()} <= {
                 None, "uri", "querystring", "header"
             }  # fmt: skip
     assert types == {
         "structure", "list", "string", "boolean", "integer", "long", "float", "double", "blob", "timestamp"
     }  # fmt: skip
-    assert traits <= {"name", "location", "payload", "xmlNamespace", "flattened"}
+    on_the_wire = {
+        "shape",
+        "type",
+        "members",
+        "member",
+        "locationName",
+        "location",
+        "payload",
+        "xmlNamespace",
+        "flattened",
+    }
+    checked = {"required", "min", "max", "pattern", "enum", "union", "sensitive"}
+    assert traits <= on_the_wire | checked | {"xmlNamespace", "documentation", "deprecated", "box"}
 
 
 # ---- which operation
@@ -430,10 +440,7 @@ def test_many_faults_make_no_long_message() -> None:
 def test_enums_are_checked_and_the_set_is_told() -> None:
     _, path, query, headers, body = sent(
         "CreateDistribution",
-        {
-            "DistributionConfig": Maker("enum", 0.0).value(MODEL.shape_for("DistributionConfig"))
-            | {"PriceClass": "PriceClass_All"}
-        },
+        {"DistributionConfig": Maker("enum", 0.0).value(CONFIG) | {"PriceClass": "PriceClass_All"}},
     )
     error = refused("POST", path, query, headers, body.replace(b"PriceClass_All", b"PriceClass_300"))
     assert error.code == "MalformedXML"
@@ -448,10 +455,7 @@ def test_enums_are_checked_and_the_set_is_told() -> None:
 def test_booleans_are_booleans(text: str) -> None:
     _, path, query, headers, body = sent(
         "CreateDistribution",
-        {
-            "DistributionConfig": Maker("boolean", 0.0).value(MODEL.shape_for("DistributionConfig"))
-            | {"Enabled": True}
-        },
+        {"DistributionConfig": Maker("boolean", 0.0).value(CONFIG) | {"Enabled": True}},
     )
     spoilt = body.replace(b"<Enabled>true</Enabled>", f"<Enabled>{text}</Enabled>".encode())
     assert spoilt != body
@@ -532,32 +536,25 @@ def test_members_come_in_the_order_of_the_model() -> None:
 
 
 def test_flattened_lists() -> None:
-    model = ServiceModel(
-        {
-            "metadata": {"protocol": "rest-xml", "endpointPrefix": "x", "serviceId": "x"},
-            "operations": {},
-            "shapes": {
-                "Body": {
-                    "type": "structure",
-                    "members": {
-                        "Names": {"shape": "Names"},
-                        "When": {"shape": "When"},
-                        "Plain": {"shape": "Plain", "locationName": "plain"},
-                    },
-                },
-                "Names": {
-                    "type": "list",
-                    "flattened": True,
-                    "member": {"shape": "Text", "locationName": "Name"},
-                },
-                "Plain": {"type": "list", "flattened": True, "member": {"shape": "Text"}},
-                "Text": {"type": "string"},
-                "When": {"type": "timestamp"},
+    shapes: dict[str, dict[str, Any]] = {
+        "Body": {
+            "type": "structure",
+            "members": {
+                "Names": {"shape": "Names"},
+                "When": {"shape": "When"},
+                "Plain": {"shape": "Plain", "locationName": "plain"},
             },
         },
-        "x",
-    )
-    shape = model.shape_for("Body")
+        "Names": {
+            "type": "list",
+            "flattened": True,
+            "member": {"shape": "Text", "locationName": "Name"},
+        },
+        "Plain": {"type": "list", "flattened": True, "member": {"shape": "Text"}},
+        "Text": {"type": "string"},
+        "When": {"type": "timestamp"},
+    }
+    shape = Shapes(shapes).referred({"shape": "Body"})
     xml = b"<Body><Name>a</Name><plain>c</plain><When>2019-12-05T18:51:43.781Z</When><Name>b</Name></Body>"
     faults = scalars.Faults()
     value = xml_body.read(shape, xml_body.parse(xml), "body", faults)
@@ -566,27 +563,28 @@ def test_flattened_lists() -> None:
     assert value["Plain"] == ["c"]
     out: list[str] = []
     xml_body.write(shape, value, "Body", out)
-    parsed = PARSER.parse({"status_code": 200, "headers": {}, "body": "".join(out).encode()}, shape)
+    theirs = ShapeResolver(shapes).get_shape_by_name("Body")
+    parsed = PARSER.parse({"status_code": 200, "headers": {}, "body": "".join(out).encode()}, theirs)
     del parsed["ResponseMetadata"]
     assert parsed == value
 
 
 def test_values_that_are_no_blob_or_timestamp_or_too_short() -> None:
-    shapes = {
+    shapes: dict[str, dict[str, Any]] = {
         "Blob": {"type": "blob", "min": 2},
         "When": {"type": "timestamp"},
     }
-    model = ServiceModel({"metadata": {}, "operations": {}, "shapes": shapes}, "x")
+    blob, when = (Shapes(shapes).referred({"shape": name}) for name in shapes)
     for shape, text, says in (
-        ("Blob", "YWI", "Member must be base64"),
-        ("Blob", "YQ==", "Member must have length greater than or equal to 2"),
-        ("When", "yesterday", "Member must be an ISO 8601 timestamp"),
+        (blob, "YWI", "Member must be base64"),
+        (blob, "YQ==", "Member must have length greater than or equal to 2"),
+        (when, "yesterday", "Member must be an ISO 8601 timestamp"),
     ):
         faults = scalars.Faults()
-        scalars.parse_scalar(model.shape_for(shape), text, "at", faults)
+        scalars.parse_scalar(shape, text, "at", faults)
         assert says in str(faults)
     faults = scalars.Faults()
-    assert scalars.parse_scalar(model.shape_for("Blob"), " Y W\nI= ", "at", faults) == b"ab"
+    assert scalars.parse_scalar(blob, " Y W\nI= ", "at", faults) == b"ab"
     assert not faults
 
 
@@ -601,7 +599,7 @@ def test_spoilt_requests_are_understood_or_refused() -> None:
     for turn in range(3000):
         name = r.choice(OPERATIONS)
         shape = service().operations[name].input
-        params = {} if shape is None else Maker(f"{turn}", r.random()).value(shape)
+        params = Maker(f"{turn}", r.random()).value(shape)
         method, path, query, headers, body = sent(name, params)
         if body and r.random() < 0.8:
             start = r.randrange(len(body))

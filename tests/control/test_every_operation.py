@@ -19,7 +19,8 @@ from defusedxml.ElementTree import fromstring
 
 from keyfront.control.operations.registry import OPERATIONS
 from keyfront.model.kinds import KINDS, Kind, Quotas
-from keyfront.model.service import NAMESPACE, Operation, Shape, service
+from keyfront.model.service import NAMESPACE, Operation, service
+from keyfront.model.shapes import Shape
 from tests.control.calls import CALLS, CONFIGS, World, call_of
 from tests.control.harness import BOTH
 from tests.control.plane import Plane
@@ -98,7 +99,7 @@ def test_an_answer_has_the_form_that_the_model_gives_it(name: str, wire: Wire, w
     faults: list[str] = []
     judge(operation, wire.last, wire.headers, faults)
     assert not faults
-    assert answer.keys() <= (operation.output.members.keys() if operation.output else set())
+    assert answer.keys() <= operation.output.members.keys()
     if "Location" in answer:
         assert re.fullmatch(
             r"http://127\.0\.0\.1:[0-9]+/2020-05-31/[a-z/-]+/[A-Za-z0-9/-]+", answer["Location"]
@@ -110,16 +111,16 @@ def test_an_answer_has_the_form_that_the_model_gives_it(name: str, wire: Wire, w
 def judge(operation: Operation, body: bytes, headers: dict[str, str], faults: list[str]) -> None:
     """Add to `faults` every way in which an answer does not match the operation's output shape."""
     shape = operation.output
-    members = {} if shape is None else shape.members
-    carried = {member for member, kind in members.items() if kind.serialization.get("location") == "header"}
+    members = shape.members
+    carried = {member for member, kind in members.items() if kind.traits.get("location") == "header"}
     for member in carried:
-        if members[member].serialization.get("name", member).lower() not in headers:
+        if members[member].traits.get("locationName", member).lower() not in headers:
             faults.append(f"no header {member}")
     if members.keys() == carried:
         if body:
             faults.append(f"a body where none belongs: {body[:80]!r}")
         return
-    payload = shape.serialization.get("payload")
+    payload = shape.traits.get("payload")
     root = fromstring(body)
     if not root.tag.startswith("{" + NAMESPACE):
         faults.append(f"the namespace of {root.tag}")
@@ -135,7 +136,7 @@ def conforms(shape: Shape, element: Element, where: str, faults: list[str]) -> N
                 faults.append(f"{where}.{name} comes twice")
             found[name] = child
         for member, kind in shape.members.items():
-            name = kind.serialization.get("name", member)
+            name = kind.traits.get("locationName", member)
             if name in found:
                 conforms(kind, found.pop(name), f"{where}.{member}", faults)
             elif member in shape.required_members:
@@ -146,7 +147,7 @@ def conforms(shape: Shape, element: Element, where: str, faults: list[str]) -> N
         if quantity is not None and int(quantity) != (0 if items is None else len(items)):
             faults.append(f"{where} has the Quantity {quantity}")
     elif shape.type_name == "list":
-        name = shape.member.serialization.get("name", "member")
+        name = shape.member.traits.get("locationName", "member")
         for child in element:
             if child.tag != f"{{{NAMESPACE}}}{name}":
                 faults.append(f"{where} holds {child.tag}")
@@ -156,7 +157,7 @@ def conforms(shape: Shape, element: Element, where: str, faults: list[str]) -> N
 
 
 def _text(shape: Shape, text: str) -> bool:
-    length = shape.metadata.get("min", 0) <= len(text) <= shape.metadata.get("max", 1 << 20)
+    length = shape.traits.get("min", 0) <= len(text) <= shape.traits.get("max", 1 << 20)
     return length and (not shape.enum or text in shape.enum)
 
 

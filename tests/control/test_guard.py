@@ -73,7 +73,7 @@ def filled(operation: str) -> dict[str, Any]:
                 return 1
 
     shape = service().operations[operation].input
-    found: dict[str, Any] = value(shape) if shape is not None else {}
+    found: dict[str, Any] = value(shape)
     return found
 
 
@@ -108,9 +108,7 @@ def test_the_table_of_permissions() -> None:
     """The table names operations of the model, existing actions, and existing members; and every implemented
     operation has a row, except lists about no single resource."""
     for operation, needs in permissions.NEEDS.items():
-        members = (
-            service().operations[operation].input.members if service().operations[operation].input else {}
-        )
+        members = service().operations[operation].input.members
         for need in needs:
             assert need.action in iam.actions()
             assert not need.member or need.member in members, (operation, need)

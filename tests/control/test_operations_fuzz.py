@@ -24,7 +24,8 @@ from keyfront.control.wire import codec
 from keyfront.errors import ApiError
 from keyfront.model.kinds import KINDS, Quotas
 from keyfront.model.managed import CACHE_POLICIES, ORIGIN_REQUEST_POLICIES, RESPONSE_HEADERS_POLICIES
-from keyfront.model.service import Shape, error_status, service
+from keyfront.model.service import error_status, service
+from keyfront.model.shapes import Shape
 from tests.control.calls import World, call_of
 from tests.control.harness import BOTH, Harness, minimal
 from tests.keys import ec_pem, rsa_pem

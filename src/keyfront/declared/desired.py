@@ -25,7 +25,8 @@ from keyfront.declared.resources import ROWS, Row
 from keyfront.declared.translate import Load, Words
 from keyfront.errors import KeyLoadError
 from keyfront.model.kinds import Reference
-from keyfront.model.service import Shape, service
+from keyfront.model.service import service
+from keyfront.model.shapes import Shape
 from keyfront.signing.keys import load_public_key
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

@@ -18,7 +18,7 @@ from typing import Any
 
 from keyfront.declared.locations import Path
 from keyfront.declared.problems import Faults, nearest
-from keyfront.model.service import Shape
+from keyfront.model.shapes import Shape
 
 Load = Callable[[str], bytes]
 """Returns the bytes of a file for its path as the declaration gives it; raises OSError."""
@@ -58,7 +58,7 @@ class Words:
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
             quoted = f', such as "{value}"' if wanted is str and type(value) is int else ""
             self._faults.add(path, f"must be {name}{quoted}")
-        elif getattr(shape, "enum", None) and value not in shape.enum:
+        elif shape.enum and value not in shape.enum:
             self._faults.add(path, f"must be one of {', '.join(shape.enum)}{_meant(str(value), shape.enum)}")
         return value
 

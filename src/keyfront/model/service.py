@@ -1,8 +1,8 @@
 """CloudFront's API as described by botocore: operations by name, their shapes, and the status of each error.
 
-The description is the file `cloudfront/2020-05-31/service-2.json` in botocore; the code repeats none of it. It is
-loaded on first use (about 0.2 s with botocore's import). Only the copy inside botocore is used, never a model in
-`~/.aws/models`.
+The description is the file `cloudfront/2020-05-31/service-2.json` in botocore; the code repeats none of it. It is read
+on first use, without botocore's code (`model/shapes.py` says why). Only the copy inside botocore is used, never a model
+in `~/.aws/models`.
 
 `LATER` adds members that only newer versions of botocore have, so that old and new clients are treated alike, whatever
 botocore Keyfront is installed with. Members that neither has are refused by name (`model/supported_members.py` and the
@@ -11,13 +11,19 @@ codec).
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import gzip
+import importlib.util
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+
+from keyfront.model.shapes import NOTHING, Shape, Shapes
 
 API_VERSION = "2020-05-31"
 NAMESPACE = f"http://cloudfront.amazonaws.com/doc/{API_VERSION}/"
@@ -77,8 +83,6 @@ LATER: dict[str, dict[str, Any]] = {
 """What is newer in the API than the oldest supported botocore (1.40), by shape: members, values, and whole shapes, in
 the form of botocore's description."""
 
-Shape = Any  # botocore.model.Shape, which carries no types
-
 _LABEL = re.compile(r"\{(\w+)\}")
 
 
@@ -90,6 +94,7 @@ class Operation(msgspec.Struct, frozen=True):
     :param query: constant parameters that distinguish it from others with the same path (`?WithTags`,
         `?Operation=Tag`).
     :param status: the HTTP status of a success.
+    :param output: a structure without members if the operation has no output.
     :param errors: the error codes in the model.
     """
 
@@ -116,24 +121,39 @@ def service() -> Service:
     """The API in the installed botocore.
 
     :raises LookupError: if it has no model of API_VERSION.
+    :raises ModuleNotFoundError: if botocore is not installed.
     """
-    from botocore.exceptions import DataNotFoundError  # slow to import, and `keyfront sign` does not need it
-    from botocore.loaders import Loader
-    from botocore.model import ServiceModel
-
-    loader = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
-    try:
-        description = loader.load_service_model("cloudfront", "service-2", API_VERSION)
-    except DataNotFoundError as error:
-        raise LookupError(f"this botocore has no model of CloudFront {API_VERSION}") from error
+    description = _description()
     add_later_members(description["shapes"])
-    model = ServiceModel(description, "cloudfront")
+    shapes = Shapes(description["shapes"])
+    errors = {
+        name: _error_code(name, traits)
+        for name, traits in shapes.definitions.items()
+        if "exception" in traits
+    }
     return Service(
-        operations={name: _operation(model.operation_model(name)) for name in model.operation_names},
-        statuses={
-            shape.error_code: shape.metadata["error"]["httpStatusCode"] for shape in model.error_shapes
+        operations={
+            name: _operation(name, operation, shapes, errors)
+            for name, operation in description["operations"].items()
         },
+        statuses={code: shapes.definitions[name]["error"]["httpStatusCode"] for name, code in errors.items()},
     )
+
+
+def _description() -> dict[str, Any]:
+    botocore = importlib.util.find_spec("botocore")
+    if botocore is None or botocore.origin is None:
+        raise ModuleNotFoundError("No module named 'botocore'", name="botocore")
+    folder = Path(botocore.origin).parent / "data" / "cloudfront" / API_VERSION
+    with contextlib.suppress(FileNotFoundError):
+        return _parsed(gzip.decompress((folder / "service-2.json.gz").read_bytes()))
+    with contextlib.suppress(FileNotFoundError):
+        return _parsed((folder / "service-2.json").read_bytes())
+    raise LookupError(f"this botocore has no model of CloudFront {API_VERSION}")
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    return msgspec.json.decode(text, type=dict[str, Any])
 
 
 def error_status(code: str) -> int:
@@ -150,17 +170,25 @@ def add_later_members(shapes: dict[str, Any]) -> None:
         shape.get("enum", []).extend(value for value in later.get("enum", ()) if value not in shape["enum"])
 
 
-def _operation(model: Any) -> Operation:
-    path, _, query = model.http["requestUri"].partition("?")
+def _error_code(name: str, traits: dict[str, Any]) -> str:
+    code: str = traits.get("error", {}).get("code", name)
+    return code
+
+
+def _operation(
+    name: str, described: dict[str, Any], shapes: Shapes, error_codes: dict[str, str]
+) -> Operation:
+    http = described["http"]
+    path, _, query = http["requestUri"].partition("?")
     segments = path.strip("/").split("/")
     return Operation(
-        name=model.name,
-        method=model.http["method"],
+        name=name,
+        method=http["method"],
         segments=tuple(None if _LABEL.fullmatch(segment) else segment for segment in segments),
         labels=tuple(match[1] for segment in segments if (match := _LABEL.fullmatch(segment))),
         query=tuple(parse_qsl(query, keep_blank_values=True)),
-        status=model.http.get("responseCode", 200),
-        input=model.input_shape,
-        output=model.output_shape,
-        errors=frozenset(shape.error_code for shape in model.error_shapes),
+        status=http.get("responseCode", 200),
+        input=shapes.referred(described["input"]),
+        output=shapes.referred(described["output"]) if "output" in described else Shape("", NOTHING, shapes),
+        errors=frozenset(error_codes[error["shape"]] for error in described.get("errors", ())),
     )

@@ -18,7 +18,8 @@ from keyfront.model import residency
 from keyfront.model.invalidation import TAG_LENGTH, is_tag, is_wildcard
 from keyfront.model.kinds import MESSAGES, IdShape, Quotas
 from keyfront.model.origins import HOST_NAME
-from keyfront.model.service import Shape, error_status, service
+from keyfront.model.service import error_status, service
+from keyfront.model.shapes import Shape
 from keyfront.signing.keys import load_public_key
 
 Config = Mapping[str, Any]

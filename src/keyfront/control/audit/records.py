@@ -24,7 +24,8 @@ from keyfront.control.store.contract import AuditLog
 from keyfront.control.store.rows import AuditIndex, AuditRow
 from keyfront.errors import ApiError, KeyLoadError
 from keyfront.model.kinds import RandomSource
-from keyfront.model.service import API_VERSION, Shape, service
+from keyfront.model.service import API_VERSION, service
+from keyfront.model.shapes import Shape
 from keyfront.signing.keys import load_public_key
 
 HIDDEN = "HIDDEN_DUE_TO_SECURITY_REASONS"
@@ -209,7 +210,7 @@ def _parameters(value: Any, shape: Shape | None) -> Any:
     """`value` with camelCase names and without secrets. Members that the model does not know are hidden."""
     if value is None or isinstance(value, bool | int | float):
         return value
-    if shape is None or shape.metadata.get("sensitive"):
+    if shape is None or shape.traits.get("sensitive"):
         return HIDDEN
     if isinstance(value, dict):
         members = shape.members if shape.type_name == "structure" else {}

@@ -32,7 +32,8 @@ import msgspec
 from keyfront.control.wire import xml_body
 from keyfront.control.wire.scalars import FAULT_LIMIT, Faults, camel, parse_scalar, scalar_text
 from keyfront.errors import ApiError
-from keyfront.model.service import API_VERSION, NAMESPACE, Operation, Shape, service
+from keyfront.model.service import API_VERSION, NAMESPACE, Operation, service
+from keyfront.model.shapes import Shape
 from keyfront.model.supported_members import unobeyed
 
 Headers = Iterable[tuple[str, str]]
@@ -151,9 +152,9 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
     line, content = Faults(), Faults()
     params: dict[str, Any] = {}
     in_body: dict[str, Shape] = {}
-    payload = shape.serialization.get("payload")
+    payload = shape.traits.get("payload")
     for member, kind in shape.members.items():
-        location, name = kind.serialization.get("location"), kind.serialization.get("name", member)
+        location, name = kind.traits.get("location"), kind.traits.get("locationName", member)
         if location is None:
             in_body[member] = kind
             continue
@@ -215,7 +216,7 @@ def _body(
                     faults.null(camel(member))
         return {}
     root = xml_body.parse(body)
-    expected = shape.serialization.get("name", payload or shape.name)
+    expected = shape.traits.get("locationName", payload or shape.name)
     found = xml_body.local(root)
     if found != expected:
         raise ApiError("MalformedXML", f"The root element must be {expected}, not {found}")
@@ -236,18 +237,16 @@ def write(operation: Operation, output: Mapping[str, Any]) -> Answer:
     :raises KeyError: if `output` has a member that the model lacks, which is a bug.
     """
     shape = operation.output
-    if shape is None:
-        return Answer(operation.status, (), b"")
     members = shape.members
-    payload = shape.serialization.get("payload")
+    payload = shape.traits.get("payload")
     headers: list[tuple[str, str]] = []
     content: dict[str, Any] = {}
     for member, value in output.items():
         kind = members[member]
         if value is None:
             continue
-        if kind.serialization.get("location") == "header":
-            headers.append((kind.serialization.get("name", member), _header_text(scalar_text(kind, value))))
+        if kind.traits.get("location") == "header":
+            headers.append((kind.traits.get("locationName", member), _header_text(scalar_text(kind, value))))
         else:
             content[member] = value
     if not content:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from keyfront.model.service import Shape
+from keyfront.model.shapes import Shape
 
 FAULT_LIMIT = 20
 """Maximum number of faults of one request that the message lists."""
@@ -33,7 +33,7 @@ def parse_scalar(shape: Shape, text: str, path: str, faults: Faults) -> Any:
     value: Any = text
     kind, trimmed = shape.type_name, text.strip(" \t\r\n")
     # Messages never repeat a secret, not even to its sender.
-    shown = None if shape.metadata.get("sensitive") else text
+    shown = None if shape.traits.get("sensitive") else text
     if kind == "boolean":
         if trimmed not in _BOOLEANS:
             faults.add(path, "Member must be true or false", shown)
@@ -72,7 +72,7 @@ def parse_scalar(shape: Shape, text: str, path: str, faults: Faults) -> Any:
         faults.add(path, f"Member must satisfy enum value set: [{', '.join(shape.enum)}]", shown)
         return value
     fits = check_length(shape, len(value), path, faults, shown)
-    pattern = shape.metadata.get("pattern")
+    pattern = shape.traits.get("pattern")
     # Values that are too long are not matched.
     if fits and pattern is not None and not compiled(pattern).fullmatch(value):
         faults.add(path, f"Member must satisfy regular expression pattern: {pattern}", shown)
@@ -83,7 +83,7 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _in_range(shape: Shape, number: float, path: str, faults: Faults, shown: str | None) -> float:
-    low, high = shape.metadata.get("min", -math.inf), shape.metadata.get("max", math.inf)
+    low, high = shape.traits.get("min", -math.inf), shape.traits.get("max", math.inf)
     if number < low:
         faults.add(path, f"Member must have value greater than or equal to {low}", shown)
     elif number > high:
@@ -94,7 +94,7 @@ def _in_range(shape: Shape, number: float, path: str, faults: Faults, shown: str
 def check_length(shape: Shape, length: int, path: str, faults: Faults, shown: str | None) -> bool:
     """True if a string, blob, or list of `length` is not too long for `shape`. Adds a fault if it is too short or too
     long."""
-    low, high = shape.metadata.get("min"), shape.metadata.get("max")
+    low, high = shape.traits.get("min"), shape.traits.get("max")
     if low is not None and length < low:
         faults.add(path, f"Member must have length greater than or equal to {low}", shown)
     elif high is not None and length > high:

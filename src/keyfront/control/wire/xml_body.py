@@ -17,7 +17,8 @@ from defusedxml.ElementTree import XMLParser
 
 from keyfront.control.wire.scalars import Faults, camel, check_length, parse_scalar, scalar_text
 from keyfront.errors import ApiError
-from keyfront.model.service import NAMESPACE, Shape
+from keyfront.model.service import NAMESPACE
+from keyfront.model.shapes import Shape
 
 BODY_LIMIT = 1024 * 1024
 DEPTH_LIMIT = 32
@@ -85,7 +86,7 @@ def read(shape: Shape, node: Element, path: str, faults: Faults) -> Any:
         return structure(shape, shape.members, node, path, faults)
     if shape.type_name == "list":
         children = list(node)
-        name = shape.member.serialization.get("name", "member")
+        name = shape.member.traits.get("locationName", "member")
         for child in children:
             if local(child) != name:
                 faults.add(path, f"Element {local(child)} is not known here; items are named {name}", None)
@@ -122,7 +123,7 @@ def structure(
             faults.add(inner, "Member must be given once", None)
         else:
             value[member] = read(kind, nodes[0], inner, faults)
-    if shape.metadata.get("union") and len(found) != 1:
+    if shape.traits.get("union") and len(found) != 1:
         faults.add(path, "Exactly one member must be set", None)
     return value
 
@@ -150,13 +151,13 @@ def _no_text(node: Element, path: str, faults: Faults) -> None:
 
 
 def _flattened(shape: Shape) -> bool:
-    return bool(shape.type_name == "list" and shape.serialization.get("flattened"))
+    return bool(shape.type_name == "list" and shape.traits.get("flattened"))
 
 
 def _element_name(shape: Shape, member: str) -> str:
     """A member's name in XML; a flattened list has the name of its items."""
-    name = shape.serialization.get("name", member)
-    return str(shape.member.serialization.get("name", name) if _flattened(shape) else name)
+    name = shape.traits.get("locationName", member)
+    return str(shape.member.traits.get("locationName", name) if _flattened(shape) else name)
 
 
 # ---- values to XML
@@ -180,10 +181,10 @@ def write(shape: Shape, value: Any, name: str, out: list[str], attributes: str =
             raise KeyError(f"{shape.name} has no {', '.join(sorted(unknown))}")
         for member, kind in shape.members.items():
             inner = value.get(member)
-            if inner is not None and "location" not in kind.serialization:
+            if inner is not None and "location" not in kind.traits:
                 write(kind, inner, _element_name(kind, member), out)
     elif shape.type_name == "list":
-        item_name = shape.member.serialization.get("name", "member")
+        item_name = shape.member.traits.get("locationName", "member")
         for item in value:
             write(shape.member, item, item_name, out)
     else:
