@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -14,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from keyfront.cli.durations import DurationType, duration_text
 from keyfront.cli.main import keyfront
-from keyfront.custody import SCHEMES, open_key, open_place
+from keyfront.custody import open_key, open_place
 from keyfront.signing.key_files import load_private_key
 from keyfront.signing.keys import load_public_key
 from tests.custody.harness import made_elsewhere
@@ -176,29 +175,6 @@ def test_what_makes_no_sense(argv: tuple[str, ...], says: str) -> None:
     why = refused(*argv)
     assert says in why
     assert "1234" not in why
-
-
-def test_signing_does_not_wait_for_custody() -> None:
-    """`keyfront sign` must start quickly: it loads no adapter, and nothing that an adapter needs."""
-    code = (
-        "import sys; from keyfront.cli.main import keyfront; keyfront(['sign', '--help'], standalone_mode=False); "
-        "print(*sys.modules)"
-    )
-    argv = [sys.executable, "-c", code]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
-    adapters = {target.partition(":")[0] for target in SCHEMES.values()}
-    assert not set(done.stdout.split()) & (adapters | {"botocore", "hvac", "pkcs11"})
-
-
-def test_no_command_waits_for_the_others() -> None:
-    code = (
-        "import sys; from keyfront.cli.main import keyfront; "
-        "keyfront(['edge-worker', '--help'], standalone_mode=False); print(*sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert not set(done.stdout.split()) & {"rich", "keyfront.cli.sign", "keyfront.edge.worker", "sqlalchemy"}
 
 
 def test_each_command_goes_by_its_name() -> None:

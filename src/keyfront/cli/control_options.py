@@ -77,11 +77,11 @@ class ControlOptions(msgspec.Struct, frozen=True):
 
         :raises SettingsError: if the hooks cannot be read.
         """
-        from keyfront.lifecycle.hooks import read_hooks
-
         file = (self.hooks or data / "hooks.toml").absolute()
         if self.hooks is None and not file.exists():
             return ""
+        from keyfront.lifecycle.hooks import read_hooks
+
         read_hooks(file)  # fails here rather than in the control process
         return str(file)
 

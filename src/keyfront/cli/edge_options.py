@@ -60,14 +60,14 @@ class EdgeOptions(msgspec.Struct, frozen=True):
         """:param data: the data folder; without `--certificates`, it holds certificates and the local authority.
         :raises SettingsError: if there is no address for the certificates, or they cannot be used.
         """
-        from keyfront.edge.net.certificates import Certificates
-        from keyfront.edge.worker_settings import TlsSettings
-        from keyfront.runtime.local_authority import issued_folder
-
         if self.tls is None:
             if self.certificates is not None:
                 raise SettingsError("--certificates requires --tls, such as --tls 0.0.0.0:443")
             return None
+        from keyfront.edge.net.certificates import Certificates
+        from keyfront.edge.worker_settings import TlsSettings
+        from keyfront.runtime.local_authority import issued_folder
+
         if self.certificates is None:
             return TlsSettings(*address(self.tls), str(data / "certificates"), str(issued_folder(data)))
         Certificates(self.certificates, time.time(), lambda _: None)  # fails here rather than in the workers

@@ -179,8 +179,6 @@ def _refuse_control_options(why: str) -> None:
 
 def _shields(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The regions that have an Origin Shield, each with its address."""
-    from keyfront.edge.origin.shield_client import parent_address
-
     seen = set()
     for text in texts:
         region, equals, where = text.partition("=")
@@ -189,6 +187,8 @@ def _shields(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
         if region in seen:
             raise SettingsError(f"--origin-shield names {region} twice")
         seen.add(region)
+        from keyfront.edge.origin.shield_client import parent_address  # few edges have a shield
+
         parent_address(where)
         yield region, where
 

@@ -6,7 +6,6 @@ Raise `FORMAT` with every change after which an older Keyfront would misread or 
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +38,8 @@ def refuse_newer(folder: Path) -> int:
     """
     found = read_format(folder)
     if found > FORMAT:
+        from importlib.metadata import version
+
         raise SettingsError(
             f"the data folder {folder} has format {found}, and this Keyfront {version('keyfront')} supports formats up "
             f"to {FORMAT}: a newer Keyfront has used it. Nothing was changed. Install that version again, or restore "
