@@ -63,7 +63,7 @@ INNER: dict[str, dict[str, set[str]]] = {
     "edge": _EDGE
     | {
         "worker": {*_EDGE, "worker_settings"},
-        "worker_settings": {"net", "serving", "http"},
+        "worker_settings": {"logs", "net", "serving", "http"},
         "asgi_app": {*_EDGE},
         "asgi": {"asgi_app"},
     },

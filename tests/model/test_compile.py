@@ -253,6 +253,10 @@ def header(name: str = "X-Secret", value: str = "a") -> Members:
     return app(CustomHeaders=many({"HeaderName": name, "HeaderValue": value}))
 
 
+def log(**members: Any) -> Members:
+    return {"Logging": {"Enabled": True, "IncludeCookies": False, "Bucket": "a", "Prefix": ""} | members}
+
+
 TRUSTED = {"Enabled": True, **many(GROUP)}
 NAMED = {"Forward": "whitelist", "WhitelistedNames": many("a*")}
 
@@ -262,6 +266,9 @@ CHANGES: dict[str, tuple[Members, Members]] = {
     "Enabled": ({"Enabled": True}, {"Enabled": False}),
     "HttpVersion": ({}, {"HttpVersion": "http1.1"}),
     "Staging": ({"Staging": False}, {"Staging": True}),
+    "Logging.Enabled": (log(Enabled=False), log()),
+    "Logging.Bucket": (log(), log(Bucket="b.s3.amazonaws.com")),
+    "Logging.Prefix": (log(), log(Prefix="cdn/")),
     "Logging.IncludeCookies": ({"Logging": {"IncludeCookies": True}}, {"Logging": {"IncludeCookies": False}}),
     "Origins[].Id": (app(), {"Origins": many(origin(), origin("x"))}),
     "Origins[].DomainName": (app(DomainName="a"), app(DomainName="b")),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 import msgspec
 
+from keyfront.cli.access_log_options import AccessLogOptions, access_log_options
 from keyfront.cli.config_file import FILE_NAME, ConfigCommand, ConfigContext
 from keyfront.cli.control_options import ControlOptions, control_options
 from keyfront.cli.edge_options import EdgeOptions, edge_options, supervision_options
@@ -55,6 +56,7 @@ config_option = click.option(
 @websocket_options
 @limit_options
 @logging_options
+@access_log_options
 def up_settings(  # noqa: PLR0913 - one parameter for each group of options
     installation: InstallationOptions,
     edge: EdgeOptions,
@@ -65,18 +67,24 @@ def up_settings(  # noqa: PLR0913 - one parameter for each group of options
     websocket: WebSocketOptions,
     limits: EdgeLimits,
     logs: LogSettings,
+    access_logs: AccessLogOptions,
 ) -> UpSettings:
     """The settings from the command line, the environment, and the configuration file. Starts nothing."""
     require_server()
     tiers = fleet.settings(installation.data)
-    worker = worker_settings(installation.data, edge, origins, tiers, websocket, limits)
+    worker = msgspec.structs.replace(
+        worker_settings(installation.data, edge, origins, tiers, websocket, limits),
+        retention=access_logs.retention(),
+        spool=access_logs.spool(),
+    )
     api = control_settings(installation, control, tiers, worker.trusted_proxies)
     for host, _ in worker.edge.health.targets:
         if not tiers.feed and f".{host}".endswith(f".{api.domain}"):
             raise SettingsError(
                 f"--health-check: names under {api.domain} belong to distributions, as {host} may"
             )
-    return UpSettings(installation.data, worker, api, supervision, logs)
+    delivery = access_logs.delivery(installation.data, worker.edge.pop)
+    return UpSettings(installation.data, worker, api, supervision, logs, delivery)
 
 
 @click.command("up", cls=ConfigCommand, params=up_settings.params)

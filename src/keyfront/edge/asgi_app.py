@@ -12,6 +12,7 @@ from keyfront.edge.follower import Follower, FollowerSettings
 from keyfront.edge.http.asgi import EdgeApp, Receive, Scope, Send
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.logs.append_file import DEFAULT_RETENTION
 from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import SettingsError
@@ -64,7 +65,9 @@ class Worker:
             edge_settings = msgspec.structs.replace(
                 edge_settings, origin_credentials=str(data / "origin-credentials")
             )
-        log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
+        log = AccessLog(
+            data / "logs" / "access.jsonl" if settings.access_log else None, retention=DEFAULT_RETENTION
+        )
         edge = Edge(edge_settings, log)
         if edge.tiers.disk is not None:
             edge.tiers.disk.start()

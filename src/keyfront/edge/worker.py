@@ -25,6 +25,7 @@ from keyfront.edge.follower import Follower, FollowerSettings
 from keyfront.edge.http.listener import Listener
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.logs.spool import Spool
 from keyfront.edge.net.certificates import Certificates
 from keyfront.edge.net.open_files import OPEN_FILES, raise_open_files
 from keyfront.edge.net.worker_sockets import Ports
@@ -64,7 +65,11 @@ class _Worker:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         data = Path(settings.data)
-        self._log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
+        self._log = AccessLog(
+            data / "logs" / "access.jsonl" if settings.access_log else None,
+            spool=Spool(data, settings.spool),
+            retention=settings.retention,
+        )
         self._edge = edge = Edge(settings.edge, self._log, segment=_segment(settings))
         if edge.tiers.disk is not None:
             edge.tiers.disk.start()

@@ -91,6 +91,7 @@ def compile_distribution(
     origins = read_origins(top, limits, lookup.origin_access_controls, lookup.origin_access_identities)
     groups = read_origin_groups(top, origins, limits)
     targets = {origin.id for origin in origins} | {group.id for group in groups}
+    log_bucket, log_prefix = _log_location(top)
     distribution = Distribution(
         id=id,
         arn=arn,
@@ -108,8 +109,18 @@ def compile_distribution(
         cache_tag_header=_cache_tag_header(top),
         # `http3` is HTTP/3 without HTTP/2. Viewers then use HTTP/1.1, which CloudFront always allows.
         http2=top.text("HttpVersion") not in ("http1.1", "http3"),
+        log_bucket=log_bucket,
+        log_prefix=log_prefix,
     )
     return list(dict.fromkeys(problems)) or distribution
+
+
+def _log_location(top: Struct) -> tuple[str, str]:
+    """The bucket and the prefix of the distribution's standard log; empty if it has none."""
+    logging = top.struct("Logging")
+    if not logging.flag("Enabled"):
+        return "", ""
+    return logging.text("Bucket", None), logging.text("Prefix")
 
 
 def compile_cache_policy(config: Config) -> Forwarding | list[Problem]:

@@ -217,6 +217,8 @@ class Distribution(msgspec.Struct, frozen=True):
     :param regions: those that it is tied to; empty: it may be everywhere.
     :param cache_tag_header: the name, in lower case, of the response header with cache tags; empty: none.
     :param http2: whether viewers may use HTTP/2.
+    :param log_bucket: where its standard log goes: the domain name of an S3 bucket; empty: there is none. Names of its
+        files begin with `log_prefix`.
     """
 
     id: str
@@ -235,6 +237,8 @@ class Distribution(msgspec.Struct, frozen=True):
     regions: tuple[str, ...] = ()
     cache_tag_header: str = ""
     http2: bool = True
+    log_bucket: str = ""
+    log_prefix: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -17,7 +17,8 @@ from keyfront.model.config_reader import Config, Problem, problem, words
 
 OBEYED = words(
     """
-    Aliases[] DefaultRootObject Enabled HttpVersion Staging Logging.IncludeCookies
+    Aliases[] DefaultRootObject Enabled HttpVersion Staging Logging.Enabled
+    Logging.Bucket Logging.Prefix Logging.IncludeCookies
     Origins[].Id Origins[].DomainName Origins[].OriginPath
     Origins[].CustomHeaders[].HeaderName Origins[].CustomHeaders[].HeaderValue
     Origins[].S3OriginConfig.OriginReadTimeout
@@ -124,9 +125,6 @@ WITHOUT_EFFECT: dict[str, str] = {
     "CallerReference": "stored and returned; it has no meaning at the edge, as at CloudFront",
     "Comment": "stored and returned; it has no meaning at the edge, as at CloudFront",
     "Origins[].CustomOriginConfig.IpAddressType": "an edge connects to any address that its resolver returns",
-    "Logging.Enabled": "an edge always writes its own access log",
-    "Logging.Bucket": "logs are not delivered to a bucket",
-    "Logging.Prefix": "logs are not delivered to a bucket",
     "PriceClass": "you decide where your edges are",
     "IsIPV6Enabled": "the listener determines the addresses that viewers can reach; Keyfront does not serve DNS",
     "ViewerCertificate": "the listener determines certificates and TLS versions",

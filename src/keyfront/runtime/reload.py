@@ -19,6 +19,7 @@ from keyfront.runtime.logs import LogSettings
 from keyfront.runtime.settings import ControlSettings, Supervision
 
 if TYPE_CHECKING:
+    from keyfront.edge.logs.delivery_settings import DeliverySettings
     from keyfront.edge.worker_settings import WorkerSettings
 
 RELOADED = "reload.json"
@@ -34,6 +35,7 @@ class UpSettings(msgspec.Struct, frozen=True):
     control: ControlSettings
     supervision: Supervision
     logs: LogSettings
+    delivery: DeliverySettings | None = None
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -117,6 +119,7 @@ def reloaded(running: UpSettings, wanted: UpSettings) -> UpSettings:
         ),
         replace(wanted.supervision, workers=running.supervision.workers),
         wanted.logs,
+        wanted.delivery,
     )
 
 

@@ -28,6 +28,7 @@ from keyfront.runtime.adopted import AdoptedProcesses
 from keyfront.runtime.data_format import claim
 from keyfront.runtime.handover import HANDOVER, HandedListeners, Handover, set_inheritable, taken
 from keyfront.runtime.installation import local_url, url_host, write_installation
+from keyfront.runtime.log_delivery import LogDelivery
 from keyfront.runtime.machine import Machine, edge_prefix, remove_old_reports
 from keyfront.runtime.ports import ReservedPorts, reserve_ports
 from keyfront.runtime.reload import (
@@ -111,7 +112,11 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
             adopted = AdoptedProcesses(handover.processes, requests.reload.set)
         machine = Machine(running, listeners, adopted)
         service = _Service(given, machine, requests, _Inventory(lock, ports, listeners))
-        background = [asyncio.create_task(stay_alive(watchdog_interval(os.environ, os.getpid())))]
+        delivery = LogDelivery(lambda: machine.running)
+        background = [
+            asyncio.create_task(stay_alive(watchdog_interval(os.environ, os.getpid()))),
+            asyncio.create_task(delivery.run()),
+        ]
         if running.worker.tls is not None:
             from keyfront.runtime.local_authority import keep_covered
 
@@ -133,6 +138,8 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
             await machine.stop()
             for task in background:
                 task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await delivery.finish()
 
 
 class Requests:

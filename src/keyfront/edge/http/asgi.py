@@ -271,6 +271,9 @@ class EdgeApp:
         if reply.length is not None and reply.status != 204:
             headers.append((b"content-length", b"%d" % reply.length))
         headers += self._identity.headers(reply.x_cache, exchange.request_id)
+        # The server writes the head: this is its size in HTTP/1.1, without the status line.
+        exchange.reply = reply
+        exchange.head_bytes = sum([len(name) + len(value) + 4 for name, value in headers]) + 2
         exchange.timings.first_byte = perf_counter()
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         if bodiless or isinstance(reply.body, bytes):

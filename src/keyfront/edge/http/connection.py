@@ -43,7 +43,6 @@ from keyfront.edge.http.trusted_proxies import address_of
 from keyfront.edge.limits.rates import Floor
 from keyfront.edge.net.tunnel import LINGER, Tunnel
 from keyfront.edge.rules import error_pages, respond
-from keyfront.edge.rules.response_headers import ResponseHeaders
 from keyfront.edge.semantics.websocket import WEBSOCKET
 from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.serving.fast_path import CachedHeaderBlock, Caller, aged
@@ -276,7 +275,7 @@ class Connection(asyncio.Protocol):
         if stored is None:
             self._run(exchange, True, None)
             return
-        self._writer.write_hit(stored, *self._hit_arguments(exchange, stored))
+        self._write_hit(exchange, stored)
         if not self._shared.fast_path.log_hit(exchange, section, self._caller):
             self._handler.log_access(exchange, 200, len(stored.body), "Hit", "Hit")
 
@@ -358,18 +357,18 @@ class Connection(asyncio.Protocol):
         stored = exchange.hit
         if stored is not None and keep_alive and request.version == "1.1" and not self._shared.draining:
             whole = request.method == "GET"
-            self._writer.write_hit(stored, *self._hit_arguments(exchange, stored), whole=whole)
+            self._write_hit(exchange, stored, whole=whole)
             self._handler.log_access(exchange, 200, len(stored.body) if whole else 0, "Hit", "Hit")
             return
         self._run(exchange, keep_alive, body)
 
-    def _hit_arguments(
-        self, exchange: Exchange, stored: Stored
-    ) -> tuple[bytes, bytes, ResponseHeaders | None, Request]:
-        """The arguments of `write_hit` for a hit that the fast path did not find."""
+    def _write_hit(self, exchange: Exchange, stored: Stored, *, whole: bool = True) -> None:
+        """Write a hit that the fast path did not find."""
         plan = exchange.plan
         policy = plan.route.response_headers if plan is not None else None
-        return exchange.request_id.encode(), aged(stored, exchange.now), policy, exchange.request
+        request_id, age = exchange.request_id.encode(), aged(stored, exchange.now)
+        size = self._writer.write_hit(stored, request_id, age, policy, exchange.request, whole=whole)
+        exchange.head_bytes = size + len(self._shared.hit_tail) + len(request_id) + len(age)
 
     def _start_next(self) -> None:
         """Start the queued requests that can be started now."""
@@ -510,6 +509,7 @@ class Connection(asyncio.Protocol):
         if not writer.writable:
             await writer.drain()
         head = writer.head(exchange, reply, b"Upgrade: websocket\r\nConnection: Upgrade\r\n", None)
+        exchange.reply, exchange.head_bytes = reply, len(head)
         self.resume_reading("early")
         tunnel = Tunnel(self._transport, limits.websocket_idle, limits.write)
         if not tunnel.open(upstream, head, bytes(parser.early or b""), ended=self._eof):

@@ -118,6 +118,7 @@ def parse(
         length if length >= 0 else None,
         size,
         caller.tls,
+        connection=caller.number,
     )
     if size > MAX_HEAD or len(raw) > MAX_TARGET:
         return Parsed(request, "too_large", length, expects)

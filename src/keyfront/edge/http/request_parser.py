@@ -228,6 +228,7 @@ class RequestParser:
             client_ip=caller.address,
             client_port=caller.port,
             tls=caller.tls,
+            connection=caller.number,
         )
 
     def close(self) -> None:
@@ -359,6 +360,7 @@ class RequestParser:
             size,
             caller.tls,
             upgrade,
+            caller.number,
         )
         self._keep_alive = keep_alive
         self.stage = BODY

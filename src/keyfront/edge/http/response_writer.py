@@ -88,12 +88,13 @@ class ResponseWriter:
         request: Request,
         *,
         whole: bool = True,
-    ) -> None:
+    ) -> int:
         """Write a stored response unchanged, or as a response headers policy modifies it. This is the hot path: its
         arguments are those that the fast path already has, so that no object needs to be created to carry them.
 
         :param age: the line that ends the head.
         :param whole: false to write the head only.
+        :returns: the size of the head's first part, in bytes.
         """
         head, body = stored.head, stored.body if whole else b""
         if policy is not None:
@@ -104,6 +105,7 @@ class ResponseWriter:
             self._transport.write(b"".join((head, self._tail, request_id, age, body)))
         else:
             self._transport.writelines((head, self._tail, request_id, age, body))
+        return len(head)
 
     async def write(self, exchange: Exchange, reply: Reply, *, keep_alive: bool) -> bool:
         """Write a response, head and body. Returns whether the connection may continue.
@@ -124,6 +126,7 @@ class ResponseWriter:
             framing = b"Transfer-Encoding: chunked\r\n" + framing
         head = self.head(exchange, reply, framing, None if status == 204 else length)
         exchange.timings.first_byte = perf_counter()
+        exchange.reply, exchange.head_bytes = reply, len(head)
         if isinstance(body, bytes):
             if bodiless:
                 body = b""
@@ -164,7 +167,9 @@ class ResponseWriter:
     def write_refusal(self, exchange: Exchange, reply: Reply) -> int:
         """Write the last response of a connection, for a request that was refused. Returns the number of body bytes."""
         body = reply.body if isinstance(reply.body, bytes) else b""
-        self._transport.write(self.head(exchange, reply, _CLOSE, len(body)) + body)
+        head = self.head(exchange, reply, _CLOSE, len(body))
+        exchange.reply, exchange.head_bytes = reply, len(head)
+        self._transport.write(head + body)
         return len(body)
 
     def write_interim(self, status: int, headers: Headers) -> None:

@@ -54,6 +54,7 @@ class Shared:
         self.identity = Identity(edge.via, edge.settings.pop)
         self.hit_tail = hit_tail(self.identity)
         self.fast_path = FastPath(edge)
+        self.fast_path.tail_bytes = len(self.hit_tail)
 
     def gone(self, connection: object) -> None:
         """A connection has ended."""

@@ -1,7 +1,7 @@
 """The access log: one JSON line per request. It also supplies the counters for metrics.
 
 Fields are named after CloudFront's log fields where one exists (cloudfront-semantics §6). Records are collected for a
-few milliseconds and then appended to the file in a single `write`, so that lines of several workers never mix.
+few milliseconds and then appended to the file under a lock, so that lines of several workers never mix.
 Signatures, policies, cookies and origin secrets are never logged: a signed URL is a credential, so `query` contains
 only the viewer's own part of the query string.
 """
@@ -9,23 +9,19 @@ only the viewer's own part of the query string.
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 from pathlib import Path
 
 import msgspec
 
+from keyfront.edge.logs.append_file import AppendFile, LineWriter, Retention
 from keyfront.edge.logs.counters import Counts
+from keyfront.edge.logs.spool import Spool
 from keyfront.edge.types.record import HitCounter, Record
-
-logger = logging.getLogger("keyfront.edge")
 
 FLUSH_AFTER = 0.02
 """Seconds that a record may wait to be written, which is also the most that a killed worker can lose of its log."""
 SUM_AFTER = 1.0
 """Seconds after which the refused requests of an unfinished second are summed up, if no later record does it."""
-MAX_UNWRITTEN = 256 * 1024
-"""Bytes of records held for the next attempt when a write fails; all others are lost."""
 MAX_COUNTERS = 4096
 """Hit counters that are reused; further ones replace them all."""
 
@@ -103,24 +99,25 @@ class Refusals:
 
 
 class AccessLog:
-    """Appends records to a file, and reopens it when the file has been moved away (log rotation).
+    """Appends records to a file, which is rotated by size and age, or by another program that moves it away.
 
     :param path: None if records are only counted.
     :param counts: where requests are counted.
+    :param spool: where records for standard logs go; None: nowhere.
     """
 
-    def __init__(self, path: Path | None, counts: Counts | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        counts: Counts | None = None,
+        *,
+        spool: Spool | None = None,
+        retention: Retention = Retention(),
+    ) -> None:
         self.counts = Counts() if counts is None else counts
-        self.lost = 0
-        """Records that could not be written."""
-        self.failing = False
-        """Whether the last write failed."""
-        self._path = path
-        self._fd = -1
-        self._inode = 0
+        self.spool = spool
+        self._writer: LineWriter | None = None
         self._waiting: list[Record | str] = []
-        self._unwritten = b""
-        self._unwritten_records = 0
         self._counters: dict[tuple[str, tuple[str, str, str] | None], HitCounter] = {}
         self.touched: list[HitCounter] = []
         """The counters with hits that are not in `counts` yet. Whoever counts the first such hit adds the counter."""
@@ -130,10 +127,22 @@ class AccessLog:
         self._refused: list[Record] = []  # to be counted, whether or not they are written
         self._summing: asyncio.TimerHandle | None = None
         if path is not None:
-            try:
-                self._open()
-            except OSError as error:  # such as a full disk: each flush tries again
-                self._failed(error)
+            self._writer = LineWriter(AppendFile(path, 0o640, retention=retention), "the access log")
+            self._writer.write(b"", 0)
+
+    @property
+    def lost(self) -> int:
+        """The number of records that could not be written."""
+        return 0 if self._writer is None else self._writer.lost
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last write failed, of the log or of the spool."""
+        return any(one is not None and one.failing for one in (self._writer, self._spool_writer))
+
+    @property
+    def _spool_writer(self) -> LineWriter | None:
+        return None if self.spool is None else self.spool.writer
 
     def add(self, record: Record) -> None:
         if _is_refused(record):
@@ -182,75 +191,32 @@ class AccessLog:
             self._timer = None
         waiting, self._waiting = self._waiting, []
         refused, self._refused = self._refused, []
-        if not waiting and not refused and not self.failing:
+        if not waiting and not refused:
             return
         served = [each for each in waiting if type(each) is Record and not _is_refused(each)]
         self.counts.add(served + refused)
         touched, self.touched = self.touched, []
         self.counts.take(touched)
-        if self._path is None:
-            return
-        encode = self._encoder.encode
-        data = "".join(
-            [each if type(each) is str else encode(each).decode() + "\n" for each in waiting]
-        ).encode()
-        try:
-            self._reopen_if_moved()
-            while self._unwritten:
-                self._unwritten = self._unwritten[os.write(self._fd, self._unwritten) :]
-            self._unwritten_records = 0
-            while data:
-                data = data[os.write(self._fd, data) :]
-            self.failing = False
-        except OSError as error:
-            self._failed(error)
-            if self._unwritten or len(data) > MAX_UNWRITTEN:
-                self.lost += len(waiting)
-            else:
-                self._unwritten, self._unwritten_records = data, len(waiting)
+        if self.spool is not None:
+            self.spool.flush()
+        if self._writer is not None:
+            encode = self._encoder.encode
+            lines = [each if type(each) is str else encode(each).decode() + "\n" for each in waiting]
+            self._writer.write("".join(lines).encode(), len(lines))
 
     def retry(self) -> None:
         """Try again to write what could not be written. Called about once a second: otherwise a worker without requests
         would not notice that the disk has recovered, and would be reported as failing forever."""
-        if self.failing:
-            self.flush()
-
-    def _failed(self, error: OSError) -> None:
-        if not self.failing:
-            logger.warning("the access log cannot be written: %s", error)
-        self.failing = True
+        for writer in (self._writer, self._spool_writer):
+            if writer is not None:
+                writer.retry()
 
     def close(self) -> None:
         if self._summing is not None:
             self._summing.cancel()
             self._sum_up()
         self.flush()
-        self.lost += self._unwritten_records
-        self._unwritten, self._unwritten_records = b"", 0
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            self._path = None
-
-    def _open(self) -> None:
-        assert self._path is not None  # noqa: S101 - the callers have a path
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            self._inode = os.fstat(fd).st_ino
-        except OSError:
-            os.close(fd)
-            raise
-        self._fd = fd
-
-    def _reopen_if_moved(self) -> None:
-        assert self._path is not None  # noqa: S101 - the callers have a path
-        try:
-            if self._fd >= 0 and os.stat(self._path).st_ino == self._inode:
-                return
-        except FileNotFoundError:
-            pass
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        self._open()
+        if self.spool is not None:
+            self.spool.close()
+        if self._writer is not None:
+            self._writer.close()

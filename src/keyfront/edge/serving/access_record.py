@@ -6,12 +6,15 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
+import msgspec
+
 from keyfront.edge.logs.access_log import LONGEST_AGENT, LONGEST_REFERER, AccessLog, shortened
 from keyfront.edge.rules import redaction
 from keyfront.edge.rules.redaction import loggable
 from keyfront.edge.rules.routing import Route, Site
 from keyfront.edge.semantics.websocket import WEBSOCKET
 from keyfront.edge.serving.exchange import Exchange
+from keyfront.edge.serving.log_record import is_logged, log_fields
 from keyfront.edge.types.record import Record
 from keyfront.signing.verify import Grant
 
@@ -137,6 +140,7 @@ class AccessRecorder:
     def __init__(self, log: AccessLog, country: Callable[[str], str]) -> None:
         self.log = log
         self._country = country
+        self._spool = log.spool
 
     def log_access(
         self, exchange: Exchange, status: int, sent: int, result: str, detail: str, reason: str = ""
@@ -145,16 +149,20 @@ class AccessRecorder:
         `access_record`. A health check is not recorded."""
         if exchange.health_check:
             return
-        time_taken = perf_counter() - exchange.timings.began
-        self.log.add(
-            access_record(
-                exchange,
-                status=status,
-                sent=sent,
-                result=result,
-                detail=detail,
-                reason=reason,
-                time_taken=time_taken,
-                country=self._country,
-            )
+        record = access_record(
+            exchange,
+            status=status,
+            sent=sent,
+            result=result,
+            detail=detail,
+            reason=reason,
+            time_taken=perf_counter() - exchange.timings.began,
+            country=self._country,
         )
+        if self._spool is not None:
+            plan, refusal = exchange.plan, exchange.refusal
+            site = plan.route.site if plan is not None else None if refusal is None else refusal.site
+            if site is not None and is_logged(site, exchange.request, everything=self._spool.everything):
+                line = msgspec.json.encode(record)[:-1].decode()
+                self._spool.add(f"{line}{log_fields(exchange, site.distribution)}}}\n")
+        self.log.add(record)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from keyfront.edge.origin.request import Interim
     from keyfront.edge.rules.decide import Refusal
     from keyfront.edge.rules.routing import Plan
-    from keyfront.edge.types.messages import Headers, Request
+    from keyfront.edge.types.messages import Headers, Reply, Request
     from keyfront.edge.types.stored import Stored
     from keyfront.signing.verify import Grant
 
@@ -87,6 +87,10 @@ class Exchange(msgspec.Struct, eq=False):
     health_check: bool = False
     """Whether a load balancer asks about this worker: neither `plan` nor `refusal` is set, and there is no access
     record (`health_check.py`)."""
+    reply: Reply | None = None
+    """What was sent, unless it was `hit`; for the standard log."""
+    head_bytes: int = 0
+    """Bytes of the response's head, as sent."""
     challenge: bytes | None = None
     """The answer to an ACME challenge (`acme_challenge.py`); neither `plan` nor `refusal` is set then."""
 

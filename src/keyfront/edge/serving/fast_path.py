@@ -14,6 +14,7 @@ The access record of such a request is assembled from prebuilt pieces of JSON. T
 
 from __future__ import annotations
 
+from itertools import count
 from math import inf
 from time import perf_counter
 from typing import Final, NamedTuple
@@ -30,6 +31,14 @@ from keyfront.edge.rules.routing import Plan, Route
 from keyfront.edge.serving.access_record import access_record, add_grant
 from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.exchange import Exchange, Timings
+from keyfront.edge.serving.log_record import (
+    connection_field,
+    distribution_fields,
+    is_logged,
+    query_field,
+    request_fields,
+    stored_fields,
+)
 from keyfront.edge.types.messages import Request
 from keyfront.edge.types.record import HitCounter, Record, RecordTemplate
 from keyfront.edge.types.stored import Stored
@@ -69,6 +78,7 @@ class CachedHeaderBlock:
         "client",
         "grant",
         "grant_fields",
+        "log_fields",
         "number",
         "origin",
         "record_fields",
@@ -95,13 +105,15 @@ class CachedHeaderBlock:
         """The number of the snapshot that `suffixes` belong to."""
         self.suffixes: dict[str, str] = {}
         """Its part of a cache key, by distribution and path pattern."""
+        self.log_fields: list[str | None] = [None, None]
+        """Its part of a record for a standard log, without and with cookies."""
 
     def request_for(self, target: str, caller: Caller) -> Request:
         """The request with this header section for another target, or from another peer."""
         one = self.request
         return Request(
             "GET", target, one.host, one.headers, one.scheme, self.client or caller.address, caller.port, "1.1",
-            one.cookie, None, one.length, self.size + len(target), caller.tls,
+            one.cookie, None, one.length, self.size + len(target), caller.tls, "", caller.number,
         )  # fmt: skip
 
 
@@ -110,17 +122,21 @@ def _section_bytes(section: CachedHeaderBlock) -> int:
     an object, and its parts of access records and cache keys."""
     request = section.request
     lines = sum([len(name) + len(value) + 200 for name, value in request.headers])
-    cookie = (2 + MAX_SUFFIXES) * len(request.cookie)
+    cookie = (3 + MAX_SUFFIXES) * len(request.cookie)
     return 1500 + lines + cookie + len(section.record_fields) + len(request.target)
+
+
+_NUMBERS: Final = count(1)
 
 
 class Caller:
     """The peer of a connection: its address and port, and the TLS protocol and cipher. `record_fields` holds all of
-    that as members of an access record."""
+    that as members of an access record. `number` is the connection's, in this process."""
 
-    __slots__ = ("address", "port", "record_fields", "tls")
+    __slots__ = ("address", "number", "port", "record_fields", "tls")
 
     def __init__(self, address: str, port: int, tls: tuple[str, str] | None) -> None:
+        self.number = next(_NUMBERS)
         self.address = address
         self.port = port
         self.tls = tls
@@ -154,6 +170,9 @@ class FastPath:
         self._country = edge.country
         self._new_request_id = edge.request_id
         self._log: AccessLog = edge.log
+        self._spool = edge.log.spool
+        self.tail_bytes = 0
+        """Bytes of a hit's head between what the stored response determines and the request ID."""
         self._enabled = not edge.settings.cache_status
         self._number = -1  # the snapshot that `_templates` belong to
         self._templates: dict[tuple[str, ...], RecordTemplate] = {}
@@ -206,11 +225,20 @@ class FastPath:
         stored = self._memory.get_any_variant(key)  # type: ignore[arg-type]  # a plan with a template has a key
         if stored is None or now >= stored.fast_path_until:
             return None
+        size = 0
+        if template.log_fields is not None:
+            size = _head_start(stored, plan.route.response_headers, section.request)
+            if not size:
+                return None
+        age = aged(stored, now)
         request_id = self._new_request_id()
-        self._write_record(
+        line = self._write_record(
             request_id, plan, template, section, target, client, fields, counter, len(stored.body), now, began
         )
-        return stored, request_id.encode(), aged(stored, now), plan.route.response_headers
+        if template.log_fields is not None:
+            size += self.tail_bytes + len(request_id) + len(age)
+            self._write_log_record(line, plan, template, section, target, stored, caller.number, size)
+        return stored, request_id.encode(), age, plan.route.response_headers
 
     def log_hit(self, exchange: Exchange, section: CachedHeaderBlock, caller: Caller) -> bool:
         """Write the access record of a hit that was decided on the slow path. Returns False if that is not possible
@@ -229,9 +257,12 @@ class FastPath:
             fields += _grant_fields(grant, plan.route)
             counter = self._counter(plan.route, grant)
         size, now, began = len(stored.body), exchange.now, exchange.timings.began
-        self._write_record(
+        line = self._write_record(
             exchange.request_id, plan, template, section, target, client, fields, counter, size, now, began
         )
+        if template.log_fields is not None:
+            head_bytes = exchange.head_bytes
+            self._write_log_record(line, plan, template, section, target, stored, caller.number, head_bytes)
         if grant is not None:
             self._log.counts.verified(verify_us)
         return True
@@ -249,8 +280,8 @@ class FastPath:
         size: int,
         now: float,
         began: float,
-    ) -> None:
-        """Write the access record of a hit.
+    ) -> str:
+        """Write the access record of a hit. Returns its line.
 
         :param client: the viewer's address and port, as members of a JSON object.
         :param fields: the parts that the header section and the viewer contribute, likewise.
@@ -269,9 +300,40 @@ class FastPath:
         counter.sent += size
         counter.received += received
         counter.taken_us += taken
-        self._log.hit(
+        line = (
             f'{self._record_start}{request_id}",{client}{template.first}{path}{template.middle}{size},'
             f'"time_taken_us":{taken},"request_bytes":{received}{fields}{template.last}'
+        )
+        self._log.hit(line)
+        return line
+
+    def _write_log_record(  # noqa: PLR0913 - called for every hit of a distribution with a standard log
+        self,
+        line: str,
+        plan: Plan,
+        template: RecordTemplate,
+        section: CachedHeaderBlock,
+        target: str,
+        stored: Stored,
+        connection: int,
+        head_bytes: int,
+    ) -> None:
+        """Write the record of a hit for the standard log.
+
+        :param line: its access record, a line of JSON.
+        :param connection: the number of the viewer's connection.
+        :param head_bytes: the size of the response's head.
+        """
+        spool = self._spool
+        if spool is None:
+            return
+        cookies = template.log_cookies
+        fields = section.log_fields[cookies]
+        if fields is None:
+            fields = section.log_fields[cookies] = request_fields(section.request, cookies=cookies)
+        spool.add(
+            f"{line[:-2]}{template.log_fields}{query_field(target[plan.path_length + 1 :])}{fields}"
+            f'{connection_field(connection)}{stored_fields(stored)},"head_bytes":{head_bytes}}}\n'
         )
 
     def _check_viewer(
@@ -386,7 +448,14 @@ class FastPath:
             "," + last.decode() + "\n",
         )
         plain = route.site.geo is None and not route.selects
-        return RecordTemplate(parts, query_key, self._counter(route, grant), plain=plain, spelled=bool(path))
+        template = RecordTemplate(
+            parts, query_key, self._counter(route, grant), plain=plain, spelled=bool(path)
+        )
+        if self._spool is not None and is_logged(route.site, request, everything=self._spool.everything):
+            distribution = route.site.distribution
+            template.log_fields = distribution_fields(distribution)
+            template.log_cookies = distribution.log_cookies
+        return template
 
     def _counter(self, route: Route, grant: Grant | None) -> HitCounter:
         key = None
@@ -394,6 +463,16 @@ class FastPath:
             group = "" if route.keyring is None else route.keyring.groups.get(grant.key_pair_id, "")
             key = (grant.key_pair_id, grant.hash_name, group)
         return self._log.hit_counter(route.site.distribution.id, key)
+
+
+def _head_start(stored: Stored, policy: ResponseHeaders | None, request: Request) -> int:
+    """Bytes of the start of a hit's head, 0 if it was not made yet."""
+    if policy is None:
+        return len(stored.head)
+    made = stored.policy_head
+    if made is None or made[0] is not policy or made[1] != policy.dependencies_in(request):
+        return 0
+    return len(made[2])
 
 
 def aged(stored: Stored, now: float) -> bytes:

@@ -52,7 +52,7 @@ class Request(msgspec.Struct, frozen=True, eq=False):
     the one that the proxy reports), `scheme` the viewer's scheme. `wire_bytes` is the size of its head in bytes. `tls`
     is the protocol and the cipher of the connection, in OpenSSL's names, or None without TLS. `upgrade` is
     `websocket.WEBSOCKET` for an opening handshake, a text for the log for an upgrade that is ignored, otherwise empty
-    (`websocket.upgrade_of`).
+    (`websocket.upgrade_of`). `connection` is the number of the viewer's connection in this process.
     """
 
     method: str
@@ -69,6 +69,7 @@ class Request(msgspec.Struct, frozen=True, eq=False):
     wire_bytes: int = 0
     tls: tuple[str, str] | None = None
     upgrade: str = ""
+    connection: int = 0
 
     def header(self, name: bytes) -> bytes | None:
         """The value of the first header with that lower-case name, or None."""

@@ -57,6 +57,33 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     repeats: int = 0
 
 
+class LogRecord(Record, gc=False, omit_defaults=True):
+    """An access record with what only a standard log contains (cloudfront-semantics §6.1). It is a credential: `query`
+    of the record lacks signatures, `raw_query` has them.
+
+    `domain` is the distribution's domain name. `bucket` and `prefix` say where its standard log goes; without a bucket,
+    it has none. `cookie` is the Cookie header if the distribution's log includes cookies. Each character of
+    `raw_query`, `cookie`, `forwarded_for` and `content_type` is one byte (latin-1). `head_bytes` is the size of the
+    response's head. `content_length` and the range of a 206 are -1 if the response has none. `origin_first_us` is
+    microseconds from the start of the request to the origin until its response began; 0 if the origin was not
+    contacted. `connection_id` is the same for all requests of a viewer's connection.
+    """
+
+    domain: str = ""
+    bucket: str = ""
+    prefix: str = ""
+    raw_query: str = ""
+    cookie: str = ""
+    forwarded_for: str = ""
+    content_type: str = ""
+    content_length: int = -1
+    range_start: int = -1
+    range_end: int = -1
+    head_bytes: int = 0
+    origin_first_us: int = 0
+    connection_id: str = ""
+
+
 class HitCounter:
     """Hits that are counted together: their number, the bytes of their bodies and of their requests, and the time that
     they took.
@@ -80,14 +107,27 @@ class RecordTemplate:
 
     `spelled` means that the first piece already contains the path, because the path needs escaping in JSON. `plain`
     means that nothing about the viewer matters except the URL. `query_key` is what the URL's own query adds to the
-    cache key.
+    cache key. `log_fields` is what the distribution adds to the hit's `LogRecord`, as members of a JSON object; None if
+    there is no such record. `log_cookies` says that the record contains cookies.
     """
 
-    __slots__ = ("counter", "first", "last", "middle", "plain", "query_key", "spelled")
+    __slots__ = (
+        "counter",
+        "first",
+        "last",
+        "log_cookies",
+        "log_fields",
+        "middle",
+        "plain",
+        "query_key",
+        "spelled",
+    )
 
     def __init__(
         self, parts: tuple[str, str, str], query_key: str, counter: HitCounter, *, plain: bool, spelled: bool
     ) -> None:
+        self.log_fields: str | None = None
+        self.log_cookies = False
         self.first, self.middle, self.last = parts
         self.query_key = query_key
         self.counter = counter

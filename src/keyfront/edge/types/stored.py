@@ -133,10 +133,11 @@ class Stored:
 
     `head` is the start of its bytes on an HTTP/1.1 connection, filled in by the shell that first serves it.
     `policy_head` is the last head that a response headers policy made from it, with that policy and the request fields
-    it used. `used` is set at every hit and cleared when eviction passes over it. `size` is its charge in bytes. Until
-    `fast_path_until` (epoch seconds) it may be served unchanged to any unconditional request for its key; 0 if it
-    varies or is not a 200. It was requested from the origin at `requested_ns` and stored at `stored_ns`: nanoseconds of
-    the machine's monotonic clock, by which all workers order what they store and remove (`removals`).
+    it used. `log_fields` is what it adds to the records of standard logs (`serving.log_record`). `used` is set at every
+    hit and cleared when eviction passes over it. `size` is its charge in bytes. Until `fast_path_until` (epoch seconds)
+    it may be served unchanged to any unconditional request for its key; 0 if it varies or is not a 200. It was
+    requested from the origin at `requested_ns` and stored at `stored_ns`: nanoseconds of the machine's monotonic clock,
+    by which all workers order what they store and remove (`removals`).
     """
 
     __slots__ = (
@@ -145,6 +146,7 @@ class Stored:
         "fast_path_until",
         "head",
         "key",
+        "log_fields",
         "meta",
         "policy_head",
         "requested_ns",
@@ -161,6 +163,7 @@ class Stored:
         self.slices = slices
         self.requested_ns = self.stored_ns = 0
         self.head: bytes = b""
+        self.log_fields = ""
         self.policy_head: tuple[object, bytes, bytes] | None = None
         self.born = born(meta)
         self.fast_path_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
