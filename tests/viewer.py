@@ -25,6 +25,7 @@ from keyfront.edge.http.listener import Listener
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.logs.spool import Spool
 from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.types.record import Record
@@ -145,10 +146,11 @@ class EdgeHarness:
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.time,
         segment: Segment | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self.tls = tls
         scheme = "https" if tls is not None else scheme
-        self.log = AccessLog(log)
+        self.log = AccessLog(log, spool)
         settings = settings or EdgeSettings(memory=1 << 22, max_object=1 << 20)
         self.edge = Edge(settings, self.log, clock, segment)
         self.edge.use(snapshot)

@@ -6,7 +6,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
+import tempfile
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 
 from keyfront import Policy, sign_cookies, sign_url
 from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.logs.spool import CURRENT, FOLDER, Spool, SpoolSettings
 from keyfront.edge.rules.routing import Plan
 from keyfront.edge.serving import fast_path
 from keyfront.edge.serving.edge import Edge
@@ -94,8 +98,14 @@ class Pair:
 
     def __init__(self, origin: ScriptedOrigin, made: Snapshot, **settings: Any) -> None:
         self.clock = Clock()
-        self.fast = EdgeHarness(made, clock=self.clock, **settings)
-        self.plain = EdgeHarness(made, clock=self.clock, **settings)
+        self._folder = tempfile.TemporaryDirectory()
+        self.spools = [Path(self._folder.name, name) for name in ("fast", "plain")]
+        self.fast, self.plain = (
+            EdgeHarness(
+                made, clock=self.clock, spool=Spool(folder, SpoolSettings(everything=True)), **settings
+            )
+            for folder in self.spools
+        )
         self.plain.listener.shared.fast_path.learn = lambda *_: None  # type: ignore[method-assign]
         self.fast_hits = 0
         hit = self.fast.edge.log.hit
@@ -117,6 +127,7 @@ class Pair:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+        self._folder.cleanup()
 
     def use(self, made: Snapshot) -> None:
         for harness in (self.fast, self.plain):
@@ -141,7 +152,26 @@ class Pair:
                 k: v for k, v in other_record.items() if k not in VARYING
             }
             assert set(other_record) - set(one_record) <= {"verify_us", "first_byte_us"}
+        self._compare_log_records(answers)
         return seen[0]
+
+    def _compare_log_records(self, answers: int) -> None:
+        """The records for the standard log are alike too, apart from times and names of connections."""
+        found: list[list[dict[str, Any]]] = []
+        for harness, folder in zip((self.fast, self.plain), self.spools, strict=True):
+            harness.log.flush()
+            path = folder / FOLDER / CURRENT
+            lines = path.read_text().splitlines()[-answers:] if path.exists() else []
+            found.append([json.loads(line) for line in lines])
+            if path.exists():
+                path.unlink()
+        assert len(found[0]) == len(found[1])
+        for one, other in zip(*found, strict=True):
+            assert one.pop("connection_id") and other.pop("connection_id")
+            assert one["head_bytes"] > 0
+            assert {k: v for k, v in one.items() if k not in VARYING | {"origin_first_us"}} == {
+                k: v for k, v in other.items() if k not in VARYING | {"origin_first_us"}
+            }
 
     async def get(self, target: str, *headers: str, host: str = "d.test") -> Seen:
         lines = [f"GET {target} HTTP/1.1", f"Host: {host}", *headers, "", ""]

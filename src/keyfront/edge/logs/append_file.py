@@ -88,8 +88,7 @@ class AppendFile:
                 self._began = self._clock()
             return True
         finally:
-            if self._fd >= 0:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self._unlock()
 
     def _lock(self) -> int:
         """Lock the file that has the name now, and return its size."""
@@ -113,6 +112,13 @@ class AppendFile:
                 if (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino):
                     return opened.st_size
             self.close()
+
+    def _unlock(self) -> None:
+        if self._fd >= 0:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            except OSError:
+                self.close()
 
     def _is_due(self, size: int) -> bool:
         """Whether the file must be rotated before the next write."""

@@ -27,6 +27,9 @@ _HIVE: Final = {
 }
 
 
+_SEPARATORS: Final = ("\t", " ", ",", ";", "|", "^", "~")
+
+
 class Delivery(msgspec.Struct, frozen=True):
     """One delivery of standard logging v2 (cloudfront-semantics §6.3).
 
@@ -154,9 +157,9 @@ def _check(one: Delivery, where: str) -> None:
             f"{where}: fields: {f'{unknown[0]!r} is not a field' if unknown else 'each once, and at least one'}; "
             f"there are {', '.join(FIELDS)}"
         )
-    if len(one.separator) != 1 or one.separator in '\r\n"\\' or one.separator.isalnum():
+    if one.separator not in _SEPARATORS:
         raise SettingsError(
-            f'{where}: separator must be one character that is not part of values, such as "\\t"'
+            f"{where}: separator must be a tab, a space, or one of {' '.join(_SEPARATORS[2:])}"
         )
     rest = one.path
     for variable in _VARIABLES:

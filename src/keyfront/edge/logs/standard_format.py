@@ -183,7 +183,8 @@ def separated(records: Iterable[LogRecord], fields: Sequence[str], location: str
     lines = []
     for record in records:
         values = [reader(record, location) for reader in readers]
-        lines.append(separator.join([EMPTY if value is None else escaped(value) for value in values]))
+        words = [EMPTY if value is None else escaped(value) for value in values]
+        lines.append(separator.join([word.replace(separator, f"%{ord(separator):02X}") for word in words]))
     return "".join([f"{line}\n" for line in lines])
 
 
