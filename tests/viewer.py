@@ -150,7 +150,7 @@ class EdgeHarness:
     ) -> None:
         self.tls = tls
         scheme = "https" if tls is not None else scheme
-        self.log = AccessLog(log, spool)
+        self.log = AccessLog(log, spool=spool)
         settings = settings or EdgeSettings(memory=1 << 22, max_object=1 << 20)
         self.edge = Edge(settings, self.log, clock, segment)
         self.edge.use(snapshot)

@@ -51,14 +51,14 @@ def option_group(
         others = set(getattr(command, "__click_params__", ()))
         made = with_options(*options)(with_group)
         for param in set(getattr(made, "__click_params__", ())) - others:
-            _GROUPS[param] = parameter
+            _GROUPS[param] = parameter.replace("_", "-")
         return made
 
     return decorate
 
 
 def group_of(param: click.Parameter) -> str:
-    """The group of an option, by the name of the parameter that gets its values; empty if it is in none."""
+    """The group of an option: the name of the parameter that gets its values, with dashes; empty if it is in none."""
     return _GROUPS.get(param, "")
 
 
