@@ -109,7 +109,7 @@ def serve(folder: str, port: int, size: int, before: list[str], pipe: Connection
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     hub = EdgeHub(registry_in(folder))
     sock = socket.create_server(("127.0.0.1", port))
-    server = EdgeServer(hub, sock)
+    server = EdgeServer(lambda stop, on_ready: hub.run(sock, stop, on_ready))
     base = made(1, size)
     for command in before:
         base = changed(base, command)

@@ -24,6 +24,8 @@ EXTRAS = {
     "botocore": "server",
     "granian": "http2",
     "hvac": "vault",
+    "nats": "nats",
+    "nkeys": "nats",
     "pkcs11": "pkcs11",
     "psycopg": "postgres",
 }
@@ -41,11 +43,11 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
     return None if extra is None else MissingExtra(f"this needs more than the SDK: {remedy(extra)}")
 
 
-def require_server() -> None:
-    """Check that the extra `server` is installed, before a process starts that would miss a part of it later.
+def require_extra(extra: str) -> None:
+    """Check that an extra is installed, before a process starts that would miss a part of it later.
 
     :raises MissingExtra: if it is not.
     """
-    for module, extra in EXTRAS.items():
-        if extra == "server" and find_spec(module) is None:
+    for module, one in EXTRAS.items():
+        if one == extra and find_spec(module) is None:
             raise MissingExtra(f"this needs more than the SDK: {remedy(extra)}")

@@ -91,6 +91,7 @@ FILES = [
     "custody show file:GARBAGE/x",
     "custody undelete file:GARBAGE/x",
     "edge join --control https://127.0.0.1:9 --token garbage",
+    "edge join --nats nats://127.0.0.1:9 --nats-creds GARBAGE --token garbage",
     "explain not-a-url",
     "key check GARBAGE",
     "sign https://d.test/a --key-pair-id K1 --private-key GARBAGE --expires 1h",

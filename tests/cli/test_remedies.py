@@ -121,6 +121,7 @@ CASES = {
     ): MENTION,  # without the file; test_edges.py joins with one
     ("fleet.remote.enrollment", "keyfront edge join"): MENTION,
     ("fleet.remote.follower", "keyfront edge join"): MENTION,
+    ("fleet.jetstream.follower", "keyfront edge join"): MENTION,
     ("extras", "pip install 'keyfront[{}]'"): EXTRAS,
     ("lifecycle.executor", "keyfront rotation start {}{}"): ROTATIONS,
     ("lifecycle.executor", "keyfront rotation status {}{}"): ROTATIONS,

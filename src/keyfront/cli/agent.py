@@ -20,7 +20,7 @@ from keyfront.cli.options import FILE, option_group
 from keyfront.cli.param_type import ParamType
 from keyfront.cli.values import address
 from keyfront.errors import KeyfrontError, SettingsError
-from keyfront.extras import require_server
+from keyfront.extras import require_extra
 from keyfront.runtime.installation import url_host
 from keyfront.runtime.logs import LogSettings, process_logging
 from keyfront.runtime.systemd import READY, notify
@@ -156,7 +156,7 @@ def agent(listen: ListenOptions, access: AccessOptions, audit_file: str | None, 
     \b
         keyfront agent --socket /run/keyfront/agent.sock --allow user:www-data=films,photos
     """
-    require_server()
+    require_extra("server")
     with process_logging(logs, "agent", (KeyfrontError, OSError)):
         _serve(listen, access, audit_file)
 

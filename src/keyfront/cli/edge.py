@@ -1,4 +1,4 @@
-"""`keyfront edge`: edges on other machines, which follow their control plane over HTTPS.
+"""`keyfront edge`: edges on other machines, which follow their control plane over HTTPS or NATS.
 
 `join` runs on the edge's machine. The other commands operate on the control plane's store, whether or not it is
 running; a running one applies changes within a second.
@@ -23,6 +23,7 @@ import msgspec
 
 from keyfront.cli.durations import DurationType, duration_text
 from keyfront.cli.installation import InstallationOptions, installation_options
+from keyfront.cli.nats_options import NatsOptions, nats_join_options
 from keyfront.cli.options import data_option, json_option, login
 from keyfront.cli.output import iso_text, minute_text, print_columns, print_json, print_note
 from keyfront.errors import SettingsError
@@ -149,7 +150,6 @@ def rotate_key(installation: InstallationOptions) -> None:
     "--control",
     "controls",
     multiple=True,
-    required=True,
     metavar="URL",
     help="A control plane, https://HOST:PORT; repeatable, in order of preference.",
 )
@@ -170,13 +170,19 @@ def rotate_key(installation: InstallationOptions) -> None:
     help="The authority (PEM) of a control plane that runs with --edges-tls-cert, or `system` for those that this "
     "machine trusts.  [default: Keyfront's own]",
 )
-def join(data: Path, controls: tuple[str, ...], token: str, name: str, proxy: str, ca: str) -> None:
+@nats_join_options
+def join(
+    data: Path, controls: tuple[str, ...], token: str, name: str, proxy: str, ca: str, nats: NatsOptions
+) -> None:
     """Enroll this machine as an edge. Then start it with `keyfront up --data DIR`.
 
-    Without --token, an enrolled machine gets the given control planes, proxy, and --ca instead of those that it had.
+    It follows the control planes that --control names, over HTTPS, or what they publish in NATS, with --nats. Without
+    --token, an enrolled machine gets the given control planes or NATS servers, with their options, instead of those
+    that it had.
 
     \b
         keyfront edge join --data /var/lib/keyfront --control https://control.example.com:9443 --token TOKEN
+        keyfront edge join --data /var/lib/keyfront --nats nats://nats.example.com --token TOKEN
     """
     from keyfront.fleet.remote import is_enrolled
     from keyfront.fleet.remote.authority import token_of
@@ -185,6 +191,11 @@ def join(data: Path, controls: tuple[str, ...], token: str, name: str, proxy: st
     from keyfront.fleet.remote.enrollment import EdgeFiles
 
     urls = tuple(dict.fromkeys(map(control_url, controls)))
+    access = nats.access()
+    if bool(urls) == (access is not None):
+        raise SettingsError("give either --control, to follow over HTTPS, or --nats")
+    if access is not None and (proxy or ca):
+        raise SettingsError("--proxy and --ca are for --control; NATS has --nats-ca")
     if (data / "keyfront.db").exists():
         raise SettingsError(
             f"{data} is the data folder of a control plane; give the edge a folder of its own"
@@ -196,15 +207,22 @@ def join(data: Path, controls: tuple[str, ...], token: str, name: str, proxy: st
             raise SettingsError(
                 "this machine is not enrolled: give --token with what `keyfront edge enroll-token` prints"
             )
-        files.save(msgspec.structs.replace(files.edge(), controls=urls, proxy=proxy, ca=ca))
-        print_note(f"this edge follows {', '.join(urls)} when it starts again")
+        changed = msgspec.structs.replace(files.edge(), controls=urls, proxy=proxy, ca=ca, nats=access)
+        files.save(changed)
+        follows = ", ".join(urls) if access is None else access.text
+        print_note(f"this edge follows {follows} when it starts again")
         return
     if token == "-":  # noqa: S105 - not a secret
         token = sys.stdin.readline()
     given = token_of(token)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        found = asyncio.run(enroll(files, urls, given, name or _machine(), proxy, ca))
+        if access is None:
+            found = asyncio.run(enroll(files, urls, given, name or _machine(), proxy, ca))
+        else:
+            from keyfront.fleet.jetstream.join import join as enroll_over_nats  # a part of an extra
+
+            found = asyncio.run(enroll_over_nats(files, access, given, name or _machine()))
     except OSError as error:
         raise SettingsError(f"the enrollment cannot be stored in {data}: {error}") from error
     start = f"keyfront up --data {shlex.quote(str(data))}"

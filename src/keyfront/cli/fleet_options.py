@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from keyfront.cli.options import FILE, option_group
 from keyfront.cli.values import address, checked
 from keyfront.errors import SettingsError
+from keyfront.extras import require_extra
 from keyfront.model import residency
 
 logger = logging.getLogger("keyfront.supervisor")
@@ -85,9 +86,7 @@ class FleetOptions(msgspec.Struct, frozen=True):
         files = EdgeFiles(data)
         edge = files.edge()
         if self.feed is not None:
-            raise SettingsError(
-                f"{data} is enrolled, and follows {edge.controls[0]}: start it without --feed"
-            )
+            raise SettingsError(f"{data} is enrolled, and follows {edge.follows}: start it without --feed")
         if self.region not in ("", edge.region):
             where = f"region {edge.region}" if edge.region else "no region"
             raise SettingsError(
@@ -95,6 +94,8 @@ class FleetOptions(msgspec.Struct, frozen=True):
                 "for the other region"
             )
         _refuse_control_options(f"{data} belongs to an enrolled edge")
+        if edge.nats is not None:
+            require_extra("nats")
         files.feed.mkdir(mode=0o700, exist_ok=True)
         return msgspec.structs.replace(self, feed=files.feed, region=edge.region)
 
@@ -171,7 +172,7 @@ fleet_options = option_group(
 
 def _refuse_control_options(why: str) -> None:
     source = click.get_current_context().get_parameter_source
-    for name in ("control", "store", "store_password_file", "domain", "region_feed", "edges"):
+    for name in ("control", "store", "store_password_file", "domain", "region_feed", "edges", "nats"):
         if source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP):
             option = name.replace("_", "-")
             raise SettingsError(f"--{option} is for a control plane, but {why}")

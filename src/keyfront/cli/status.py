@@ -78,7 +78,7 @@ class Disk(msgspec.Struct, frozen=True):
 
 class Status(msgspec.Struct):
     """What a data folder's Keyfront does. `version` is the version that runs, `snapshot` the number of the published
-    snapshot."""
+    snapshot, `follows` what an enrolled edge follows."""
 
     data: str
     running: bool
@@ -87,6 +87,7 @@ class Status(msgspec.Struct):
     found: Installation
     snapshot: int | None = None
     counts: dict[str, int] = {}
+    follows: str = ""
     edges: tuple[Edge, ...] = ()
     rotations: tuple[Rotation, ...] = ()
     certificates: tuple[Certificate, ...] = ()
@@ -147,6 +148,7 @@ def survey(folder: Path, found: Installation, now: float) -> Status:
     if running and found.version != own:
         warnings.append(f"Keyfront {found.version or '(older)'} runs, and {own} is installed: restart it")
     _snapshot_and_edges(folder, result, warnings, now)
+    result.follows = _follows(folder)
     if running:
         warnings += _link(folder, now)
     if found.control:
@@ -158,6 +160,20 @@ def survey(folder: Path, found: Installation, now: float) -> Status:
     _disk(folder, result, warnings)
     result.warnings = tuple(dict.fromkeys(warnings))
     return result
+
+
+def _follows(folder: Path) -> str:
+    """The control plane, or the bucket in NATS, that an enrolled edge follows; empty if it is not one."""
+    from keyfront.fleet.remote import is_enrolled
+
+    if not is_enrolled(folder):
+        return ""
+    from keyfront.fleet.remote.enrollment import EdgeFiles
+
+    try:
+        return EdgeFiles(folder).edge().follows
+    except SettingsError:
+        return ""  # it does not run either
 
 
 def _link(folder: Path, now: float) -> list[str]:
@@ -439,6 +455,8 @@ def status_json(found: Status) -> dict[str, Any]:
         "Edge": about.edge or None,
         "Tls": about.tls or None,
         "Feed": about.feed or None,
+        "Follows": found.follows or None,
+        "Nats": about.nats or None,
         "Store": about.store or (str(Path(found.data) / "keyfront.db") if about.control else None),
         "Records": about.records or None,
         "Rotates": about.rotation and bool(about.control),
@@ -482,9 +500,11 @@ def print_status(found: Status, now: float) -> None:
     if about.control:
         _line("control", about.control)
         _line("store", about.store or "keyfront.db in the data folder")
+        if about.nats:
+            _line("nats", about.nats)
         _line("records", f"{about.records}{'' if about.rotation else ' (--no-rotation: not watched)'}")
     else:
-        _line("feed", about.feed)
+        _line("feed", found.follows or about.feed)
     _line("edge", " ".join(each for each in (about.edge, about.tls) if each) or "unknown")
     if found.snapshot is not None:
         counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.counts.items())

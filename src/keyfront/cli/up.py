@@ -21,11 +21,12 @@ from keyfront.cli.fleet_options import FleetOptions, FleetSettings, fleet_option
 from keyfront.cli.installation import InstallationOptions, installation_options
 from keyfront.cli.limit_options import EdgeLimits, limit_options
 from keyfront.cli.logging_options import log_settings, logging_options
+from keyfront.cli.nats_options import NatsOptions, nats_options
 from keyfront.cli.origin_options import OriginOptions, origin_options
 from keyfront.cli.values import address, audience, location, networks, quotas, suffix
 from keyfront.cli.websocket_options import WebSocketOptions, websocket_options
 from keyfront.errors import KeyfrontError, SettingsError
-from keyfront.extras import require_server
+from keyfront.extras import require_extra
 from keyfront.runtime.handover import TRIAL, taken
 from keyfront.runtime.logs import LogSettings, process_logging
 from keyfront.runtime.reload import UpSettings
@@ -53,6 +54,7 @@ config_option = click.option(
 @control_options
 @origin_options
 @fleet_options
+@nats_options
 @websocket_options
 @limit_options
 @logging_options
@@ -64,20 +66,21 @@ def up_settings(  # noqa: PLR0913 - one parameter for each group of options
     control: ControlOptions,
     origins: OriginOptions,
     fleet: FleetOptions,
+    nats: NatsOptions,
     websocket: WebSocketOptions,
     limits: EdgeLimits,
     logs: LogSettings,
     access_logs: AccessLogOptions,
 ) -> UpSettings:
     """The settings from the command line, the environment, and the configuration file. Starts nothing."""
-    require_server()
+    require_extra("server")
     tiers = fleet.settings(installation.data)
     worker = msgspec.structs.replace(
         worker_settings(installation.data, edge, origins, tiers, websocket, limits),
         retention=access_logs.retention(),
         spool=access_logs.spool(),
     )
-    api = control_settings(installation, control, tiers, worker.trusted_proxies)
+    api = control_settings(installation, control, tiers, nats, worker.trusted_proxies)
     for host, _ in worker.edge.health.targets:
         if not tiers.feed and f".{host}".endswith(f".{api.domain}"):
             raise SettingsError(
@@ -186,6 +189,7 @@ def control_settings(
     installation: InstallationOptions,
     control: ControlOptions,
     tiers: FleetSettings,
+    nats: NatsOptions,
     trusted_proxies: tuple[str, ...],
 ) -> ControlSettings:
     """The settings of the control process, except for what it inherits. With `--feed` there is no control process.
@@ -215,6 +219,8 @@ def control_settings(
         edge_lifetime=control.edge_lifetime(),
         edge_certificate=_absolute(control.edges_tls_cert) or "",
         edge_key=_absolute(control.edges_tls_key) or "",
+        nats=nats.access(),
+        nats_replicas=nats.nats_replicas,
     )
 
 

@@ -44,12 +44,14 @@ from keyfront.custody.contract import Records
 from keyfront.custody.schemes import open_records
 from keyfront.errors import ApiError
 from keyfront.fleet.heartbeat import BEAT
+from keyfront.fleet.jetstream.access import NatsAccess
 from keyfront.fleet.regions import Regions, RemoteEdges, open_regions
 from keyfront.lifecycle.findings import Commands
 from keyfront.lifecycle.hooks import Hook
 from keyfront.model.kinds import Quotas
 
 if TYPE_CHECKING:
+    from keyfront.control.edges.registry import EdgeRegistry
     from keyfront.control.edges.server import EdgeServer
     from keyfront.fleet.remote.hub import EdgeHub
 
@@ -86,6 +88,8 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     :param edge_lifetime: seconds for which certificates of edges on other machines are valid.
     :param edge_certificate: the certificate that these edges see, and its key: two paths. The key's is None if it is in
         the same file. None: a certificate of Keyfront's own authority.
+    :param nats: where to publish for edges that follow over NATS; None: nowhere. `nats_replicas`: the number of servers
+        that store the bucket, when it is created.
     """
 
     data: Path
@@ -104,6 +108,8 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_for: Sequence[str] = (LOCAL,)
     edge_lifetime: float = 30 * 86_400.0
     edge_certificate: tuple[Path, Path | None] | None = None
+    nats: NatsAccess | None = None
+    nats_replicas: int = 1
 
 
 class Supervision(msgspec.Struct, frozen=True):
@@ -146,24 +152,44 @@ def run_control(
     feeds = open_regions(data, settings.region, settings.region_feeds)
     rotation_records = open_records(settings.records or f"file:{data}/custody/")
     store = Store(settings.store or data / "keyfront.db", password_file=settings.password_file)
-    server: EdgeServer | None = None
+    servers: list[EdgeServer] = []
     try:
         if supervision.edge_listener is not None:
-            from keyfront.control.edges.server import EdgeServer  # only who serves edges loads it
-
-            hub = edge_hub(settings, store)
-            feeds.remote = hub
-            server = EdgeServer(hub, supervision.edge_listener)
+            servers.append(_over_https(settings, store, feeds, supervision.edge_listener))
+        if settings.nats is not None:
+            servers.append(_over_nats(settings, settings.nats, store, feeds))
         resources = Resources(credentials, feeds, rotation_records, store, sock)
         plane = ControlPlane(settings, resources, supervision, registry or CollectorRegistry())
-        if server is not None:
+        for server in servers:
             server.start()
+        for hub in feeds.remotes:
             supervision.on_remote(hub)
         asyncio.run(_beating(plane.beat, plane.run(sock, on_ready)))
     finally:
-        if server is not None:
+        for server in servers:
             server.stop()
         store.close()
+
+
+def _over_https(
+    settings: ControlPlaneSettings, store: Store, feeds: Regions, listener: socket.socket
+) -> EdgeServer:
+    from keyfront.control.edges.server import EdgeServer  # only who serves edges loads it
+
+    hub = edge_hub(settings, store)
+    feeds.remotes.append(hub)
+    return EdgeServer(lambda stop, on_ready: hub.run(listener, stop, on_ready))
+
+
+def _over_nats(
+    settings: ControlPlaneSettings, access: NatsAccess, store: Store, feeds: Regions
+) -> EdgeServer:
+    from keyfront.control.edges.server import EdgeServer  # only who serves edges loads it
+    from keyfront.fleet.jetstream.hub import NatsHub  # a part of an extra
+
+    hub = NatsHub(access, edge_registry(settings, store), settings.nats_replicas)
+    feeds.remotes.append(hub)
+    return EdgeServer(hub.run, "nats")
 
 
 def edge_hub(settings: ControlPlaneSettings, store: Store) -> EdgeHub:
@@ -172,9 +198,20 @@ def edge_hub(settings: ControlPlaneSettings, store: Store) -> EdgeHub:
     :raises SettingsError: if the keys cannot be opened.
     :raises ApiError: ServiceUnavailable if the store does not respond.
     """
-    from keyfront.control.edges.registry import EdgeRegistry
     from keyfront.fleet.remote.hub import EdgeHub
     from keyfront.fleet.remote.own_certificate import OwnCertificate
+
+    own = OwnCertificate(*settings.edge_certificate) if settings.edge_certificate else None
+    return EdgeHub(edge_registry(settings, store), certificate=own)
+
+
+def edge_registry(settings: ControlPlaneSettings, store: Store) -> EdgeRegistry:
+    """The enrolled edges, and the keys of their authority, which are made if there are none.
+
+    :raises SettingsError: if the keys cannot be opened.
+    :raises ApiError: ServiceUnavailable if the store does not respond.
+    """
+    from keyfront.control.edges.registry import EdgeRegistry
 
     registry = EdgeRegistry(
         store,
@@ -184,8 +221,7 @@ def edge_hub(settings: ControlPlaneSettings, store: Store) -> EdgeHub:
         lifetime=settings.edge_lifetime,
     )
     registry.prepare(time.time())
-    own = OwnCertificate(*settings.edge_certificate) if settings.edge_certificate else None
-    return EdgeHub(registry, certificate=own)
+    return registry
 
 
 def own_url(sock: socket.socket) -> str:
@@ -233,8 +269,8 @@ class ControlPlane:
             ),
         )
         feeds = resources.feeds
-        remote = () if feeds.remote is None else (feeds.remote,)
-        self._usage = KeyUsageCollector(store, *feeds.feeds, *remote)
+        self._remotes = feeds.remotes
+        self._usage = KeyUsageCollector(store, *feeds.feeds, *feeds.remotes)
         self.rotations: Rotations | None = None
         if settings.rotation:
             owner, secret = next(iter(credentials))
@@ -365,7 +401,11 @@ class ControlPlane:
         edges = self._supervision.edges
         if edges is None:
             return Health(checks)
-        return Health({"edges": edges.reasons, **checks}, edges.details)
+        return Health({"edges": edges.reasons, **checks}, lambda: edges.details(self._remote_trouble()))
+
+    def _remote_trouble(self) -> list[str]:
+        """What prevents edges on other machines from getting snapshots, for the notes of `/healthz`."""
+        return [one.trouble for one in self._remotes if one.trouble]
 
 
 async def _beating(beat: Callable[[], None], work: Coroutine[None, None, None]) -> None:

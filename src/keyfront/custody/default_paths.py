@@ -25,6 +25,7 @@ class Installation(msgspec.Struct, frozen=True, omit_defaults=True):
     - `store`: the store's URL, without a password; empty for the file in the data folder. `store_password_file`: the
       file with its password.
     - `feed`: the feed that its edges follow; empty for their own control plane's.
+    - `nats`: where it publishes for edges that follow over NATS; empty: nowhere.
     - `edge`, `tls`: the URLs for viewers; `tls` is empty if it has none. `certificates`: the folder with its
       certificates; `local_certificates`: that with those of the local authority, empty if there is none.
     - `version`: Keyfront's version. `started`: epoch seconds.
@@ -36,6 +37,7 @@ class Installation(msgspec.Struct, frozen=True, omit_defaults=True):
     store: str = ""
     store_password_file: str = ""
     feed: str = ""
+    nats: str = ""
     edge: str = ""
     tls: str = ""
     certificates: str = ""

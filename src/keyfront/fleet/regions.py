@@ -32,7 +32,10 @@ HIGHEST = 1 << 62
 
 
 class RemoteEdges(Protocol):
-    """The edges that follow over HTTPS, in any region (`remote/hub.py`)."""
+    """The edges that follow over HTTPS (`remote/hub.py`), or over NATS (`jetstream/hub.py`), in any region."""
+
+    trouble: str
+    """Why none of them gets snapshots; empty if that is possible."""
 
     @property
     def regions(self) -> set[str]: ...
@@ -55,16 +58,16 @@ class RemoteEdges(Protocol):
 class Regions:
     """The feed `own` and the feeds `others`, one for each region.
 
-    :param remote: the edges that follow over HTTPS, if any.
+    :param remotes: the edges that follow over a network. More can be added until something is published.
     :raises SettingsError: if two feeds are for the same region.
     """
 
     def __init__(
-        self, own: FileFeed, others: Iterable[FileFeed] = (), remote: RemoteEdges | None = None
+        self, own: FileFeed, others: Iterable[FileFeed] = (), remotes: Iterable[RemoteEdges] = ()
     ) -> None:
         self.own = own
         self.others = tuple(others)
-        self.remote = remote
+        self.remotes = list(remotes)
         self.feeds = (own, *self.others)
         self._published: dict[str, tuple[int, float]] = {}
         self._marks: dict[str, object] = {}
@@ -78,8 +81,8 @@ class Regions:
 
         :raises KeyfrontError, OSError: if the own feed fails. Failures of others are logged once, and show in `behind`.
         """
-        if self.remote is not None:
-            self.remote.publish(whole)
+        for remote in self.remotes:
+            remote.publish(whole)
         try:
             self._publish(self.own, whole)
         finally:
@@ -133,14 +136,13 @@ class Regions:
     @property
     def names(self) -> set[str]:
         """The names of the regions; the empty name stands for edges without a region."""
-        remote = set() if self.remote is None else self.remote.regions
-        return {feed.region for feed in self.feeds} | remote
+        return {feed.region for feed in self.feeds}.union(*(remote.regions for remote in self.remotes))
 
     @property
     def behind(self) -> bool:
         """True if another region lacks the last snapshot, or an edge has a later one. Costs one `stat` for each
         region."""
-        ahead = self.remote is not None and self.remote.number() > 0
+        ahead = any(remote.number() > 0 for remote in self.remotes)
         return (
             ahead
             or bool(self._trouble)
@@ -159,8 +161,7 @@ class Regions:
     def number(self) -> int:
         """The highest number that any edge of any region may have seen; 0 if there is none."""
         numbers = [feed.number() for feed in self.others]
-        if self.remote is not None:
-            numbers.append(self.remote.number())
+        numbers += (remote.number() for remote in self.remotes)
         return max([self.own.number(), *(number for number in numbers if number < HIGHEST)])
 
     def contradicts(self, whole: Snapshot) -> bool:
@@ -177,18 +178,18 @@ class Regions:
         return False
 
     def reports(self, now: float | None = None) -> list[Report]:
-        """The reports of all live edges; those of edges that follow over HTTPS without counters. Names of edges in
+        """The reports of all live edges; those of edges that follow over a network without counters. Names of edges in
         other regions are prefixed with the region and a slash; `region` is that of the feed."""
         found = self._all(lambda feed: feed.reports(now))
-        if self.remote is not None:
-            found += self.remote.reports(time.time() if now is None else now)
+        for remote in self.remotes:
+            found += remote.reports(time.time() if now is None else now)
         return found
 
     def full_reports(self, now: float | None = None) -> list[Report]:
         """Like `reports`, with all counters."""
         found = self._all(lambda feed: feed.reports(now))
-        if self.remote is not None:
-            found += self.remote.full_reports(time.time() if now is None else now)
+        for remote in self.remotes:
+            found += remote.full_reports(time.time() if now is None else now)
         return found
 
     def last_reports(self) -> list[Report]:

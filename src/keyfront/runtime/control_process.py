@@ -39,8 +39,8 @@ class EdgeReports(Collector):
         self._feed = feed
 
     def on_remote(self, remote: RemoteEdges) -> None:
-        """Also show the edges that follow over HTTPS."""
-        self._feed.remote = remote
+        """Also show the edges that follow over a network."""
+        self._feed.remotes.append(remote)
 
     def collect(self) -> Iterable[Metric]:
         reports = self._feed.full_reports()
@@ -160,6 +160,8 @@ class ControlProcess:
                 metrics_for=settings.metrics,
                 edge_lifetime=settings.edge_lifetime,
                 edge_certificate=self._edge_certificate(),
+                nats=settings.nats,
+                nats_replicas=settings.nats_replicas,
             ),
             self._listener(),
             self._on_working,

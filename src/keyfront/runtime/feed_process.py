@@ -1,4 +1,4 @@
-"""The process that follows a control plane over HTTPS, for the workers of an enrolled edge's machine."""
+"""The process that follows a control plane over HTTPS or NATS, for the workers of an enrolled edge's machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keyfront.fleet.heartbeat import BEAT, Board
 from keyfront.fleet.remote.enrollment import EdgeFiles
-from keyfront.fleet.remote.follower import Follower
 from keyfront.runtime.settings import FeedSettings
+
+if TYPE_CHECKING:
+    from keyfront.fleet.jetstream.follower import NatsFollower
+    from keyfront.fleet.remote.follower import Follower
 
 log = logging.getLogger("keyfront.fleet")
 
@@ -31,13 +35,23 @@ def main(settings: FeedSettings) -> None:
     asyncio.run(_run(settings, lifeline, ready))
 
 
+def _follower(files: EdgeFiles) -> Follower | NatsFollower:
+    if files.edge().nats is None:
+        from keyfront.fleet.remote.follower import Follower
+
+        return Follower(files)
+    from keyfront.fleet.jetstream.follower import NatsFollower  # a part of an extra
+
+    return NatsFollower(files)
+
+
 async def _run(settings: FeedSettings, lifeline: int, ready: int) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_reader(lifeline, stop.set)
     board = Board(settings.board, settings.slots)
-    follower = Follower(EdgeFiles(Path(settings.data)))
+    follower = _follower(EdgeFiles(Path(settings.data)))
     patience = AGAIN if follower.number else FIRST
 
     async def beat() -> None:

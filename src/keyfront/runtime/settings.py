@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 
 from keyfront.errors import SettingsError
+from keyfront.fleet.jetstream.access import NatsAccess
 from keyfront.model.kinds import Quotas
 
 SUFFIX = "cloudfront.localhost"
@@ -52,7 +53,7 @@ class ControlInherited(msgspec.Struct, frozen=True):
 
 
 class FeedSettings(msgspec.Struct, frozen=True):
-    """Settings of the process that follows a control plane over HTTPS, for the workers of this machine.
+    """Settings of the process that follows a control plane, for the workers of this machine.
 
     `data` is the data folder of the enrolled edge. `board` is the file descriptor of the heartbeat board, `slot` its
     slot there.
@@ -78,6 +79,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     - `edges`: where edges on other machines connect; None: nowhere. `edge_lifetime`: seconds for which their
       certificates are valid. `edge_certificate`: the operator's certificate for that port; `edge_key`: its key, if that
       is in another file.
+    - `nats`: where to publish for edges that follow over NATS; None: nowhere. `nats_replicas`: the number of servers
+      that store the bucket, when it is created.
     """
 
     data: str
@@ -100,6 +103,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     edge_lifetime: float = 30 * 86_400.0
     edge_certificate: str = ""
     edge_key: str = ""
+    nats: NatsAccess | None = None
+    nats_replicas: int = 1
     inherited: ControlInherited | None = None
 
 

@@ -359,6 +359,7 @@ def described(folder: Path, edge: WorkerSettings, control: ControlSettings, now:
         rotation=control.rotation,
         store=without_any_password(store_url(control.store)),
         store_password_file=control.store_password_file,
+        nats="" if control.nats is None else control.nats.text,
     )
 
 

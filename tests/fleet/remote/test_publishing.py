@@ -28,7 +28,7 @@ class Plane:
         folder.mkdir()
         self.control = control
         self.store = Store(folder / "keyfront.db")
-        self.feeds = Regions(FileFeed(folder), remote=control.hub)
+        self.feeds = Regions(FileFeed(folder), remotes=(control.hub,))
         self.service = Service(self.store, self.feeds, ServiceSettings(account=ACCOUNT))
         self.service.start(time.time())
         self.calls = 0

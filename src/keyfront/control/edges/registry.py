@@ -191,6 +191,10 @@ class EdgeRegistry:
             return
         with self._store.write_relaxed() as transaction:
             connection = transaction.connection
+            # One writer at a time: over NATS, several control planes see the same edges.
+            connection.execute(
+                sa.select(_counter.c.value).where(_counter.c.name == "fleet").with_for_update()
+            ).first()
             connection.execute(
                 sa.delete(_seen).where(_seen.c.id == sa.bindparam("old")),
                 [{"old": row["id"]} for row in rows],

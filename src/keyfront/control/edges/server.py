@@ -1,17 +1,17 @@
-"""The thread that serves edges on other machines, with an event loop of its own: it slows no API call down, and no API
+"""A thread that serves edges on other machines, with an event loop of its own: it slows no API call down, and no API
 call delays a snapshot."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import uvloop
 
 from keyfront.errors import SettingsError
-from keyfront.fleet.remote.hub import EdgeHub
 
 log = logging.getLogger("keyfront.control")
 
@@ -19,17 +19,21 @@ log = logging.getLogger("keyfront.control")
 class EdgeServer:
     """Runs a hub in a thread.
 
-    :param sock: a bound socket. It is closed at the end.
+    :param run: serves until its event is set, and calls its callback once, when edges can connect.
+    :param name: of the thread.
     """
 
-    def __init__(self, hub: EdgeHub, sock: socket.socket) -> None:
-        self._hub = hub
-        self._sock = sock
+    def __init__(
+        self,
+        run: Callable[[asyncio.Event, Callable[[], None]], Coroutine[Any, Any, None]],
+        name: str = "edges",
+    ) -> None:
+        self._run_hub = run
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name="edges", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Return when edges can connect.
@@ -62,4 +66,4 @@ class EdgeServer:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         # Connections that are lost at the wrong moment end up here. The hub's own tasks log their errors.
         self._loop.set_exception_handler(lambda _, context: log.debug("edges: %s", context.get("message")))
-        await self._hub.run(self._sock, self._stop, self._ready.set)
+        await self._run_hub(self._stop, self._ready.set)

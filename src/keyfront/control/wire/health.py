@@ -156,10 +156,13 @@ class EdgeWorkers:
             elif published is not None and report.number < published[0] and clock - published[1] > BEHIND:
                 yield f"{name} uses snapshot {report.number}, but {published[0]} is published"
 
-    def details(self) -> dict[str, Any]:
-        """The workers, edges of other machines that follow this feed, and notes on what is degraded."""
+    def details(self, notes: Iterable[str] = ()) -> dict[str, Any]:
+        """The workers, edges of other machines that follow this feed, and notes on what is degraded.
+
+        :param notes: further ones.
+        """
         now = time.monotonic()
-        notes = [
+        found = [
             f"{name} cannot write the cache on disk: new responses are not stored there"
             for slot, name in enumerate(self._names)
             if self._board.trouble(slot) & Trouble.CACHE_DISK
@@ -175,7 +178,7 @@ class EdgeWorkers:
             }
             for slot, name in enumerate(self._names)
         ]
-        return {"notes": notes, "edges": edges, "edges_elsewhere": list(self._elsewhere(reports))}
+        return {"notes": [*found, *notes], "edges": edges, "edges_elsewhere": list(self._elsewhere(reports))}
 
     def _elsewhere(self, reports: Iterable[Report]) -> Iterable[dict[str, Any]]:
         now = time.time()

@@ -3,8 +3,8 @@ file system.
 
 `messages.py` is the protocol, `content.py` the content of a snapshot and what changed in it, `manifest.py` the
 signatures, `authority.py` the certificates and tokens; these are pure. `hub.py` is the control plane's side, with
-`channel.py` for what a region's edges get and `connected_edge.py` for what they report. `follower.py` is the edge's,
-`enrollment.py` its files, `connect.py` its connections.
+`channel.py` for what a region's edges get, and `connected_edge.py` and `edge_reports.py` for what they report.
+`follower.py` is the edge's, `enrollment.py` its files, `connect.py` its connections.
 """
 
 from __future__ import annotations

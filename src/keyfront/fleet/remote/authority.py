@@ -20,6 +20,7 @@ import ssl
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -101,6 +102,11 @@ class Authority:
     def key_pem(self) -> bytes:
         """The private key, unencrypted."""
         return key_to_pem(self._key)
+
+    def sign(self, data: bytes) -> bytes:
+        """The authority's signature over `data`, which `verify` checks. Nothing that begins like `data` may be a
+        certificate."""
+        return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
 
     def issue_server(self, now: float) -> bytes:
         """A new key and certificate for a control plane, in PEM, at `now` (epoch seconds)."""
@@ -222,6 +228,42 @@ def key_digest(csr: bytes) -> bytes:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
     ).digest()
+
+
+def verify(certificate: x509.Certificate, signature: bytes, data: bytes) -> bool:
+    """Whether the authority with this certificate has signed `data`."""
+    public = certificate.public_key()
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        return False
+    try:
+        public.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def read_edge(certificate: bytes, issuer: x509.Certificate) -> tuple[str, ec.EllipticCurvePublicKey, float]:
+    """The id in the certificate of an edge (DER), its key, and when it expires (epoch seconds).
+
+    :raises SettingsError: if it is not the certificate of an edge, issued by the authority with the certificate
+        `issuer`.
+    """
+    try:
+        found = x509.load_der_x509_certificate(certificate)
+        found.verify_directly_issued_by(issuer)
+        purposes = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        public = found.public_key()
+    except Exception as error:  # cryptography raises many kinds for malformed input
+        raise SettingsError("it is not a certificate of this authority") from error
+    for name in names.get_values_for_type(x509.UniformResourceIdentifier):
+        if (
+            name.startswith(_ID)
+            and ExtendedKeyUsageOID.CLIENT_AUTH in purposes
+            and isinstance(public, ec.EllipticCurvePublicKey)
+        ):
+            return name[len(_ID) :], public, found.not_valid_after_utc.timestamp()
+    raise SettingsError("it is not the certificate of an edge")
 
 
 def edge_id(certificate: object) -> str:

@@ -13,6 +13,7 @@ All of them are replaced as a whole.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyfront.errors import SettingsError, SnapshotRefused
+from keyfront.fleet.jetstream.access import NatsAccess
 from keyfront.fleet.remote import EDGE_FILE, authority, content, manifest
 from keyfront.fleet.remote.manifest import Endorsement, Manifest, Signed
 from keyfront.private_files import create_file, read_private, replace_file
@@ -34,6 +36,7 @@ class Edge(msgspec.Struct, frozen=True):
     :param key: the snapshot key that it trusts, 32 bytes in hexadecimal.
     :param ca: the authorities of the control planes' own certificates, PEM or `system`; empty: theirs are of
         `authority`.
+    :param nats: how to reach NATS, if the edge follows over NATS; None: it follows over HTTPS.
     """
 
     name: str
@@ -43,12 +46,18 @@ class Edge(msgspec.Struct, frozen=True):
     authority: str
     key: str
     ca: str = ""
+    nats: NatsAccess | None = None
+
+    @property
+    def follows(self) -> str:
+        """What it follows, for people."""
+        return self.controls[0] if self.nats is None else self.nats.text
 
 
 class Link(msgspec.Struct, frozen=True):
     """An edge's connection.
 
-    :param control: the URL of the control plane that it is connected to; empty: none.
+    :param control: the URL of the control plane, or of the NATS server, that it is connected to; empty: none.
     :param since: epoch seconds.
     :param trouble: why the last attempt to connect failed.
     """
@@ -136,6 +145,26 @@ class EdgeFiles:
         replace_file(self.credentials, authority.key_to_pem(key) + certificate)
 
 
+class LinkState:
+    """Stores the state of an edge's connection, and since when it is that.
+
+    :param clock: epoch seconds.
+    """
+
+    def __init__(self, files: EdgeFiles, clock: Callable[[], float]) -> None:
+        self._files = files
+        self._clock = clock
+        self._link: Link | None = None
+
+    def set(self, control: str, trouble: str = "") -> None:
+        """See `Link`."""
+        before = self._link
+        since = before.since if before is not None and before.control == control else self._clock()
+        self._link = Link(control, since, trouble)
+        if self._link != before:
+            self._files.set_link(self._link)
+
+
 class LastGood:
     """The last good snapshot on disk.
 
@@ -189,6 +218,28 @@ class LastGood:
         :raises SnapshotRefused: if it is not acceptable. The one before stays.
         :raises OSError: if it cannot be written. The one before stays.
         """
+        self.accept_made(signed, lambda offered: self._payload(offered, base, body))
+
+    def accept_made(self, signed: Signed, make: Callable[[Manifest], bytes]) -> None:
+        """Like `accept`.
+
+        :param make: returns the payload for the verified manifest; it may raise what this method raises.
+        """
+        offered = self.check(signed)
+        payload = make(offered)
+        if hashlib.sha256(payload).digest() != offered.digest:
+            raise SnapshotRefused(f"the content of snapshot {offered.number} is not what its manifest says")
+        self._store(signed, offered, payload)
+
+    def accept_again(self, signed: Signed) -> None:
+        """Like `accept`, for the payload that is on disk: its manifest was signed with a new key."""
+        self.accept_made(signed, lambda _: self._snapshot.read_bytes()[content.SEAL :])
+
+    def check(self, signed: Signed) -> Manifest:
+        """The manifest, if a snapshot that has it is acceptable.
+
+        :raises SnapshotRefused: if it is not.
+        """
         offered = manifest.verify(signed, self.trusted)
         if offered.region != self._region:
             raise SnapshotRefused(
@@ -200,16 +251,15 @@ class LastGood:
             raise SnapshotRefused(f"snapshot {offered.number} is older than {before.number}, which is in use")
         if before is not None and offered.number == before.number and offered.digest != before.digest:
             raise SnapshotRefused(f"a different snapshot {offered.number} is already in use")
-        if base:
-            data = self._snapshot.read_bytes()
-            if base != self.have:
-                raise SnapshotRefused("the difference is from another snapshot")
-            payload = content.apply(memoryview(data)[content.SEAL :], body, offered.size)
-        else:
-            payload = content.unpack_whole(body, offered.size)
-        if hashlib.sha256(payload).digest() != offered.digest:
-            raise SnapshotRefused(f"the content of snapshot {offered.number} is not what its manifest says")
-        self._store(signed, offered, payload)
+        return offered
+
+    def _payload(self, offered: Manifest, base: bytes, body: bytes) -> bytes:
+        if not base:
+            return content.unpack_whole(body, offered.size)
+        data = self._snapshot.read_bytes()
+        if base != self.have:
+            raise SnapshotRefused("the difference is from another snapshot")
+        return content.apply(memoryview(data)[content.SEAL :], body, offered.size)
 
     def _store(self, signed: Signed, offered: Manifest, payload: bytes) -> None:
         # If the process is killed between the two, it has the older manifest: it then claims less than it has.

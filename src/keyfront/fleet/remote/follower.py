@@ -26,7 +26,7 @@ from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.remote import authority, messages
 from keyfront.fleet.remote.connect import NotAccepted, Unreachable, open_connection, pinned
 from keyfront.fleet.remote.content import MAX_SIZE
-from keyfront.fleet.remote.enrollment import EdgeFiles, LastGood, Link
+from keyfront.fleet.remote.enrollment import EdgeFiles, LastGood, LinkState
 from keyfront.fleet.remote.manifest import key_id
 
 log = logging.getLogger("keyfront.fleet")
@@ -69,7 +69,7 @@ class Follower:
         self._feed = FileFeed(files.feed, self._edge.region)
         self._good = LastGood(files.feed, self._edge.region, bytes.fromhex(self._edge.key))
         self._reported: dict[str, str] = {}
-        self._link: Link | None = None
+        self._link = LinkState(files, clock)
         self.connection: ClientConnection | None = None
         """The current one; None while there is none."""
         self.current = asyncio.Event()
@@ -121,7 +121,7 @@ class Follower:
 
         def on_welcome() -> None:
             self._reported.pop(url, None)
-            self._set_link(url)
+            self._link.set(url)
             log.info("connected to %s", url, extra={"snapshot": self._good.number})
 
         self.connection = connection
@@ -145,16 +145,9 @@ class Follower:
         if self._clock() >= authority.expiry(self._files.credentials.read_bytes()):
             raise NotAccepted("the certificate of this edge has expired")
 
-    def _set_link(self, control: str, trouble: str = "") -> None:
-        before = self._link
-        since = before.since if before is not None and before.control == control else self._clock()
-        self._link = Link(control, since, trouble)
-        if self._link != before:
-            self._files.set_link(self._link)
-
     def _failed(self, url: str, error: Exception) -> None:
         reason = str(error) or type(error).__name__
-        self._set_link("", f"{url}: {reason}")
+        self._link.set("", f"{url}: {reason}")
         if self._reported.get(url) == reason:  # once, not at each attempt
             return
         self._reported[url] = reason

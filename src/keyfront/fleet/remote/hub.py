@@ -21,7 +21,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -33,12 +33,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from keyfront.errors import ApiError, KeyfrontError, SettingsError
-from keyfront.fleet.feed import STALE, Report
 from keyfront.fleet.remote import authority, manifest, messages
 from keyfront.fleet.remote.channel import Channel, Version, prepare
-from keyfront.fleet.remote.connected_edge import NAME, ConnectedEdge, peer_certificate, printable
+from keyfront.fleet.remote.connected_edge import ConnectedEdge, peer_certificate
+from keyfront.fleet.remote.edge_reports import NAME, EdgeReports, printable
 from keyfront.fleet.remote.identity import Keys, Registry, Seen
-from keyfront.fleet.remote.manifest import Endorsement, Manifest, Signed
+from keyfront.fleet.remote.manifest import Manifest, Signed
 from keyfront.fleet.remote.own_certificate import OwnCertificate
 from keyfront.model.snapshot import Snapshot
 
@@ -69,7 +69,7 @@ BURST, RATE = 200.0, 50.0
 """Messages that an edge may send at once, and per second."""
 
 
-class EdgeHub:
+class EdgeHub(EdgeReports[ConnectedEdge]):
     """The feeds of all enrolled edges, by region. `run` serves them; the other methods can be called from any thread.
 
     :param registry: who is an edge.
@@ -85,6 +85,7 @@ class EdgeHub:
         clock: Callable[[], float] = time.time,
         certificate: OwnCertificate | None = None,
     ) -> None:
+        super().__init__()
         self._registry = registry
         self._certificate = certificate
         self._clock = clock
@@ -97,7 +98,6 @@ class EdgeHub:
         """What was published first, until it is prepared: most edges have it when the control plane starts again."""
         self._proven = 0
         self._channels: dict[str, Channel] = {}
-        self._edges: dict[str, ConnectedEdge] = {}
         self._renewed: dict[str, float] = {}
         self._strangers = 0
         self._slots = asyncio.Semaphore(WHOLE)
@@ -127,29 +127,6 @@ class EdgeHub:
         that number than this control plane. 0: none is above the published one."""
         whole = self._whole
         return self._proven if whole is None or self._proven > whole.number else 0
-
-    def reports(self, now: float) -> list[Report]:
-        """The reports of the live workers at `now` (epoch seconds), without their counters."""
-        return [one for edge in self._live(now) for one in edge.reports(counters=False)]
-
-    def full_reports(self, now: float) -> list[Report]:
-        """The reports of the live workers at `now` (epoch seconds), with their counters."""
-        return [one for edge in self._live(now) for one in edge.reports(counters=True)]
-
-    def _live(self, now: float) -> list[ConnectedEdge]:
-        return [edge for edge in list(self._edges.values()) if abs(now - edge.at) <= STALE]
-
-    def last_reports(self) -> list[Report]:
-        """The last reports of all workers, with their counters."""
-        return [one for edge in list(self._edges.values()) for one in edge.reports(counters=True)]
-
-    def ended(self) -> list[tuple[Path, Report]]:
-        """The last reports of workers that have exited, each with the path to pass to `forget`."""
-        return [
-            (Path(edge.identity.id) / id_, report)
-            for edge in list(self._edges.values())
-            for id_, report in list(edge.ended.items())
-        ]
 
     def forget(self, ended: Path) -> None:
         """Tell the edge that a report of `ended` is stored."""
@@ -431,21 +408,16 @@ class EdgeHub:
 
     def _welcome(self, edge: ConnectedEdge) -> bytes:
         number = 0 if self._whole is None else self._whole.number
-        return messages.encode(messages.Welcome(number, _after(self._keys.chain, edge.trusts)))
+        return messages.encode(messages.Welcome(number, manifest.after(self._keys.chain, edge.trusts)))
 
     def _proof(self, signed: Signed) -> Manifest | None:
         """What an edge has proven to have; None: nothing. If that is ahead of this control plane, it has to go on from
         there."""
-        whole = self._whole
-        for one in self._keys.chain if signed.manifest else ():
-            if manifest.key_id(one.public) != signed.key:
-                continue
-            found = manifest.verify(signed, one.public)
-            if whole is not None and found.number >= whole.number:
-                other = found.number == whole.number and found.created != whole.created
-                self._proven = max(self._proven, found.number + other)
-            return found
-        return None
+        found, whole = manifest.recognize(signed, self._keys.chain), self._whole
+        if found is not None and whole is not None and found.number >= whole.number:
+            other = found.number == whole.number and found.created != whole.created
+            self._proven = max(self._proven, found.number + other)
+        return found
 
     async def _receive(self, edge: ConnectedEdge) -> None:
         """Take in an edge's messages until its connection ends."""
@@ -545,17 +517,6 @@ class EdgeHub:
                 self._spawn(_quietly(_cut(edge.connection, messages.EXPIRED, "the certificate has expired")))
             if edge.gone and not edge.ended and abs(now - edge.at) > RETAIN:
                 del self._edges[id_]
-
-
-def _after(chain: Iterable[Endorsement], trusted: str) -> list[Endorsement]:
-    """The endorsements after the key with the id `trusted`; none if it is not known."""
-    found: list[Endorsement] | None = None
-    for one in chain:
-        if found is not None:
-            found.append(one)
-        if manifest.key_id(one.public) == trusted:
-            found = []
-    return found or []
 
 
 def _server_context(keys: Keys) -> ssl.SSLContext:

@@ -100,9 +100,31 @@ def verify(signed: Signed, public: bytes) -> Manifest:
     return found
 
 
+def recognize(signed: Signed, chain: Iterable[Endorsement]) -> Manifest | None:
+    """The manifest in `signed`, if one of these snapshot keys signed it; None if its key is not among them.
+
+    :raises SnapshotRefused: if the signature is not valid.
+    """
+    for one in chain if signed.manifest else ():
+        if key_id(one.public) == signed.key:
+            return verify(signed, one.public)
+    return None
+
+
 def endorse(public: bytes, key: Ed25519PrivateKey) -> Endorsement:
     """Endorse the successor of `key`."""
     return Endorsement(public, key.sign(_SUCCESSOR + public))
+
+
+def after(chain: Iterable[Endorsement], trusted: str) -> list[Endorsement]:
+    """The endorsements after the key with the id `trusted`; none if it is not known."""
+    found: list[Endorsement] | None = None
+    for one in chain:
+        if found is not None:
+            found.append(one)
+        if key_id(one.public) == trusted:
+            found = []
+    return found or []
 
 
 def succeed(trusted: bytes, endorsements: Iterable[Endorsement]) -> bytes:
