@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -192,6 +193,8 @@ class Runner:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             try:
                 os._exit(int(work()))
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
         _, status = os.waitpid(child, 0)

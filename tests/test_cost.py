@@ -10,6 +10,11 @@ from fuzz.cost import ANSWERS, COMPARED, LARGEST, READERS, RULES, SHAPES, case, 
 from tests.rows import rows
 
 
+pytestmark = pytest.mark.skipif(
+    "sys.gettrace() is not None", reason="tracing every line costs more than what is measured"
+)
+
+
 @pytest.fixture(scope="module")
 def compared(pytestconfig: pytest.Config) -> tuple[int, int]:
     return LARGEST if pytestconfig.getoption("--long") else COMPARED

@@ -18,9 +18,10 @@ from keyfront.edge.rules.origin_request import (
     origin_scheme,
     reaches_origin,
 )
+from keyfront.edge.rules.override_headers import overrides_request
 from keyfront.edge.rules.selection import select_cookies, select_query
 from keyfront.edge.rules.viewer_hints import devices
-from keyfront.edge.rules.viewer_response import viewer_headers
+from keyfront.edge.rules.viewer_response import interim_headers, viewer_headers
 from keyfront.edge.semantics import fields
 from keyfront.edge.types.messages import Headers, Request
 from keyfront.model.snapshot import Behavior, Origin, Select
@@ -57,7 +58,11 @@ def request(headers: Headers | None = None, method: str = "GET", **members: Any)
 
 
 def sent(
-    asked: Request, of: Behavior, origin: Origin = ORIGIN, restricted: bool | None = None
+    asked: Request,
+    of: Behavior,
+    origin: Origin = ORIGIN,
+    restricted: bool | None = None,
+    guarded: bool | None = None,
 ) -> dict[bytes, list[bytes]]:
     """The headers sent to the origin, by name."""
     by_name: dict[bytes, list[bytes]] = {}
@@ -69,6 +74,7 @@ def sent(
         via="1.1 me.cloudfront.net (CloudFront)",
         country=lambda address: {"192.0.2.7": "NZ"}.get(address, ""),
         restricted=restricted,
+        guarded=guarded,
     ):
         by_name.setdefault(name, []).append(value)
     return by_name
@@ -402,6 +408,37 @@ def test_unkeyed_headers_that_rewrite_the_request_do_not_reach_what_is_stored(na
     assert sent(request([(name, b"v")]), behavior(True, max_ttl=0, default_ttl=0))[name] == [b"v"]
 
 
+def test_where_a_path_of_the_site_is_private_no_header_rewrites_the_request_unless_it_is_listed() -> None:
+    name = b"x-original-url"
+    uncached = behavior(True, max_ttl=0, default_ttl=0)
+    for of in (uncached, behavior(forward_headers=ALL)):
+        assert sent(request([(name, b"/b")]), of, guarded=False)[name] == [b"/b"]
+        assert name not in sent(request([(name, b"/b")]), of, guarded=True)
+        assert name not in sent(request([(name, b"/b")]), of, restricted=True)
+    assert sent(request([(name, b"/b")]), keyed_on(name.decode()), guarded=True)[name] == [b"/b"]
+
+
+def test_the_edges_signature_takes_the_place_of_the_viewers_authorization() -> None:
+    asked, of = request([(b"authorization", b"Basic x")]), keyed_on("authorization")
+    assert b"authorization" not in sent(asked, of, Origin("o", "origin.example", signing="always"))
+    assert b"authorization" in sent(asked, of, Origin("o", "origin.example", signing="no-override"))
+
+
+@rows(
+    ("name", "overrides"),
+    [
+        (b"x-original-url", True),
+        (b"x-rewrite-url" + b"-url" * 20, True),
+        (b"x-forwarded-host", True),
+        (b"mcp-protocol-version", False),
+        (b"content-url", False),
+        (b"x-own", False),
+    ],
+)
+def test_which_names_give_an_origin_another_request(name: bytes, overrides: bool) -> None:
+    assert overrides_request(name) is overrides
+
+
 @rows("of", [LEGACY, keyed_on("x-a", legacy=True), behavior(key_headers=only("x-a"), forward_headers=ALL)])
 def test_a_nominated_header_is_neither_sent_nor_keyed(of: Behavior) -> None:
     """RFC 9110 §7.6.1; and what is not forwarded must not be in the key, or the key can be poisoned."""
@@ -605,6 +642,21 @@ def test_nothing_selected_adds_nothing() -> None:
             "\nh3:x-a0:\nh3:x-b1:1",
         ),
         (keyed_on("x-a"), "", [], ""),
+        (
+            behavior(key_headers=but("x-b")),
+            "",
+            [(b"x-b", b"1"), (b"x-a", b"2")],
+            "\nh4:host11:cdn.example\nh3:x-a1:2",
+        ),
+        # Host is in the key once, whether it is listed or forwarded with all headers.
+        (behavior(forward_headers=ALL), "", [], "\no4:host11:cdn.example"),
+        (behavior(forward_headers=but("host")), "", [], ""),
+        (
+            behavior(key_headers=only("host"), forward_headers=ALL),
+            "",
+            [(b"x-original-url", b"/b")],
+            "\nh4:host11:cdn.example\no14:x-original-url2:/b",
+        ),
     ],
 )
 def test_key_suffix(of: Behavior, query: str, headers: Headers, expected: str) -> None:
@@ -830,6 +882,12 @@ def test_viewer_headers_hold_back_what_is_not_the_viewers() -> None:
         (b"x-own", b"1"),
         (b"x-own", b"2"),
     ]
+
+
+def test_an_interim_response_gets_no_headers_of_the_edges() -> None:
+    hints = [(b"link", b"</a.css>; rel=preload"), (b"connection", b"close")]
+    assert interim_headers(POLICY, hints) == hints[:1]
+    assert interim_headers(POLICY, [(b"server", b"nginx")]) == [(b"server", b"nginx")]
 
 
 def test_set_cookie_passes_where_cookies_are_forwarded() -> None:

@@ -476,3 +476,23 @@ def test_a_path_may_name_eight_scripts() -> None:
     assert readings("/a.php" * 8 + "/x") is not None
     with pytest.raises(ValueError, match="too many ways"):
         readings("/a.php" * 9 + "/x")
+
+
+@rows(
+    ("path", "reason"),
+    [
+        ("/a%00.jpg", "the path holds a NUL"),
+        ("/a%20\0.jpg", "the path holds a NUL"),
+        ("/%" + "25" * 12 + "41", "too many ways"),
+        ("/" + ";%2f" * 129, "too many ways"),
+        ("/" + "%ef%bc%8f..//a.b" * 14, "too many ways"),
+    ],
+)
+def test_a_path_that_names_no_file_or_too_many_is_refused(path: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        readings(path)
+
+
+def test_a_path_that_loses_its_parts_in_too_many_ways_is_refused() -> None:
+    with pytest.raises(ValueError, match="too many ways"):
+        without_parts("/" + "a.php;x/%3fa%23b;c%00/" * 24, ())

@@ -22,7 +22,7 @@ from keyfront.edge.rules.error_pages import (
 )
 from keyfront.edge.rules.freshness import ReceivedResponse, admit
 from keyfront.edge.rules.redaction import loggable_query
-from keyfront.edge.rules.respond import answer, is_unconditional, unmodified
+from keyfront.edge.rules.respond import answer, is_unconditional, layout, unmodified
 from keyfront.edge.semantics.http_dates import format_date
 from keyfront.edge.semantics.ranges import parse_ranges
 from keyfront.edge.types.messages import Headers, Reply, Request
@@ -460,6 +460,33 @@ def test_the_boundary_is_the_same_each_time_and_in_no_part() -> None:
     assert other not in hostile
     given_one = answer(asked, stored(), plain_body, NOW, boundary="mine")
     assert header(given_one, b"content-type") == b"multipart/byteranges; boundary=mine"
+
+
+@rows(
+    ("headers", "size"),
+    [
+        ([], 100),
+        ([], 0),
+        ([(b"range", b"bytes=10-19")], 100),
+        ([(b"range", b"bytes=0-1, 5-9 ,-2")], 100),
+        ([(b"range", b"bytes=100-")], 100),
+        ([(b"if-none-match", ETAG)], 100),
+        ([(b"if-match", b'"v0"')], 100),
+    ],
+)
+def test_a_body_on_disk_is_laid_out_as_one_in_memory_is_sent(
+    headers: list[tuple[bytes, bytes]], size: int
+) -> None:
+    asked, meta, body = request(*headers), stored(), BODY[:size]
+    expected = answer(asked, meta, body, NOW, boundary="mine")
+    reply, laid_out = layout(asked, meta, size, NOW, "Hit", "mine")
+    assert (reply.status, reply.length, reply.headers) == (expected.status, expected.length, expected.headers)
+    if laid_out is None:
+        assert expected.status in (304, 412, 416)
+        assert reply.body == expected.body
+    else:
+        pieces = [each if isinstance(each, bytes) else body[each[0] : each[1] + 1] for each in laid_out]
+        assert b"".join(pieces) == expected.body
 
 
 def test_a_range_twice_is_no_range() -> None:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from keyfront.edge.rules.decide import Refusal, decide
 from keyfront.edge.rules.routing import PLANS_SIZE, Routing
 from keyfront.edge.types.messages import Request
-from keyfront.model.snapshot import Behavior, Distribution, Geo, Origin, OriginGroup, Select, Snapshot
+from keyfront.model.snapshot import (
+    Behavior,
+    Distribution,
+    Geo,
+    Invalidation,
+    Origin,
+    OriginGroup,
+    Select,
+    Snapshot,
+)
 from tests.rows import rows
 
 APP = Origin("app", "127.0.0.1")
@@ -76,10 +87,11 @@ def test_the_first_behavior_that_matches_the_normalised_path(path: str, expected
 
 def test_an_origin_group_gives_both_members_and_the_statuses() -> None:
     spare = Origin("spare", "127.0.0.2")
-    group = OriginGroup("both", ("app", "spare"), (500, 503))
-    made = distribution(
-        "E1", origins=(APP, spare), origin_groups=(group,), behaviors=(Behavior("*", "both"),)
+    groups = (
+        OriginGroup("other", ("spare", "app"), (404,)),
+        OriginGroup("both", ("app", "spare"), (500, 503)),
     )
+    made = distribution("E1", origins=(APP, spare), origin_groups=groups, behaviors=(Behavior("*", "both"),))
     site = routing(made).site("e1.cloudfront.localhost")
     assert site is not None
     assert site.route("/").origins == (APP, spare)
@@ -193,3 +205,43 @@ def test_a_wildcard_takes_over_no_name_of_a_distribution_that_is_elsewhere(
     )
     site = asked.site(host)
     assert (site and site.distribution.id) == expected
+
+
+# ---- what edges share
+
+
+def test_behaviors_are_numbered_in_the_distributions_order() -> None:
+    behaviors = tuple(Behavior(pattern, "app") for pattern in ("/a/*", "/b/*", "*"))
+    site = routing(distribution("E1", behaviors=behaviors)).sites["E1"]
+    found = [site.rule(number) for number in range(-1, 4)]
+    assert [rule and rule.behavior for rule in found] == [None, *behaviors, None]
+
+
+def test_a_digest_covers_all_but_the_invalidations() -> None:
+    made = distribution("E1")
+    changed = [
+        msgspec.structs.replace(made, default_root_object="x"),
+        msgspec.structs.replace(made, behaviors=(Behavior("*", "app", max_ttl=1),)),
+        msgspec.structs.replace(made, invalidations=(Invalidation(1, ("/*",)),)),
+    ]
+    digest = routing(made).sites["E1"].digest
+    assert [routing(each).sites["E1"].digest == digest for each in changed] == [False, False, True]
+    assert len(digest) == 16
+
+
+def test_which_snapshots_an_invalidation_follows() -> None:
+    ended = distribution("E1", invalidations=(Invalidation(5, ("/a",)), Invalidation(7, ("#tag",))))
+    routed = Routing(Snapshot(9, 0.0, distributions=(ended, distribution("E2"))))
+    assert [routed.invalidated_since(number) for number in (0, 6, 7)] == [True, True, False]
+    assert [routed.is_invalidated("E1/a", number) for number in (4, 5, 9)] == [True, False, False]
+    assert [routed.is_invalidated_by_tag("E1/b", number) for number in (6, 7, 9)] == [True, False, False]
+    for key in ("E2/a", "E3/a"):
+        assert not routed.is_invalidated(key, 0)
+        assert not routed.is_invalidated_by_tag(key, 0)
+    assert not Routing(Snapshot(9, 0.0, distributions=(distribution("E2"),))).is_invalidated_by_tag("E2/a", 0)
+
+
+def test_a_name_is_a_domain_name_or_an_alias_without_a_wildcard() -> None:
+    routed = routing(distribution("E1", "a.test", "*.b.test"))
+    names = ("a.test", "e1.cloudfront.localhost", "x.b.test", "*.b.test", "c.test")
+    assert [routed.has_name(name) for name in names] == [True, True, False, False, False]

@@ -14,6 +14,7 @@ from keyfront.custody.key_record import DAY, Entry, KeyGroupRecord, RotationPoli
 from keyfront.lifecycle.findings import (
     CODES,
     Bounds,
+    Commands,
     Facts,
     Finding,
     KnownGroup,
@@ -298,6 +299,27 @@ def test_what_is_worth_a_word(name: str) -> None:
         assert each.sentence
         assert each.advice
         assert "\n" not in each.sentence + each.advice
+
+
+@rows(
+    ("uses", "ending"),
+    [(None, "no application signs with it any longer"), ((), "longer (edges have never seen it)")],
+)
+def test_without_counters_no_advice_says_what_edges_have_seen(
+    uses: tuple[KeyUse, ...] | None, ending: str
+) -> None:
+    groups = (KnownGroup("G1", "films", ("K1", "K2", "K9"), ("E1",)),)
+    (found,) = findings(facts(HEALTHY, groups=groups, uses=uses), NOW)
+    assert found.code == "key-unknown-to-custody"
+    assert found.advice.endswith(ending)
+
+
+def test_advice_names_the_commands_of_this_keyfront() -> None:
+    commands = Commands.of_keyfront(" --data '/srv/my data'")
+    assert commands.rotation("start", "my films") == (
+        "keyfront rotation start 'my films' --data '/srv/my data'"
+    )
+    assert commands.before == "eval \"$(keyfront env --data '/srv/my data')\"; "
 
 
 def test_every_code_has_a_case() -> None:

@@ -440,6 +440,10 @@ def test_a_step_of_a_key_that_the_record_lacks_is_refused() -> None:
         after(facts(entry(1, SIGNING)).record, Step(Action.SWITCH, "file:none", "", "K1", "none"), NOW)
 
 
+PAIR = (entry(1, DRAINING), entry(2, SIGNING))
+BACK = replace(facts(*PAIR, out="K1"), held={})
+
+
 def test_the_record_stays_small() -> None:
     record = facts(*(entry(number, RETIRED, gone=NOW - number) for number in (1, 2, 3))).record
     known = after(record, Step(Action.CREATE, f"{PLACE}p-4", ""), NOW)
@@ -485,6 +489,7 @@ def test_names_follow_from_the_group_and_do_not_meet() -> None:
     [
         ({"every": "61 * * * *"}, "is not a schedule"),
         ({"every": 0.0}, "more than 0"),
+        ({"every": 1e-9}, "is not a schedule"),
         ({"every": -5.0}, "length in seconds"),
         ({"overlap": float("nan")}, "length in seconds"),
         ({"max_lifetime": 0.0}, "more than 0"),
@@ -494,6 +499,7 @@ def test_names_follow_from_the_group_and_do_not_meet() -> None:
         ({"place": "file:/keys/one"}, "ends with a slash"),
         ({"place": "awskms:cdn/", "grace": 31 * DAY}, "for 30 days at most: a grace of 31 days is too long"),
         ({"place": "awssm:cdn/", "grace": 60 * DAY}, "for 30 days at most"),
+        ({"place": "awskms:cdn/", "grace": 31 * DAY + 3600}, "a grace of 31.0 days"),
         ({"place": "vault:transit/"}, "set grace to 0, or add notes= to the URI"),
     ],
 )
@@ -506,6 +512,58 @@ def test_terms_that_will_surprise() -> None:
     assert commands.warnings(TERMS, NOW) == ()
     assert "wait for slots" in commands.warnings(replace(TERMS, every=10 * DAY), NOW)[0]
     assert commands.warnings(replace(TERMS, every=15 * DAY), NOW) == ()
+    assert commands.warnings(ON_DEMAND, NOW) == ()
+    short = replace(TERMS, overlap=600.0, max_lifetime=1.0, max_staleness=0.0)
+    lengths = (
+        "drains for 10 minutes and signs for 90 seconds",
+        "drains for 10 minutes and signs for 1 seconds",
+    )
+    for every, text in zip((90.0, 1.0), lengths, strict=True):
+        assert text in commands.warnings(replace(short, every=every), NOW)[0]
+
+
+@rows(
+    ("command", "reason"),
+    [
+        (lambda: commands.rotated(facts(entry(1, SIGNING), terms=PAUSED).record, NOW), "resume it first"),
+        (
+            lambda: commands.rotated(facts(entry(1, SIGNING), entry(2, CREATED)).record, NOW),
+            "under way already",
+        ),
+        (lambda: commands.rolled_back(BACK, NOW), "p-1 .*cannot sign again: "),
+        (
+            lambda: commands.rolled_back(replace(BACK, held=facts(*PAIR).held), NOW),
+            "not in the key group any more",
+        ),
+        (
+            lambda: commands.compromised(facts(entry(1, RETIRED), entry(2, SIGNING)).record, "K1", NOW),
+            "K1.* is RETIRED: no edge trusts it",
+        ),
+    ],
+    ids=["paused", "under way", "lost", "not in the group", "retired"],
+)
+def test_commands_that_cannot_be_followed(command: Callable[[], object], reason: str) -> None:
+    with pytest.raises(RotationError, match=reason):
+        command()
+
+
+def test_where_a_plan_ends() -> None:
+    """At the next creation if nothing signed at first, at what nobody can foresee, and at a limit."""
+    steps, then = plan(facts(), NOW)
+    assert [each.step.action for each in steps] == [
+        Action.CREATE, Action.REGISTER, Action.PUBLISH, Action.CONFIRM, Action.SWITCH
+    ]  # fmt: skip
+    assert isinstance(then, Wait)
+    assert then.reason.endswith("UTC")
+    steps, then = plan(facts(entry(1, CREATED), status="InProgress"), NOW)
+    assert [each.step.action for each in steps][:2] == [Action.CONFIRM, Action.SWITCH]
+    steps, then = plan(facts(foreign=3), NOW)
+    assert steps == ()
+    assert "3 keys already" in getattr(then, "reason", "")
+    # K1 is in another group, so it is never deleted.
+    steps, then = plan(facts(entry(1, SIGNING), elsewhere={"K1": ("other",)}), NOW)
+    assert len(steps) == 60
+    assert isinstance(then, Done)
 
 
 # ------------------------------------------------------------------------------------------------------------

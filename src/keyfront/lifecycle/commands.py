@@ -196,9 +196,10 @@ def rolled_back(facts: Facts, now: float) -> KeyGroupRecord:
     """
     record = facts.record
     previous, next_ = rollback_target(record), next_key(record)
-    if next_ is not None:
+    if previous is None:
+        assert next_ is not None  # noqa: S101 - a rollback has a target, or withdraws the next key
         step = Step(Action.RELEASE, next_.uri, "rolled back")
-    elif previous is not None:
+    else:
         if lost := facts.lost(previous):
             raise RotationError(f"{named(previous)} cannot sign again: {lost}")
         if previous.key_pair_id not in facts.items:
@@ -206,8 +207,6 @@ def rolled_back(facts: Facts, now: float) -> KeyGroupRecord:
         if wait := deployment_wait(facts, now, f"that every edge trusts {named(previous)}"):
             raise RotationError(f"{named(previous)} cannot sign again yet: {wait.reason}")
         step = Step(Action.SWITCH, previous.uri, "rolled back")
-    else:
-        return record  # rollback_target has raised the reason
     return replace(paused(after(record, step, now)), rotation_requested=0.0)
 
 

@@ -217,6 +217,23 @@ def test_a_copy_under_a_path_that_an_origin_reads_otherwise_goes_too(url: str) -
         assert not ended(paths, url), paths
 
 
+def test_a_dot_or_plus_at_the_end_of_a_name_hides_no_copy() -> None:
+    """Windows ignores dots and spaces there, and a `+` may be a space."""
+    for url in ("/private/1.mp4.", "/private/1.mp4+", "/private./1.mp4", "/private+/1.mp4"):
+        assert ended("/private/1.mp4", url), url
+        assert not ended("/private/2.mp4", url), url
+
+
+def test_a_letter_without_its_accent_is_another_name() -> None:
+    assert not ended("/cafe.jpg", "/caf%C3%A9.jpg")
+
+
+def test_among_many_prefixes_the_ones_that_begin_the_path_count() -> None:
+    prefixes = [f"/m{number:02}*" for number in range(40)] + ["/m0*"]
+    for url, expected in (("/m17/x", True), ("/m07", True), ("/m0", True), ("/a", False), ("/m4", False)):
+        assert ended(prefixes, url) is expected, url
+
+
 def test_a_copy_of_the_root_object_under_what_reads_as_the_root_goes_too() -> None:
     for url in ("/x%2f..", "/%2f", "/.%20", "/%3fx", "/;a", "//"):
         assert ended("/index.html", url, root="/index.html"), url

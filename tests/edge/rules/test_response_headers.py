@@ -259,6 +259,19 @@ def test_vary(before: list[bytes], after: list[bytes]) -> None:
     assert added(policy(cors=ONE, remove=("vary",)), asks(), [(b"vary", b"x")]) == [(b"vary", b"Origin")]
 
 
+def test_what_the_policy_removes_or_replaces_counts_as_not_sent() -> None:
+    rule = ResponseHeaders(policy(remove=("x-a",), headers=(H("x-b", "1", True), H("x-c", "1", False))))
+    origin = [(b"x-a", b"0"), (b"x-b", b"0"), (b"x-c", b"0")]
+    assert rule.without_dropped(origin) == [(b"x-c", b"0")]
+
+
+def test_headers_depend_on_the_viewers_origin_only_with_cors() -> None:
+    viewers = (asks(), asks(origin="https://a.test"), asks(origin="https://b.test"))
+    assert {ResponseHeaders(policy()).dependencies_in(each) for each in viewers} == {b""}
+    found = [ResponseHeaders(policy(cors=ONE)).dependencies_in(each) for each in viewers]
+    assert found == [b"", b"https://a.test", b"https://b.test"]
+
+
 # ---- Server-Timing
 
 

@@ -193,3 +193,12 @@ def test_the_range_of_a_206(said: bytes, length: int | None, expected: Span | No
     assert slicing.content_range(OriginReply(206, "", headers, nothing(), length=length)) == expected
     assert slicing.content_range(OriginReply(200, "", headers, nothing(), length=length)) is None
     assert slicing.content_range(OriginReply(206, "", headers * 2, nothing(), length=length)) is None
+
+
+def test_a_206_with_everything_becomes_a_200() -> None:
+    """RFC 9110 §15.3.7."""
+    headers = [(b"content-range", b"bytes 0-99/100"), (b"content-length", b"100"), (b"etag", b'"v1"')]
+    answer = OriginReply(206, "Partial Content", headers, nothing(), length=100)
+    whole = slicing.as_whole(answer, Span(0, 99, 100))
+    assert (whole.status, whole.reason, whole.length, whole.body) == (200, "OK", 100, answer.body)
+    assert whole.headers == [(b"etag", b'"v1"'), (b"content-length", b"100")]

@@ -77,6 +77,22 @@ def lifetime(*headers: tuple[bytes, bytes], behavior: Behavior = TTL) -> float |
     return None if meta is None else meta.fresh_until - 1000.0
 
 
+@rows(
+    ("value", "first"),
+    [
+        (b"max-age=1, max-age=2", ("max_age", 1)),
+        (b"s-maxage=1, s-maxage=2", ("s_maxage", 1)),
+        (b"stale-while-revalidate=1, stale-while-revalidate=2", ("stale_while_revalidate", 1)),
+        (b"stale-if-error=1, stale-if-error=2", ("stale_if_error", 1)),
+        (b"max-age=x, max-age=2", ("max_age", 0)),
+    ],
+)
+def test_of_a_directive_that_is_repeated_the_first_counts(value: bytes, first: tuple[str, int]) -> None:
+    """RFC 9111 §4.2.1."""
+    name, seconds = first
+    assert getattr(CacheControl(value), name) == seconds
+
+
 class TestCdnCacheControl:
     @rows(
         ("headers", "seconds"),

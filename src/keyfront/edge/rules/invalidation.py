@@ -109,11 +109,9 @@ class Invalidations:
         plain = _plain(path)
         if self._last(plain, query) > snapshot:
             return True
-        if "%" in path or "//" in path or "/." in path:
-            if self._last(_plain(normalise_path(path)), query) > snapshot:
-                return True
-        elif "\\" not in path and ";" not in path:
-            return False
+        respelled = "%" in path or "//" in path or "/." in path
+        if respelled and self._last(_plain(normalise_path(path)), query) > snapshot:
+            return True
         return _DISGUISED.search(plain) is not None and self._disguised(path, query, snapshot)
 
     def _disguised(self, path: str, query: str, snapshot: int) -> bool:
@@ -123,8 +121,7 @@ class Invalidations:
             found = readings(path)
         except ValueError:
             return True
-        if found is None:
-            return False
+        assert found is not None  # noqa: S101 - what _DISGUISED finds has several readings
         names = {_plain(normalise_path(each)) for each in (*found.paths, *found.ends)}
         if "/" in names:
             names.add(self._root)
