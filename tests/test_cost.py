@@ -9,7 +9,6 @@ from fuzz.cost import ANSWERS, COMPARED, LARGEST, READERS, RULES, SHAPES, case, 
 
 from tests.rows import rows
 
-
 pytestmark = pytest.mark.skipif(
     "sys.gettrace() is not None", reason="tracing every line costs more than what is measured"
 )
