@@ -121,6 +121,7 @@ class Up:
         self.control_port = 0
         self.tls_port = 0
         self.shield_port = 0
+        self.metrics_port = 0
         self.log: list[str] = []
         self._process: subprocess.Popen[str] | None = None
 
@@ -154,6 +155,7 @@ class Up:
         self.control_port = int(ports.get("control", ":0").rpartition(":")[2])
         self.tls_port = int(ports.get("tls", ":0").rpartition(":")[2])
         self.shield_port = int(ports.get("shield", ":0").rpartition(":")[2])
+        self.metrics_port = int(ports.get("metrics", ":0").rpartition(":")[2].partition("/")[0])
         threading.Thread(target=self._drain, args=(self._process.stdout,), daemon=True).start()
         return self
 
@@ -199,7 +201,7 @@ class Up:
         return [pid for pid in self.children() if "edge-worker" in _command_line(pid)]
 
     def control_pid(self) -> int:
-        (pid,) = set(self.children()) - set(self.worker_pids())
+        (pid,) = [pid for pid in self.children() if "control-process" in _command_line(pid)]
         return pid
 
     def __enter__(self) -> Up:
@@ -303,6 +305,14 @@ class Up:
     ) -> Answer:
         """One request on its own connection, with its target sent exactly as given."""
         return self._get(self.edge_port, host, target, headers, method)
+
+    def metrics(self, *, control: bool = False) -> dict[str, float]:
+        """The samples of the port for metrics, or of the control port, by name with labels."""
+        port = self.control_port if control else self.metrics_port
+        answer = self._get(port, f"{self.host}:{port}", "/metrics")
+        assert answer.status == 200, answer
+        lines = (line for line in answer.body.decode().splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
     def control(self, target: str) -> Answer:
         """The control port's answer to one unsigned GET, such as `/healthz`."""

@@ -27,6 +27,7 @@ class ControlOptions(msgspec.Struct, frozen=True):
     rotation: bool
     hooks: Path | None
     metrics: str
+    metrics_token: Path | None
     edges: str
     edge_certificates: float
     edges_tls_cert: Path | None
@@ -140,7 +141,13 @@ control_options = option_group(
         callback=checked(audience),
         show_default=True,
         metavar="WHO",
-        help="Who can read /metrics on the control port: local, all, off, or networks (CIDR,…).",
+        help="Who can read /metrics, on the control port and that of --edge-metrics: local, all, off, or networks "
+        "(CIDR,…).",
+    ),
+    click.option(
+        "--metrics-token",
+        type=FILE,
+        help="File with a token: a request with `Authorization: Bearer TOKEN` can read /metrics from anywhere.",
     ),
     click.option(
         "--edges",

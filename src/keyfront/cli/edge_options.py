@@ -45,6 +45,7 @@ class EdgeOptions(msgspec.Struct, frozen=True):
     acme_webroot: Path | None = None
     health_check: tuple[str, ...] = ()
     health_max_age: float = 0.0
+    edge_metrics: str = ""
 
     def health_settings(self) -> HealthCheckSettings:
         """:raises SettingsError: if a snapshot's age is limited to less than the confirmations' interval."""
@@ -159,6 +160,13 @@ edge_options = option_group(
         show_default=True,
         metavar="DURATION",
         help="Fail health checks when the control plane has not confirmed the snapshot for this long; 0 to disable.",
+    ),
+    click.option(
+        "--edge-metrics",
+        default="",
+        callback=checked(address),
+        metavar="HOST:PORT",
+        help="Where Prometheus reads the metrics of this machine's edge, at /metrics.  [default: the control port]",
     ),
 )
 

@@ -58,6 +58,7 @@ PROCESSES = {
     "edge-worker": "edge_worker:edge_worker",
     "feed-process": "feed_process:feed_process",
     "log-process": "log_process:log_process",
+    "metrics-process": "metrics_process:metrics_process",
 }
 """Commands that `keyfront up` runs, in the same form. The tracebacks of their faults belong in its log. They are not
 listed, because their modules import everything that the process needs."""

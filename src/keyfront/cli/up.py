@@ -31,7 +31,13 @@ from keyfront.runtime.handover import TRIAL, taken
 from keyfront.runtime.logs import LogSettings, process_logging
 from keyfront.runtime.reload import UpSettings
 from keyfront.runtime.restart import program, try_settings
-from keyfront.runtime.settings import ControlSettings, Supervision, without_password
+from keyfront.runtime.settings import (
+    ControlSettings,
+    MetricsSettings,
+    Supervision,
+    read_token,
+    without_password,
+)
 from keyfront.runtime.up import run_up
 
 if TYPE_CHECKING:
@@ -86,8 +92,15 @@ def up_settings(  # noqa: PLR0913 - one parameter for each group of options
             raise SettingsError(
                 f"--health-check: names under {api.domain} belong to distributions, as {host} may"
             )
-    delivery = access_logs.delivery(installation.data, worker.edge.pop)
-    return UpSettings(installation.data, worker, api, supervision, logs, delivery)
+    return UpSettings(
+        installation.data,
+        worker,
+        api,
+        supervision,
+        logs,
+        metrics_settings(edge, control, worker.trusted_proxies),
+        access_logs.delivery(installation.data, worker.edge.pop),
+    )
 
 
 @click.command("up", cls=ConfigCommand, params=up_settings.params)
@@ -215,6 +228,7 @@ def control_settings(
         region=tiers.region,
         region_feeds=tiers.region_feeds,
         metrics=audience(control.metrics),
+        metrics_token=_absolute(control.metrics_token) or "",
         edges=address(control.edges) if control.edges else None,
         edge_lifetime=control.edge_lifetime(),
         edge_certificate=_absolute(control.edges_tls_cert) or "",
@@ -222,6 +236,20 @@ def control_settings(
         nats=nats.access(),
         nats_replicas=nats.nats_replicas,
     )
+
+
+def metrics_settings(
+    edge: EdgeOptions, control: ControlOptions, trusted_proxies: tuple[str, ...]
+) -> MetricsSettings | None:
+    """The settings of the port for the edge's metrics; None if there is none.
+
+    :raises SettingsError: if the token cannot be used.
+    """
+    token = _absolute(control.metrics_token) or ""
+    read_token(token)  # fails here rather than in the processes
+    if not edge.edge_metrics:
+        return None
+    return MetricsSettings(*address(edge.edge_metrics), audience(control.metrics), token, trusted_proxies)
 
 
 def _absolute(path: Path | None) -> str | None:

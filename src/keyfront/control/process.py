@@ -39,7 +39,6 @@ from keyfront.control.store.store import Store
 from keyfront.control.wire.app import Observability, build_app, serve
 from keyfront.control.wire.extensions import ExtensionApi
 from keyfront.control.wire.health import CALLS_STUCK, Calls, Check, EdgeWorkers, Health, committable, writable
-from keyfront.control.wire.metrics_access import LOCAL, Audience
 from keyfront.custody.contract import Records
 from keyfront.custody.schemes import open_records
 from keyfront.errors import ApiError
@@ -49,6 +48,7 @@ from keyfront.fleet.regions import Regions, RemoteEdges, open_regions
 from keyfront.lifecycle.findings import Commands
 from keyfront.lifecycle.hooks import Hook
 from keyfront.model.kinds import Quotas
+from keyfront.monitoring.metrics_access import Audience
 
 if TYPE_CHECKING:
     from keyfront.control.edges.registry import EdgeRegistry
@@ -105,7 +105,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     records: str = ""
     rotation: bool = True
     hooks: Sequence[Hook] = ()
-    metrics_for: Sequence[str] = (LOCAL,)
+    metrics_for: Audience = msgspec.field(default_factory=Audience)
     edge_lifetime: float = 30 * 86_400.0
     edge_certificate: tuple[Path, Path | None] | None = None
     nats: NatsAccess | None = None
@@ -311,7 +311,7 @@ class ControlPlane:
                 health=self.health,
                 calls=self._calls,
                 registry=registry,
-                metrics_for=Audience(settings.metrics_for),
+                metrics_for=settings.metrics_for,
             ),
         )
 

@@ -25,16 +25,19 @@ from keyfront.edge.follower import Follower, FollowerSettings
 from keyfront.edge.http.listener import Listener
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.logs.counters import Counts
 from keyfront.edge.logs.spool import Spool
 from keyfront.edge.net.certificates import Certificates
 from keyfront.edge.net.open_files import OPEN_FILES, raise_open_files
 from keyfront.edge.net.worker_sockets import Ports
 from keyfront.edge.origin.shield_protocol import Secrets
 from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.measures import measure_certificates
 from keyfront.edge.serving.shield_server import ShieldServer
 from keyfront.edge.types.shield import SHIELD
 from keyfront.edge.worker_settings import WorkerSettings
 from keyfront.errors import SettingsError
+from keyfront.fleet.counter_table import CounterTable
 from keyfront.fleet.heartbeat import Trouble
 
 logger = logging.getLogger("keyfront.edge")
@@ -67,6 +70,7 @@ class _Worker:
         data = Path(settings.data)
         self._log = AccessLog(
             data / "logs" / "access.jsonl" if settings.access_log else None,
+            Counts(_counter_table(settings)),
             spool=Spool(data, settings.spool),
             retention=settings.retention,
         )
@@ -144,8 +148,12 @@ class _Worker:
         await self._follower.follow(stop, self._poll_certificates)
 
     def _poll_certificates(self) -> None:
-        if self._certificates is not None and self._certificates.poll(time.time()):
+        if self._certificates is None:
+            return
+        if self._certificates.poll(time.time()):
             logger.info("certificates reloaded")
+        ends = {name: each.ends for name, each in self._certificates.loaded.items()}
+        measure_certificates(self._edge, ends)
 
     async def drain(self) -> None:
         """Accept no more connections, let those in progress finish, and close everything."""
@@ -190,4 +198,17 @@ def _segment(settings: WorkerSettings) -> Segment | None:
             settings.name,
             error,
         )
+        return None
+
+
+def _counter_table(settings: WorkerSettings) -> CounterTable | None:
+    """The counters that a port for metrics shows, or None if there is no such port: then this worker only reports
+    them."""
+    inherited = settings.inherited
+    if inherited is None or inherited.counters < 0:
+        return None
+    try:
+        return CounterTable.attached(inherited.counters, inherited.counter_slot)
+    except (OSError, ValueError) as error:
+        logger.warning("%s is missing from the port for metrics: %s", settings.name, error)
         return None

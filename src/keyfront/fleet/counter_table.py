@@ -51,9 +51,13 @@ _FINGERPRINT: Final = zlib.crc32(
 
 
 class CounterTable:
-    """The counters of one worker, in a slot or in its own memory."""
+    """The counters of one worker, in a slot or in its own memory.
 
-    def __init__(self, memory: mmap.mmap) -> None:
+    :param shared: whether another process shows them.
+    """
+
+    def __init__(self, memory: mmap.mmap, *, shared: bool = False) -> None:
+        self.shared = shared
         self._memory = memory
         integers = memoryview(memory)[:_NAMES_AT].cast("q")
         self._header, self.cells = integers[:_HEADER], integers[_HEADER:]
@@ -82,7 +86,7 @@ class CounterTable:
 
         :raises OSError, ValueError: if the memory cannot be used.
         """
-        return cls(mmap.mmap(fd, _SLOT_BYTES, offset=slot * _SLOT_BYTES))
+        return cls(mmap.mmap(fd, _SLOT_BYTES, offset=slot * _SLOT_BYTES), shared=True)
 
     def of(self, family: Family) -> Cells:
         """Where the integers of a family's series are."""

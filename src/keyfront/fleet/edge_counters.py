@@ -155,6 +155,7 @@ WEBSOCKETS_OPENED = _counter("websockets_opened", "WebSockets that were opened."
 LOST_RECORDS = _counter("log_records_lost", "Access records not written.")
 
 # What is so now.
+WORKERS = _gauge("workers", "Processes that serve viewers.")
 CONNECTIONS = _gauge("connections", "Open connections.")
 WEBSOCKETS = _gauge("websockets", "Open WebSockets.")
 REQUESTS_UNDER_WAY = _gauge(
@@ -180,6 +181,15 @@ CONFIRMED = _gauge(
     Merge.MIN,
     MICROSECONDS,
 )
+CERTIFICATE_EXPIRY = Family(
+    "certificate_expiry_timestamp_seconds",
+    Kind.GAUGE,
+    "When a certificate for viewers expires, by the name of its file or folder.",
+    ("certificate",),
+    MICROSECONDS,
+    limit=200,
+    merge=Merge.MIN,
+)
 LOG_FAILING = _gauge("log_failing", "Workers that could not write the access log at their last attempt.")
 
 FAMILIES: Final = (
@@ -202,6 +212,7 @@ FAMILIES: Final = (
     HANDSHAKES,
     WEBSOCKETS_OPENED,
     LOST_RECORDS,
+    WORKERS,
     CONNECTIONS,
     WEBSOCKETS,
     REQUESTS_UNDER_WAY,
@@ -216,6 +227,7 @@ FAMILIES: Final = (
     DISK_BYTES,
     SNAPSHOT,
     CONFIRMED,
+    CERTIFICATE_EXPIRY,
     LOG_FAILING,
 )
 BY_NAME: Final = {family.name: family for family in FAMILIES}
@@ -224,11 +236,12 @@ BY_NAME: Final = {family.name: family for family in FAMILIES}
 class Sums(msgspec.Struct, frozen=True):
     """The counters in a worker's report. `run`, `keys`, and `ends` are those of `key_counters.KeyCounts`.
 
-    `series` is what the worker has counted since it started, and its gauges; empty if its machine has a port of its own
-    for metrics.
+    `series` is what the worker has counted since it started, and its gauges. `shown` means that its machine has a port
+    of its own that shows them: the control plane then does not, so that sums over all ports count nothing twice.
     """
 
     series: list[Series] = []
     keys: list[tuple[str, str, str, int]] = []
     run: str = ""
     ends: list[tuple[str, int, float, int]] = []
+    shown: bool = False

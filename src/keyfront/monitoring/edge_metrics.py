@@ -67,7 +67,7 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
             counted = msgspec.convert(raw, Sums, strict=False)
         except msgspec.ValidationError:
             continue  # from an edge of another version: skip it
-        for family_name, labels, cells in counted.series:
+        for family_name, labels, cells in () if counted.shown else counted.series:
             family = BY_NAME.get(family_name)
             # A report may come from an edge of another version, and from a folder that others can write to.
             fits = family is not None and (len(labels), len(cells)) == (len(family.labels), family.cells)

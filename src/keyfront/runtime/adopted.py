@@ -78,13 +78,16 @@ class AdoptedProcesses:
         self._board = Board(handed.board, handed.slots)
         self._edges = [AdoptedProcess(child, on_loss) for child in handed.edges]
         self._control = [AdoptedProcess(child, on_loss) for child in handed.control]
+        self._metrics = [AdoptedProcess(child, on_loss) for child in handed.metrics]
+        self.counters, self.bank = handed.counters, handed.bank
 
     def handed(self) -> HandedProcesses:
         """What still runs, for another restart after one that failed."""
-        edges, control = (
-            tuple(each.child for each in processes if each.runs) for processes in (self._edges, self._control)
+        edges, control, metrics = (
+            tuple(each.child for each in processes if each.runs)
+            for processes in (self._edges, self._control, self._metrics)
         )
-        return msgspec.structs.replace(self._handed, edges=edges, control=control)
+        return msgspec.structs.replace(self._handed, edges=edges, control=control, metrics=metrics)
 
     async def stop_control(self) -> None:
         """Stop the control process, or the one that follows a control plane."""
@@ -99,6 +102,7 @@ class AdoptedProcesses:
         self._board.stop()
         await _stop(self._edges)
         await self.stop_control()
+        await _stop(self._metrics)
         if self._handed.shared >= 0:
             os.close(self._handed.shared)
         self._board.close()

@@ -19,7 +19,6 @@ from keyfront.control.identity.credentials import load
 from keyfront.control.process import ControlPlaneSettings, Supervision, run_control
 from keyfront.control.store.store import Store
 from keyfront.control.wire.health import EdgeWorkers
-from keyfront.control.wire.metrics_access import Audience
 from keyfront.control.wire.unavailable import Unavailable
 from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.fleet.file_feed import FileFeed
@@ -27,7 +26,9 @@ from keyfront.fleet.heartbeat import Board
 from keyfront.fleet.regions import Regions, RemoteEdges, open_regions, remember
 from keyfront.lifecycle.hooks import read_hooks
 from keyfront.monitoring.edge_metrics import families, region_families
-from keyfront.runtime.settings import ControlInherited, ControlSettings, store_url
+from keyfront.monitoring.exposition import BuildInfo
+from keyfront.monitoring.metrics_access import Audience
+from keyfront.runtime.settings import ControlInherited, ControlSettings, read_token, store_url
 
 log = logging.getLogger("keyfront.control")
 
@@ -121,6 +122,7 @@ class ControlProcess:
         self._board = Board(inherited.board, len(inherited.workers) + 1)
         self._slot = len(inherited.workers)
         self._names = (*inherited.workers, "control")
+        self._audience = Audience(settings.metrics, read_token(settings.metrics_token))
         self._edges = EdgeWorkers(
             self._board, inherited.workers, open_regions(self._data, settings.region, ()).own
         )
@@ -157,7 +159,7 @@ class ControlProcess:
                 records=settings.records,
                 rotation=settings.rotation,
                 hooks=read_hooks(Path(settings.hooks)) if settings.hooks else (),
-                metrics_for=settings.metrics,
+                metrics_for=self._audience,
                 edge_lifetime=settings.edge_lifetime,
                 edge_certificate=self._edge_certificate(),
                 nats=settings.nats,
@@ -188,7 +190,7 @@ class ControlProcess:
             reason,
             {"edges": self._edges.reasons},
             self._registry()[0],
-            Audience(self._settings.metrics),
+            self._audience,
         )
         return asyncio.run(
             instead.serve(self._listener(), self._on_ready, self._try_to_open, beat, self._lifeline)
@@ -220,6 +222,7 @@ class ControlProcess:
         feeds = open_regions(self._data, self._settings.region, self._settings.region_feeds)
         registry, reports = CollectorRegistry(), EdgeReports(feeds)
         registry.register(reports)
+        registry.register(BuildInfo())
         registry.register(Restarts(self._board, self._names))
         return registry, reports
 

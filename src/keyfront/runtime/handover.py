@@ -52,20 +52,23 @@ class HandedChild(msgspec.Struct, frozen=True):
 
 class HandedProcesses(msgspec.Struct, frozen=True):
     """One generation of processes, its heartbeat board with so many slots, and the memory that its workers share (-1:
-    none)."""
+    none). `counters` is the memory of the workers' counters (-1: none), `bank` the bank of its slots that they use;
+    `metrics` is the process that shows them."""
 
     board: int
     slots: int
     shared: int
     edges: tuple[HandedChild, ...]
     control: tuple[HandedChild, ...]
+    counters: int = -1
+    bank: int = 0
+    metrics: tuple[HandedChild, ...] = ()
 
     @property
     def fds(self) -> Iterator[int]:
         yield self.board
-        if self.shared >= 0:
-            yield self.shared
-        for child in (*self.edges, *self.control):
+        yield from (fd for fd in (self.shared, self.counters) if fd >= 0)
+        for child in (*self.edges, *self.control, *self.metrics):
             yield child.lifeline
 
 

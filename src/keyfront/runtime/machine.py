@@ -18,12 +18,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from keyfront.errors import SettingsError
+from keyfront.fleet.counter_table import BANK, CounterMemory
 from keyfront.fleet.heartbeat import Board
 from keyfront.runtime.adopted import AdoptedProcesses
 from keyfront.runtime.handover import HandedProcesses
 from keyfront.runtime.logs import adjust_logging
 from keyfront.runtime.reload import UpSettings
-from keyfront.runtime.settings import ControlInherited, ControlSettings, FeedSettings
+from keyfront.runtime.settings import (
+    ControlInherited,
+    ControlSettings,
+    FeedSettings,
+    MetricsInherited,
+    MetricsSettings,
+)
 from keyfront.runtime.supervisor import AFTER_DRAIN, EXIT_TIMEOUT, MAX_RESTART_DELAY, Child, Watchdog
 
 if TYPE_CHECKING:
@@ -67,10 +74,20 @@ class Machine:
     ) -> None:
         self.running = running
         self._listeners = listeners
-        self._current = adopted or Processes(running, listeners)
+        self._counters: CounterMemory | None = None
+        if adopted is not None and adopted.counters >= 0:
+            self._counters = CounterMemory(adopted.counters)
+        self._current = adopted or self._processes(running, bank=0)
         self._next: Processes | None = None
         self._draining: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
+
+    def _processes(self, settings: UpSettings, taken: Collection[str] = (), *, bank: int) -> Processes:
+        """:param taken: the names of the workers that drain meanwhile.
+        :param bank: the bank of counters that those do not use."""
+        if settings.metrics is not None and self._counters is None:
+            self._counters = CounterMemory.create()
+        return Processes(settings, self._listeners, taken, self._counters, bank)
 
     @property
     def is_adopted(self) -> bool:
@@ -113,7 +130,8 @@ class Machine:
             await self._current.replace_control(wanted.control)
             self.running = wanted
             return
-        old, new = self._current, Processes(wanted, self._listeners, self._current.names)
+        old = self._current
+        new = self._processes(wanted, old.names, bank=1 - old.bank)
         self._next = new
         try:
             await new.start_edges()
@@ -161,6 +179,8 @@ class Machine:
         generations = [one.stop() for one in (self._next, self._current) if one is not None]
         draining = [self._draining] if self._draining is not None else []
         await asyncio.gather(*generations, *draining, return_exceptions=True)
+        if self._counters is not None:
+            self._counters.close()
 
 
 class Processes:
@@ -168,11 +188,20 @@ class Processes:
 
     :param settings: with port numbers.
     :param taken: the names of the workers that drain meanwhile.
+    :param counters: the memory of the workers' counters, used if there is a port for metrics.
+    :param bank: the bank of its slots that these workers use.
     """
 
     can_restart = True
 
-    def __init__(self, settings: UpSettings, listeners: Listeners, taken: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: UpSettings,
+        listeners: Listeners,
+        taken: Collection[str],
+        counters: CounterMemory | None,
+        bank: int,
+    ) -> None:
         from keyfront.fleet.file_feed import FileFeed
         from keyfront.fleet.remote import is_enrolled
 
@@ -181,7 +210,9 @@ class Processes:
         self._log = settings.logs
         self._listeners = listeners
         self._feed = FileFeed(settings.worker.feed or settings.data)
-        self._board = Board.create(workers + 1)
+        self._board = Board.create(workers + 2)
+        self._counters = counters.fd if counters is not None and settings.metrics is not None else -1
+        self.bank = bank
         memory, self._shared = share_memory(settings.worker.edge.memory, workers, settings.data)
         edge = msgspec.structs.replace(
             settings.worker, edge=msgspec.structs.replace(settings.worker.edge, memory=memory)
@@ -194,6 +225,9 @@ class Processes:
         elif is_enrolled(settings.data):
             self._make_control = functools.partial(self._feed_child, settings.data, workers)
         self._control = [] if self._make_control is None else [self._make_control()]
+        self._metrics = (
+            [] if settings.metrics is None else [self._metrics_child(settings.metrics, workers + 1)]
+        )
         self._edges: list[Child] = []
         self._issue_certificates = _certificate_issuer(settings)
         self._add_edges(edge, names)
@@ -230,6 +264,18 @@ class Processes:
             watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
         )
 
+    def _metrics_child(self, settings: MetricsSettings, slot: int) -> Child:
+        """The process that shows the workers' counters."""
+        listener, *_ = self._listeners.of(settings.host, settings.port, 1)
+        inherited = MetricsInherited(self._counters, listener, self._board.fd, slot, self._board.slots)
+        return Child(
+            "metrics",
+            self._command("metrics-process", msgspec.structs.replace(settings, inherited=inherited)),
+            environment=edge_environment(os.environ),
+            fds=(self._counters, listener, self._board.fd),
+            watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
+        )
+
     def _add_edges(self, settings: WorkerSettings, names: list[str]) -> None:
         """Add a worker for each name."""
         from keyfront.edge.net.worker_sockets import Inherited
@@ -245,9 +291,10 @@ class Processes:
             tls=self._listeners.of(tls.host, tls.port, workers) if tls is not None else (),
             shield=self._listeners.of(*shield, workers) if shield is not None else (),
             cache=self._shared,
+            counters=self._counters,
         )
         for slot, name in enumerate(names):
-            inherited = msgspec.structs.replace(shared, slot=slot)
+            inherited = msgspec.structs.replace(shared, slot=slot, counter_slot=self.bank * BANK + slot)
             worker = msgspec.structs.replace(settings, name=name, inherited=inherited)
             self._edges.append(
                 Child(
@@ -278,7 +325,7 @@ class Processes:
         """:raises SettingsError: if one of them does not start, or has no certificate."""
         if self._issue_certificates is not None:
             await asyncio.to_thread(self._issue_certificates)
-        await asyncio.gather(*(child.start() for child in self._edges))
+        await asyncio.gather(*(child.start() for child in (*self._edges, *self._metrics)))
 
     async def start_control(self) -> None:
         """:raises SettingsError: if it does not start."""
@@ -320,21 +367,32 @@ class Processes:
 
     def handed(self) -> HandedProcesses:
         """What the program that takes over needs to know about the running processes."""
-        edges, control = (
+        edges, control, metrics = (
             tuple(handed for child in children if (handed := child.handed()) is not None)
-            for children in (self._edges, self._control)
+            for children in (self._edges, self._control, self._metrics)
         )
-        return HandedProcesses(self._board.fd, self._board.slots, self._shared, edges, control)
+        return HandedProcesses(
+            self._board.fd,
+            self._board.slots,
+            self._shared,
+            edges,
+            control,
+            self._counters,
+            self.bank,
+            metrics,
+        )
 
     def leave(self) -> None:
         """Let health checks of load balancers fail."""
         self._board.leave()
 
     async def stop(self) -> None:
-        """Drain the workers, then stop the control process, which responds until then. Nothing can start again."""
+        """Drain the workers, then stop the control process and that for metrics, which respond until then. Nothing can
+        start again."""
         self._board.stop()
         await asyncio.gather(*(child.stop() for child in self._edges), return_exceptions=True)
         await self.stop_control()
+        await asyncio.gather(*(child.stop() for child in self._metrics), return_exceptions=True)
         if self._shared >= 0:
             os.close(self._shared)
         self._board.close()

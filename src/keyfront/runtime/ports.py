@@ -83,7 +83,13 @@ def reserve_ports(given: UpSettings, ports: ReservedPorts) -> UpSettings:
     edge, control = reserve_edge_ports(given.worker, ports), given.control
     if not edge.feed:
         control, edge = reserve_control_port(control, edge, ports)
-    return msgspec.structs.replace(given, worker=edge, control=control)
+    metrics = given.metrics
+    if metrics is not None:
+        port = ports.reserve("edge-metrics", metrics.host, metrics.port)
+        metrics = msgspec.structs.replace(metrics, port=port)
+        egress = msgspec.structs.replace(edge.edge.egress, metrics_port=port)
+        edge = msgspec.structs.replace(edge, edge=msgspec.structs.replace(edge.edge, egress=egress))
+    return msgspec.structs.replace(given, worker=edge, control=control, metrics=metrics)
 
 
 def reserve_edge_ports(edge: WorkerSettings, ports: ReservedPorts) -> WorkerSettings:

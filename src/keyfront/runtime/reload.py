@@ -16,7 +16,7 @@ import msgspec
 from keyfront.private_files import replace_file
 from keyfront.runtime.installation import is_running
 from keyfront.runtime.logs import LogSettings
-from keyfront.runtime.settings import ControlSettings, Supervision
+from keyfront.runtime.settings import ControlSettings, MetricsSettings, Supervision
 
 if TYPE_CHECKING:
     from keyfront.edge.logs.delivery_settings import DeliverySettings
@@ -28,13 +28,15 @@ RESTARTED = "restart.json"
 
 
 class UpSettings(msgspec.Struct, frozen=True):
-    """Everything that `keyfront up` runs with. `data` is the data folder."""
+    """Everything that `keyfront up` runs with. `data` is the data folder. `metrics`: the port for the metrics of the
+    edge; None: there is none."""
 
     data: Path
     worker: WorkerSettings
     control: ControlSettings
     supervision: Supervision
     logs: LogSettings
+    metrics: MetricsSettings | None = None
     delivery: DeliverySettings | None = None
 
 
@@ -59,6 +61,7 @@ _FIXED: dict[str, Callable[[UpSettings], Any]] = {
     "feed": lambda one: one.worker.feed,
     "region": lambda one: one.worker.region,
     "workers": lambda one: one.supervision.workers,
+    "edge-metrics": lambda one: one.metrics and (one.metrics.host, one.metrics.port),
     "control": lambda one: (one.control.host, one.control.port),
     "edges": lambda one: one.control.edges,
     "store": lambda one: one.control.store,
@@ -87,6 +90,7 @@ def reloaded(running: UpSettings, wanted: UpSettings) -> UpSettings:
     egress = replace(
         wanted.worker.edge.egress,
         control_port=worker.edge.egress.control_port,
+        metrics_port=worker.edge.egress.metrics_port,
         public=worker.edge.egress.public,
     )
     return UpSettings(
@@ -119,8 +123,17 @@ def reloaded(running: UpSettings, wanted: UpSettings) -> UpSettings:
         ),
         replace(wanted.supervision, workers=running.supervision.workers),
         wanted.logs,
+        _reloaded_metrics(running.metrics, wanted.metrics),
         wanted.delivery,
     )
+
+
+def _reloaded_metrics(
+    running: MetricsSettings | None, wanted: MetricsSettings | None
+) -> MetricsSettings | None:
+    if running is None or wanted is None:
+        return running
+    return msgspec.structs.replace(wanted, host=running.host, port=running.port)
 
 
 def write_result(folder: Path, name: str, result: Result) -> None:

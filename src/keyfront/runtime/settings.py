@@ -7,6 +7,7 @@ The edge's own settings are in `edge/worker.py`, since an edge also runs without
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -65,6 +66,32 @@ class FeedSettings(msgspec.Struct, frozen=True):
     slots: int
 
 
+class MetricsInherited(msgspec.Struct, frozen=True):
+    """What the metrics process inherits from its supervisor: file descriptors of the workers' counters, of the
+    listening socket, and of the heartbeat board, on which it has the slot `slot` of `slots`."""
+
+    counters: int
+    socket: int
+    board: int
+    slot: int
+    slots: int
+
+
+class MetricsSettings(msgspec.Struct, frozen=True):
+    """Settings of the process that answers Prometheus for the workers of this machine.
+
+    `readers` and `token` are those of `ControlSettings.metrics` and `metrics_token`. `trusted_proxies` are networks
+    whose `X-Forwarded-*` headers are trusted, in CIDR form.
+    """
+
+    host: str
+    port: int
+    readers: tuple[str, ...] = ("local",)
+    token: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    inherited: MetricsInherited | None = None
+
+
 class ControlSettings(msgspec.Struct, frozen=True):
     """Settings of the control process. Paths are absolute; an empty string means "not set".
 
@@ -75,7 +102,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
       folder of its feed.
     - `records`: URI of the custody that holds the rotation records; `rotation`: whether due steps are performed;
       `hooks`: the file with the hooks.
-    - `metrics`: who can read `/metrics`; see `control/wire/metrics_access.py`.
+    - `metrics`: who can read `/metrics`; see `monitoring/metrics_access.py`. `metrics_token`: the file with the token
+      that also admits.
     - `edges`: where edges on other machines connect; None: nowhere. `edge_lifetime`: seconds for which their
       certificates are valid. `edge_certificate`: the operator's certificate for that port; `edge_key`: its key, if that
       is in another file.
@@ -99,6 +127,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     rotation: bool = True
     hooks: str = ""
     metrics: tuple[str, ...] = ("local",)
+    metrics_token: str = ""
     edges: tuple[str, int] | None = None
     edge_lifetime: float = 30 * 86_400.0
     edge_certificate: str = ""
@@ -106,6 +135,29 @@ class ControlSettings(msgspec.Struct, frozen=True):
     nats: NatsAccess | None = None
     nats_replicas: int = 1
     inherited: ControlInherited | None = None
+
+
+MIN_TOKEN = 16
+"""Characters of the shortest token that is accepted."""
+
+
+def read_token(file: str) -> str:
+    """The token in a file; empty if no file is named.
+
+    :raises SettingsError: if it cannot be read, or is not a token.
+    """
+    if not file:
+        return ""
+    try:
+        token = Path(file).read_text("ascii").strip()
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(f"--metrics-token: {file} cannot be read: {error}") from error
+    if len(token) < MIN_TOKEN or any(not "!" <= each <= "~" for each in token):
+        raise SettingsError(
+            f"--metrics-token: {file} must contain one line of at least {MIN_TOKEN} printable characters without "
+            "spaces, such as the output of `openssl rand -hex 32`"
+        )
+    return token
 
 
 def without_password(store: str | None) -> str:

@@ -126,7 +126,7 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
                 if not await until(requests.stop, machine.start()):
                     return
                 await _describe(folder, described(folder, running.worker, running.control, time.time()))
-                print(ready_line(folder, running.worker, running.control), flush=True)
+                print(ready_line(running), flush=True)
                 notify(READY)
             elif not await service.take_over(handover.began):
                 return
@@ -285,7 +285,7 @@ class _Service:
         inventory.ports.release_others()
         await self._describe()
         running = machine.running
-        print(ready_line(running.data, running.worker, running.control), flush=True)
+        print(ready_line(running), flush=True)
         self._report(result, RESTARTED, RELOADED)
         return True
 
@@ -303,8 +303,9 @@ class _Service:
         notify(READY)
 
 
-def ready_line(folder: Path, edge: WorkerSettings, control: ControlSettings) -> str:
+def ready_line(running: UpSettings) -> str:
     """The line on standard output that says where everything listens."""
+    edge, control, metrics = running.worker, running.control, running.metrics
     words = ["keyfront ready", f"edge=http://{url_host(edge.host)}:{edge.port}"]
     if edge.tls is not None:
         words.append(f"tls=https://{url_host(edge.tls.host)}:{edge.tls.port}")
@@ -315,7 +316,9 @@ def ready_line(folder: Path, edge: WorkerSettings, control: ControlSettings) -> 
     )
     if control.edges is not None and not edge.feed:
         words.append(f"edges=https://{url_host(control.edges[0])}:{control.edges[1]}")
-    return " ".join([*words, f"data={folder}"])
+    if metrics is not None:
+        words.append(f"metrics=http://{url_host(metrics.host)}:{metrics.port}/metrics")
+    return " ".join([*words, f"data={running.data}"])
 
 
 async def until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:

@@ -140,6 +140,9 @@ def test_the_control_plane_is_refused_whatever_is_allowed(address: str) -> None:
     assert refused(rule, address, 8081, own=("10.9.9.9",))
     assert not refused(rule, address, 8082, own=("10.9.9.9",))
     assert not refused(rule, "10.9.9.8", 8081, own=("10.9.9.9",))
+    rule = Egress(EgressSettings(allow=("127.0.0.0/8", "::1", "0.0.0.0/0", "::/0"), metrics_port=9145))
+    assert refused(rule, address, 9145, own=("10.9.9.9",))
+    assert not refused(rule, address, 0, own=("10.9.9.9",))
 
 
 @rows(

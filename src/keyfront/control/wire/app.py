@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import msgspec
 import uvicorn
 from anyio import to_thread
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
@@ -38,9 +38,10 @@ from keyfront.control.wire import codec, extensions, sigv4, sts
 from keyfront.control.wire.extensions import ExtensionApi
 from keyfront.control.wire.head_timeout import HeadTimeoutH11Protocol
 from keyfront.control.wire.health import Calls, Health
-from keyfront.control.wire.metrics_access import Audience
 from keyfront.control.wire.xml_body import BODY_LIMIT
 from keyfront.errors import ApiError
+from keyfront.monitoring.exposition import DENIED, exposition
+from keyfront.monitoring.metrics_access import Audience
 from keyfront.uvicorn_server import StoppableServer
 
 log = logging.getLogger("keyfront.control")
@@ -146,12 +147,11 @@ def service_routes(
         return PlainTextResponse("ok\n")
 
     async def metrics(request: Request) -> Response:
-        if not metrics_for.admits(request.client, request.scope["headers"]):
-            return PlainTextResponse(
-                "This address may not read the metrics; see `--metrics` of `keyfront up`.\n", 403
-            )
-        text = await to_thread.run_sync(generate_latest, registry)
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
+        headers = request.scope["headers"]
+        if not metrics_for.admits(request.client, headers):
+            return PlainTextResponse(DENIED, 403)
+        found = await to_thread.run_sync(exposition, registry, headers)
+        return Response(found.body, headers=found.headers)
 
     return [
         Route("/healthz", healthz),

@@ -21,9 +21,9 @@ from starlette.responses import Response
 from keyfront.control.wire import codec
 from keyfront.control.wire.app import serve, service_routes
 from keyfront.control.wire.health import Check, Health
-from keyfront.control.wire.metrics_access import Audience
 from keyfront.errors import ApiError
 from keyfront.fleet.heartbeat import BEAT
+from keyfront.monitoring.metrics_access import Audience
 
 log = logging.getLogger("keyfront.control")
 

@@ -128,6 +128,7 @@ class Counts:
         """A report's counters."""
         return Sums(
             series=self.table.since_start(),
+            shown=self.table.shared,
             keys=[(*name, n) for name, n in self.keys.items()],
             ends=[(key, ends.latest, ends.longest, ends.until) for key, ends in self.ends.items()],
         )

@@ -26,7 +26,8 @@ class Inherited(msgspec.Struct, frozen=True):
     """File descriptors that a worker inherits from its supervisor. `slot` is its index on the heartbeat board, which
     has `slots` entries, and in each list of listening sockets: `http`, `tls` and `shield` have at least one per worker.
     `workers` is their number; any worker accepts on the sockets after that. `cache` is the memory that workers share
-    (`segment`), in which the worker has the same index; -1 if there is none."""
+    (`segment`), in which the worker has the same index; -1 if there is none. `counters` is the memory of all workers'
+    counters (`fleet/counter_table.py`), -1 if each has its own; the worker has the slot `counter_slot` there."""
 
     board: int
     slots: int
@@ -36,11 +37,13 @@ class Inherited(msgspec.Struct, frozen=True):
     tls: tuple[int, ...] = ()
     shield: tuple[int, ...] = ()
     cache: int = -1
+    counters: int = -1
+    counter_slot: int = 0
 
     @property
     def fds(self) -> tuple[int, ...]:
         """All inherited descriptors, first that of the board."""
-        memory = (self.cache,) if self.cache >= 0 else ()
+        memory = [fd for fd in (self.cache, self.counters) if fd >= 0]
         return tuple(dict.fromkeys((self.board, *memory, *self.http, *self.tls, *self.shield)))
 
 

@@ -64,12 +64,14 @@ _ISATAP: Final = frozenset({0x00005EFE, 0x02005EFE})
 class EgressSettings(msgspec.Struct, frozen=True):
     """The operator's egress settings. `refuse` and `allow` are networks in CIDR notation. `public` is true if the edge
     serves clients other than this machine; origins on this machine are then refused unless `allow` names them.
-    `control_port` is the TCP port of the control plane on this machine, 0 if it runs elsewhere."""
+    `control_port` and `metrics_port` are the TCP ports of the control plane and of the edge's metrics on this machine,
+    0 if there is none."""
 
     refuse: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     public: bool = False
     control_port: int = 0
+    metrics_port: int = 0
 
 
 class Egress:
@@ -88,7 +90,8 @@ class Egress:
                         f"origins in {network} cannot be allowed: {out_of_bounds} is {what}, and Keyfront never "
                         "connects to an origin there"
                     )
-        self._control_port = settings.control_port
+        own = {settings.control_port: "control plane", settings.metrics_port: "port for metrics"}
+        self._own_ports = {port: what for port, what in own.items() if port}
         self._never = never
         # (prefix length, rank) decides: an explicit refusal outranks a permission, which outranks a default.
         rules: list[tuple[Network, int, str]] = []
@@ -103,8 +106,7 @@ class Egress:
 
         :param address: numeric, as returned by a resolver; an IPv6 zone (`%eth0`) is ignored.
         :param port: the TCP port of the connection.
-        :param is_own: returns whether a numeric address belongs to this machine; called only for the control plane's
-            port.
+        :param is_own: returns whether a numeric address belongs to this machine; called only for Keyfront's own ports.
         """
         try:
             ip = ipaddress.ip_address(address.partition("%")[0])
@@ -114,8 +116,9 @@ class Egress:
             why = self._refuses(each)
             if why is not None:
                 return f"{_shown(ip, each)} is in {why}"
-            if port == self._control_port and (each.is_loopback or _is_this_host(each) or is_own(str(each))):
-                return f"{_shown(ip, each)}, port {port}, is Keyfront's control plane"
+            own = self._own_ports.get(port)
+            if own is not None and (each.is_loopback or _is_this_host(each) or is_own(str(each))):
+                return f"{_shown(ip, each)}, port {port}, is Keyfront's {own}"
         return None
 
     def _refuses(self, ip: Address) -> str | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from keyfront.edge.serving.edge import Edge
 from keyfront.fleet import edge_counters as families
+from keyfront.fleet.counter_table import ABSENT
 
 
 def measure(edge: Edge, connections: int, confirmed_at: float) -> None:
@@ -16,6 +19,7 @@ def measure(edge: Edge, connections: int, confirmed_at: float) -> None:
     memory, disk, arena, websockets = edge.memory, edge.tiers.disk, edge.tiers.arena, edge.websockets
     requests, waiting, down = edge.fetcher.origins.load
     gauges = {
+        families.WORKERS: 1,
         families.CONNECTIONS: connections,
         families.WEBSOCKETS: websockets.taken,
         families.REQUESTS_UNDER_WAY: edge.viewers.requests.total,
@@ -49,3 +53,17 @@ def measure(edge: Edge, connections: int, confirmed_at: float) -> None:
         table.advance(family, (), number)
     for limit, number in edge.reached.counts.items():
         table.advance(families.LIMITS, (limit,), number)
+
+
+def measure_certificates(edge: Edge, ends: Mapping[str, float]) -> None:
+    """Bring the expiry times of certificates up to date.
+
+    :param ends: when each expires (epoch seconds), by its name.
+    """
+    table = edge.log.counts.table
+    expiry = table.of(families.CERTIFICATE_EXPIRY)
+    for labels, at in expiry.items():
+        if labels[0] not in ends:
+            table.cells[at] = ABSENT
+    for name, end in ends.items():
+        table.cells[expiry[name,]] = round(end * families.CERTIFICATE_EXPIRY.scale)

@@ -8,8 +8,9 @@ import httpx
 import pytest
 
 from keyfront.cli.values import audience
-from keyfront.control.wire.metrics_access import Audience
 from keyfront.errors import SettingsError
+from keyfront.monitoring.metrics_access import Audience
+from keyfront.runtime.settings import read_token
 from tests.rows import rows
 from tests.up import Up
 
@@ -66,6 +67,43 @@ def test_what_a_trusted_proxy_says_counts_for_networks_and_never_as_local() -> N
 def test_what_it_cannot_be(text: str) -> None:
     with pytest.raises(SettingsError):
         audience(text)
+
+
+@rows(
+    ("authorization", "admitted"),
+    [
+        (b"Bearer 0123456789abcdef", True),
+        (b"bearer 0123456789abcdef", True),
+        (b"Bearer  0123456789abcdef ", True),
+        (b"Bearer 0123456789abcdeF", False),
+        (b"Bearer 0123456789abcdef0", False),
+        (b"Bearer", False),
+        (b"Bearer ", False),
+        (b"Basic 0123456789abcdef", False),
+        (b"0123456789abcdef", False),
+        (b"Bearer \xff\xfe", False),
+    ],
+)
+def test_by_token(authorization: bytes, admitted: bool) -> None:
+    """It admits from anywhere, through any proxy, and whatever the addresses."""
+    sent = [(b"x-forwarded-for", b"203.0.113.9"), (b"authorization", authorization)]
+    for who in ("off", "local", "10.0.0.0/8"):
+        assert Audience(audience(who), "0123456789abcdef").admits(("203.0.113.9", 4711), sent) is admitted
+        assert not Audience(audience(who)).admits(("203.0.113.9", 4711), sent)
+    assert Audience(audience("local"), "0123456789abcdef").admits(("127.0.0.1", 4711), [])
+
+
+@rows("content", [b"", b"short", b"0123456789 abcdef", b"0123456789abcdef\n0123", b"\xff" * 20])
+def test_a_file_that_holds_no_token(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(SettingsError, match="--metrics-token"):
+        read_token(str(tmp_path / "token"))
+
+
+def test_a_file_that_holds_a_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    assert read_token(str(tmp_path / "token")) == "0123456789abcdef"
+    assert read_token("") == ""
 
 
 LISTED = ("--metrics", "198.51.100.0/24", "--trusted-proxies", "127.0.0.1")

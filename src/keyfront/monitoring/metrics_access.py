@@ -1,7 +1,9 @@
-"""Access to `/metrics`: for this machine, for networks that the operator lists, for everyone, or for no one. Pure."""
+"""Access to `/metrics`: for this machine, for networks that the operator lists, for everyone, or for no one; and for
+whoever sends the operator's token. Pure."""
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 from collections.abc import Sequence
 
@@ -14,13 +16,15 @@ _FORWARDED = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-
 
 
 class Audience:
-    """The clients that may read `/metrics`, by address.
+    """The clients that may read `/metrics`, by address or by token.
 
     :param who: any of `local` (loopback addresses), `all`, `off`, and networks in CIDR form.
+    :param token: the bearer token (RFC 6750) that admits any client; empty: none does.
     :raises ValueError: for any other text.
     """
 
-    def __init__(self, who: Sequence[str] = (LOCAL,)) -> None:
+    def __init__(self, who: Sequence[str] = (LOCAL,), token: str = "") -> None:
+        self._token = token.encode()
         self._all = ALL in who
         self._local = LOCAL in who
         self._networks = [
@@ -37,7 +41,7 @@ class Audience:
         :param peer: address and port.
         :param headers: the request's headers, names in lower case.
         """
-        if self._all:
+        if self._all or self._has_token(headers):
             return True
         if peer is None:
             return False
@@ -52,3 +56,11 @@ class Audience:
         if any(address in network for network in self._networks):
             return True
         return self._local and address.is_loopback and not forwarded
+
+    def _has_token(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Whether the request carries the token, in `Authorization`."""
+        for name, value in headers:
+            scheme, _, credentials = value.partition(b" ")
+            if name == b"authorization" and scheme.lower() == b"bearer" and self._token:
+                return hmac.compare_digest(credentials.strip(), self._token)
+        return False

@@ -1,0 +1,212 @@
+"""Prometheus reads a whole `keyfront up --edge-metrics`: every request is counted exactly once, whatever becomes of the
+workers."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from keyfront import load_signer, sign_url
+from tests.keys import KEYS
+from tests.stories.conftest import Viewers
+from tests.up import Up
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+LATER, PAST = 4102444800, 1262304000
+
+
+class Site(NamedTuple):
+    """A running Keyfront with a distribution whose paths below /members need a signature."""
+
+    up: Up
+    id: str
+    host: str
+    key: str
+    group: str
+    sent: Counter[str]
+    """What was sent, by the names of the samples that count it."""
+
+    def signed(self, key: str, expires: int = LATER, now: float | None = None) -> str:
+        signer = load_signer(key, KEYS / "rsa.pem")
+        url = sign_url(f"http://{self.host}/members/a", signer, expires=expires, now=now)
+        return url.removeprefix(f"http://{self.host}")
+
+    def get(self, target: str, result: str, status: int, reason: str = "", key: str = "") -> None:
+        """Send a request, and note how it is to be counted."""
+        answer = self.up.get(self.host, target)
+        assert answer.status == status, answer
+        labels = f'distribution="{self.id}",reason="{reason}",result="{result}",status="{status}"'
+        self.sent[f"keyfront_edge_requests_total{{{labels}}}"] += 1
+        self.sent['keyfront_edge_requests_by_version_total{version="1.1"}'] += 1
+        self.sent[f'keyfront_edge_response_bytes_total{{distribution="{self.id}"}}'] += len(answer.body)
+        self.sent[f'keyfront_edge_request_duration_seconds_count{{distribution="{self.id}"}}'] += 1
+        if status == 403:
+            group = self.group if key == self.key else ""
+            labels = f'distribution="{self.id}",key_group="{group}",key_pair_id="{key}",reason="{reason}"'
+            self.sent[f"keyfront_edge_denials_total{{{labels}}}"] += 1
+        elif key:
+            labels = (
+                f'distribution="{self.id}",hash_algorithm="SHA1",key_group="{self.group}",key_pair_id="{key}"'
+            )
+            self.sent[f"keyfront_edge_signatures_accepted_total{{{labels}}}"] += 1
+
+    def send_some_of_each(self, *, first: bool = False) -> None:
+        """Requests of each kind. `first`: nothing is cached yet."""
+        if first:
+            self.get("/page", "Miss", 200)
+        for _ in range(3):
+            self.get("/page", "Hit", 200)
+        if first:
+            self.get(self.signed(self.key), "Miss", 200, key=self.key)
+        for number in range(4):
+            self.get(self.signed(self.key, expires=LATER + number), "Hit", 200, key=self.key)
+        for _ in range(2):
+            self.get("/members/a", "Error", 403, "missing_key_pair_id")
+        self.get(self.signed(self.key, expires=PAST, now=PAST - 60.0), "Error", 403, "expired", self.key)
+        spoiled = re.sub(r"Signature=....", "Signature=AAAA", self.signed(self.key))
+        self.get(spoiled, "Error", 403, "signature_mismatch", self.key)
+        for number in range(3):
+            self.get(self.signed(f"KCHOSEN{number}"), "Error", 403, "unknown_key", "other")
+
+    def counted(self) -> dict[str, float]:
+        """What the port for metrics shows of what is noted in `sent`."""
+        families = tuple({name.partition("{")[0] for name in self.sent})
+        return {
+            name: value
+            for name, value in self.up.metrics().items()
+            if name.startswith(families)
+            and value
+            and value
+            and not name.startswith('keyfront_edge_requests_total{distribution=""')
+        }
+
+    def is_exact(self) -> bool:
+        return self.counted() == self.sent
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, page_origin: int) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("metrics")
+    (folder / "token").write_text(TOKEN + "\n")
+    (folder / "keyfront.toml").write_text("[edge]\ncache-status = false\n")
+    options = (
+        "--config", str(folder / "keyfront.toml"), "--edge-metrics", "127.0.0.1:0",
+        "--metrics-token", str(folder / "token"), "--trusted-proxies", "127.0.0.1",
+    )  # fmt: skip
+    with Up(folder / "data", workers=2, options=options) as up:
+        client = up.client()
+        pem = (KEYS / "rsa.pub").read_text()
+        config = {"CallerReference": "k", "Name": "k", "EncodedKey": pem}
+        key = client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"]
+        group = client.create_key_group(KeyGroupConfig={"Name": "g", "Items": [key]})["KeyGroup"]["Id"]
+        made = up.create_distribution(page_origin, paths={"/members/*": [group]})
+        yield Site(up, made["Id"], made["DomainName"], key, group, Counter())
+        assert up.stop() == 0
+
+
+def test_everything_is_counted_exactly(site: Site) -> None:
+    site.send_some_of_each(first=True)
+    site.up.until(site.is_exact)
+    found = site.up.metrics()
+    origin = f'keyfront_edge_origin_response_duration_seconds_count{{distribution="{site.id}",origin="app"}}'
+    assert found[origin] == 2
+    assert found['keyfront_edge_verify_duration_seconds_bucket{le="+Inf"}'] > 0
+    assert not any("KCHOSEN" in name for name in found)
+    assert found["keyfront_edge_workers"] == 2
+    assert found["keyfront_edge_cache_objects"] + found["keyfront_edge_shared_cache_bytes"] > 0
+    number = found["keyfront_edge_snapshot_number"]
+    control = site.up.metrics(control=True)
+    assert control['keyfront_edge_snapshot_number{edge="edge-1"}'] == number
+    # The sum over both ports counts no request twice.
+    assert not any(name.startswith("keyfront_edge_requests") for name in control)
+    # The access log agrees.
+    records = Counter(record["result"] for record in site.up.records())
+    for result in ("Hit", "Miss", "Error"):
+        labels = f'distribution="{site.id}"'
+        shown = sum(v for n, v in site.sent.items() if f'result="{result}"' in n and labels in n)
+        assert records[result] == shown
+
+
+def test_a_killed_worker_takes_nothing_along(site: Site) -> None:
+    for _ in range(2):
+        before = site.up.worker_pids()
+        os.kill(before[0], signal.SIGKILL)
+        site.up.until(lambda before=before: before[0] not in site.up.worker_pids())  # type: ignore[misc]
+        assert site.is_exact()
+        site.up.well()
+        site.send_some_of_each()
+        site.up.until(site.is_exact)
+
+
+def test_counters_never_jump_back_under_load(site: Site) -> None:
+    """While workers are killed, replaced by a reload, and replaced together with the program."""
+    up = site.up
+    seen: dict[str, float] = {}
+
+    def check() -> None:
+        found = up.metrics()
+        for name, value in seen.items():
+            if name.partition("{")[0].endswith(("_total", "_count", "_sum", "_bucket")):
+                assert found[name] >= value, name
+        seen.update(found)
+
+    check()
+    before = up.metrics()
+    with Viewers(up, site.host, count=2, pause=0.005) as viewers:
+        for act in ("kill", "reload", "restart"):
+            answered = viewers.answered
+            if act == "kill":
+                os.kill(up.worker_pids()[0], signal.SIGKILL)
+            else:
+                argv = [sys.executable, "-m", "keyfront", act, "--data", str(up.data)]
+                subprocess.run(argv, check=True, capture_output=True)
+            up.until(lambda answered=answered: viewers.answered > answered + 20)  # type: ignore[misc]
+            check()
+            up.well()
+            check()
+    assert not viewers.wrong
+    up.until(lambda: up.metrics()["keyfront_edge_workers"] == 2)
+    check()
+    hit = f'keyfront_edge_requests_total{{distribution="{site.id}",reason="",result="%s",status="200"}}'
+    counted = sum(
+        seen.get(hit % each, 0) - before.get(hit % each, 0) for each in ("Hit", "Miss", "RefreshHit")
+    )
+    # A killed worker loses what it had answered and not logged yet, 20 ms, and may have counted what never arrived.
+    assert viewers.answered - 50 <= counted <= viewers.answered + viewers.lost
+    assert counted > 0
+
+
+def test_formats_and_access(site: Site) -> None:
+    def ask(port: int, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request(
+            "GET", "/metrics", headers={name.replace("_", "-"): v for name, v in headers.items()}
+        )
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer, body
+
+    for port in (site.up.metrics_port, site.up.control_port):
+        answer, body = ask(port)
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        answer, body = ask(port, Accept="application/openmetrics-text; version=1.0.0", Accept_Encoding="gzip")
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+        assert gzip.decompress(body).endswith(b"# EOF\n")
+        forwarded = {"X_Forwarded_For": "203.0.113.9"}
+        answer, body = ask(port, **forwarded)
+        assert (answer.status, b"--metrics-token" in body) == (403, True)
+        answer, _ = ask(port, **forwarded, Authorization="Bearer wrong")
+        assert answer.status == 403
+        answer, _ = ask(port, **forwarded, Authorization=f"Bearer {TOKEN}")
+        assert answer.status == 200
