@@ -74,6 +74,7 @@ format: $(SETUP) ## format the code, fix what ruff can fix
 docs: $(SETUP) ## write the generated pages and parts of pages anew
 	$(BIN)/python -m scripts.architecture
 	$(BIN)/python -m scripts.configuration
+	$(BIN)/python -m scripts.metrics
 
 bench: $(SETUP) ## figures beside the peers, as ratios (PEERS=folder of the peer servers)
 	$(BIN)/python -m bench

@@ -322,7 +322,7 @@ def test_health_and_metrics(plane: Plane, client: Any) -> None:
     assert headers["content-type"].startswith("text/plain")
     assert b'keyfront_control_requests_total{code="OK",operation="ListKeyGroups"}' in body
     assert b'keyfront_control_requests_total{code="NoSuchResource",operation="GetKeyGroup"} 1.0' in body
-    assert b'keyfront_control_request_seconds_count{operation="ListKeyGroups"}' in body
+    assert b'keyfront_control_request_duration_seconds_count{operation="ListKeyGroups"}' in body
 
 
 def test_what_was_refused_is_in_the_audit_log(plane: Plane) -> None:

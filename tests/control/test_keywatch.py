@@ -91,7 +91,11 @@ def test_metrics(harness: Harness, tmp_path: Path) -> None:
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert values[f'keyfront_key_requests_total{{hash_algorithm="SHA1",key_pair_id="{key}"}}'] == "4.0"
     assert values[f'keyfront_key_share{{key_pair_id="{key}"}}'] == "1.0"
-    assert float(values[f'keyfront_key_last_seen_seconds{{key_pair_id="{key}"}}']) == pytest.approx(now)
+    assert float(values[f'keyfront_key_last_seen_timestamp_seconds{{key_pair_id="{key}"}}']) == pytest.approx(
+        now
+    )
+    ends = f'keyfront_key_expiry_timestamp_seconds{{key_pair_id="{key}",name="films-1",stage="SIGNING"}}'
+    assert float(values[ends]) == pytest.approx(harness.now + 364 * DAY)
     sha1 = f'{{code="sha1-in-use",kind="key",name="films-1",severity="note",subject="{key}"}}'
     assert values[f"keyfront_key_warning{sha1}"] == "1.0"
 

@@ -17,7 +17,8 @@ from keyfront.edge.logs.counters import Counts
 from keyfront.edge.serving.measures import measure
 from keyfront.edge.types.record import Record
 from keyfront.fleet.edge_counters import FAMILIES, Kind
-from keyfront.monitoring.edge_metrics import families, machine_families, region_families
+from keyfront.fleet.feed import Report
+from keyfront.monitoring.edge_metrics import families, fleet_families, machine_families
 from tests.edge.harness import signed_site
 from tests.origin import CLOSE, ScriptedOrigin, answer
 from tests.sites import BOB, MALLORY, signed, site
@@ -234,7 +235,13 @@ def test_what_an_edge_of_another_version_says_does_not_hide_the_others() -> None
 def test_where_edges_are() -> None:
     found = [
         (sample.name, sample.labels, sample.value)
-        for family in region_families([("edge-1", "eu"), ("us/a-1", "us"), ("us/a-2", "us")])
+        for family in fleet_families(
+            [
+                Report("edge-1", 1, 7, 1000.5, region="eu"),
+                Report("us/a-1", 2, 7, 1001.5, refused="older", region="us"),
+                Report("us/a-2", 3, 7, 1002.5, region="us"),
+            ]
+        )
         for sample in family.samples
     ]
     assert found == [
@@ -243,6 +250,12 @@ def test_where_edges_are() -> None:
         ("keyfront_edge_info", {"edge": "us/a-2", "region": "us"}, 1),
         ("keyfront_region_edges", {"region": "eu"}, 1),
         ("keyfront_region_edges", {"region": "us"}, 2),
+        ("keyfront_edge_last_report_timestamp_seconds", {"edge": "edge-1"}, 1000.5),
+        ("keyfront_edge_last_report_timestamp_seconds", {"edge": "us/a-1"}, 1001.5),
+        ("keyfront_edge_last_report_timestamp_seconds", {"edge": "us/a-2"}, 1002.5),
+        ("keyfront_edge_snapshot_refused", {"edge": "edge-1"}, 0),
+        ("keyfront_edge_snapshot_refused", {"edge": "us/a-1"}, 1),
+        ("keyfront_edge_snapshot_refused", {"edge": "us/a-2"}, 0),
     ]
 
 

@@ -34,6 +34,7 @@ from keyfront.control.identity.sealing import sealer
 from keyfront.control.keys.rotations import Rotations, RotationSettings
 from keyfront.control.keys.usage import KeyUsageCollector
 from keyfront.control.keys.watch import WATCH, KeyMetrics, KeyWatch
+from keyfront.control.metrics import PlaneMetrics
 from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.store import Store
 from keyfront.control.wire.app import Observability, build_app, serve
@@ -294,6 +295,15 @@ class ControlPlane:
             commands=Commands.of_keyfront(f" --data {shlex.quote(str(settings.data))}"),
         )
         registry.register(KeyMetrics(store, self._watch))
+        registry.register(
+            PlaneMetrics(
+                store,
+                feeds.own,
+                lambda: self._service.audit.trouble,
+                settings.edge_certificate[0] if settings.edge_certificate else None,
+                has_enrolled_edges=feeds.remote is not None,
+            )
+        )
         self._service.start(time.time())
         callers.current(time.time())  # logs problems with keys or policies at startup
         self._calls = Calls(THREADS)

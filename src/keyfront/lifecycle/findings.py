@@ -157,6 +157,42 @@ def findings(facts: Facts, now: float, bounds: Bounds | None = None) -> tuple[Fi
     )
 
 
+class KeyTerm(msgspec.Struct, frozen=True):
+    """When a key's term ends (epoch seconds): of a `SIGNING` key, by its group's schedule, or without one a year after
+    it began to sign; of a `DRAINING` key, until when it is trusted at least. `stage` is empty for a key that nothing
+    rotates: its term ends a year after its creation."""
+
+    key_pair_id: str
+    name: str
+    stage: str
+    ends: float
+
+
+def key_terms(facts: Facts, bounds: Bounds | None = None) -> Iterator[KeyTerm]:
+    """The terms of all keys that are in use."""
+    age, ours = (bounds or Bounds()).age, set()
+    for record in facts.records or ():
+        for entry in record.entries:
+            ours.add(entry.key_pair_id)
+            if entry.stage is Stage.DRAINING:
+                ends = entry.drain_until
+            elif entry.stage is Stage.SIGNING:
+                try:
+                    ends = (
+                        next_due(record.terms.every, entry.signing)
+                        if record.terms.every
+                        else entry.signing + age
+                    )
+                except RotationError:
+                    continue
+            else:
+                continue
+            yield KeyTerm(entry.key_pair_id, facts.key_name(entry.key_pair_id), entry.stage.value, ends)
+    for key in facts.keys:
+        if key.groups and key.id not in ours:
+            yield KeyTerm(key.id, key.name, "", key.created + age)
+
+
 Rule = Callable[[Facts, float, Bounds], Iterable[Finding]]
 
 

@@ -22,6 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.utils import floatToGoString
 
 from keyfront.fleet.edge_counters import BY_NAME, FAMILIES, Family, Kind, Merge, Series, Sums
+from keyfront.fleet.feed import Report
 
 PREFIX = "keyfront_edge_"
 
@@ -109,14 +110,25 @@ def _go_string(bound: float) -> str:
     return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
 
 
-def region_families(edges: Iterable[tuple[str, str]]) -> Iterable[Metric]:
-    """Metric families for `(edge name, region)` of each live edge."""
+def fleet_families(reports: Iterable[Report]) -> Iterable[Metric]:
+    """Metric families about the live edges themselves."""
+    edge = ["edge"]
+    at = GaugeMetricFamily(
+        "keyfront_edge_last_report_timestamp_seconds", "When a worker of an edge last reported.", labels=edge
+    )
+    refused = GaugeMetricFamily(
+        "keyfront_edge_snapshot_refused",
+        "1 if a worker of an edge has refused a newer snapshot than the one in use.",
+        labels=edge,
+    )
     info = GaugeMetricFamily("keyfront_edge_info", "1 for each live edge.", labels=["edge", "region"])
     count = GaugeMetricFamily("keyfront_region_edges", "Live edges of a region.", labels=["region"])
     counted: dict[str, int] = {}
-    for name, region in edges:
-        info.add_metric([name, region], 1)
-        counted[region] = counted.get(region, 0) + 1
+    for one in reports:
+        at.add_metric([one.name], one.at)
+        refused.add_metric([one.name], bool(one.refused))
+        info.add_metric([one.name, one.region], 1)
+        counted[one.region] = counted.get(one.region, 0) + 1
     for region, number in counted.items():
         count.add_metric([region], number)
-    return [info, count]
+    return [info, count, at, refused]

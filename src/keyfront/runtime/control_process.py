@@ -25,7 +25,7 @@ from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.heartbeat import Board
 from keyfront.fleet.regions import Regions, RemoteEdges, open_regions, remember
 from keyfront.lifecycle.hooks import read_hooks
-from keyfront.monitoring.edge_metrics import families, region_families
+from keyfront.monitoring.edge_metrics import families, fleet_families
 from keyfront.monitoring.exposition import BuildInfo
 from keyfront.monitoring.metrics_access import Audience
 from keyfront.runtime.settings import ControlInherited, ControlSettings, read_token, store_url
@@ -46,7 +46,7 @@ class EdgeReports(Collector):
     def collect(self) -> Iterable[Metric]:
         reports = self._feed.full_reports()
         yield from families((r.name, r.number, r.counters) for r in reports)
-        yield from region_families((r.name, r.region) for r in reports)
+        yield from fleet_families(reports)
 
 
 class Restarts(Collector):
@@ -60,16 +60,20 @@ class Restarts(Collector):
         self._names = names
 
     def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(
-            "keyfront_process_restarts",
-            "Restarts of a process: it ended by itself, or was killed because it was stuck.",
-            labels=["process", "reason"],
-        )
+        family = restarts_family()
         for slot, name in enumerate(self._names):
             restarts, killed = self._board.restarts(slot)
             family.add_metric([name, "ended"], restarts - killed)
             family.add_metric([name, "stuck"], killed)
         yield family
+
+
+def restarts_family() -> CounterMetricFamily:
+    return CounterMetricFamily(
+        "keyfront_process_restarts",
+        "Restarts of a process: it ended by itself, or was killed because it was stuck.",
+        labels=["process", "reason"],
+    )
 
 
 def main(settings: ControlSettings) -> None:

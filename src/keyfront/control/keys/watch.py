@@ -19,7 +19,17 @@ from keyfront.control.store.transaction import Transaction
 from keyfront.custody.contract import Records
 from keyfront.custody.key_record import KeyGroupRecord, Stage, parse_record
 from keyfront.errors import ApiError, CustodyError, KeyfrontError
-from keyfront.lifecycle.findings import Commands, Facts, Finding, KnownGroup, KnownKey, Severity, findings
+from keyfront.lifecycle.findings import (
+    Commands,
+    Facts,
+    Finding,
+    KeyTerm,
+    KnownGroup,
+    KnownKey,
+    Severity,
+    findings,
+    key_terms,
+)
 from keyfront.lifecycle.missing_keys import lost_keys
 from keyfront.model.kinds import DISTRIBUTION, KEY_GROUP, PUBLIC_KEY
 
@@ -58,6 +68,7 @@ class KeyWatch:
         self._commands = commands
         self._lock = threading.Lock()
         self._found: tuple[float, tuple[Finding, ...]] = (-FRESH, ())
+        self._terms: tuple[KeyTerm, ...] = ()
         self._lost: tuple[float, Mapping[str, str]] = (-ASK_CUSTODY, {})
         self._logged: dict[tuple[str, str], tuple[int, int, float]] = {}
         self._trouble: dict[str, str] = {}
@@ -76,7 +87,17 @@ class KeyWatch:
             with self._store.read() as transaction:
                 facts = facts_of(transaction, records, self._lost[1], now)
             self._found = (now, findings(msgspec.structs.replace(facts, commands=self._commands), now))
+            self._terms = tuple(key_terms(facts))
             return self._found[1]
+
+    def terms(self, now: float) -> tuple[KeyTerm, ...]:
+        """When the keys' time is over.
+
+        :param now: epoch seconds.
+        :raises ApiError: ServiceUnavailable if the store does not respond.
+        """
+        self.findings(now)
+        return self._terms
 
     def _read(self, now: float) -> tuple[KeyGroupRecord, ...] | None:
         """The rotation records: current if they are files, otherwise at most a minute old."""
@@ -185,14 +206,15 @@ class KeyMetrics(Collector):
         self._watch = watch
 
     def describe(self) -> Iterable[Metric]:
-        return [*use_families(KeyUses(0.0, 0.0)), warning_family(())]
+        return [*use_families(KeyUses(0.0, 0.0)), warning_family(()), term_family(())]
 
     def collect(self) -> Iterable[Metric]:
         now = time.time()
         try:
             with self._store.read() as transaction:
                 found = uses(transaction, now)
-            return [*use_families(found), warning_family(self._watch.findings(now))]
+            warnings, terms = self._watch.findings(now), self._watch.terms(now)
+            return [*use_families(found), warning_family(warnings), term_family(terms)]
         except ApiError:  # logged already
             return ()
 
@@ -211,12 +233,12 @@ def use_families(found: KeyUses) -> list[Metric]:
         labels=key,
     )
     seen = GaugeMetricFamily(
-        "keyfront_key_last_seen_seconds",
+        "keyfront_key_last_seen_timestamp_seconds",
         "When edges last accepted a key's signature, epoch seconds.",
         labels=key,
     )
     end = GaugeMetricFamily(
-        "keyfront_key_signatures_end_seconds",
+        "keyfront_key_signatures_end_timestamp_seconds",
         "When the last accepted signature of a key expires, epoch seconds.",
         labels=key,
     )
@@ -227,6 +249,19 @@ def use_families(found: KeyUses) -> list[Metric]:
         seen.add_metric([use.key_pair_id], use.last_seen)
         end.add_metric([use.key_pair_id], use.signatures_end)
     return [requests, share, seen, end]
+
+
+def term_family(found: Iterable[KeyTerm]) -> Metric:
+    """The metric family of the keys' terms."""
+    family = GaugeMetricFamily(
+        "keyfront_key_expiry_timestamp_seconds",
+        "When the term of a signing key ends, or until when a draining key is trusted at least.",
+        labels=["key_pair_id", "name", "stage"],
+    )
+    terms = {(each.key_pair_id, each.name, each.stage): each.ends for each in found}
+    for labels, ends in terms.items():
+        family.add_metric(labels, ends)
+    return family
 
 
 def warning_family(found: Iterable[Finding]) -> Metric:

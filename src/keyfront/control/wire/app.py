@@ -18,7 +18,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import uvicorn
@@ -77,19 +77,24 @@ class Callers(Protocol):
 
 
 class Metrics:
-    """The control plane's own metrics. `operation` is the model's name, or `-` for a request that matches none."""
+    """The metrics of API calls. `operation` is the model's name, or `-` for a request that matches none."""
+
+    LABELS: Final = {
+        "keyfront_control_requests": ("operation", "code"),
+        "keyfront_control_request_duration_seconds": ("operation",),
+    }
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "keyfront_control_requests",
             "API requests answered, by operation and error code (OK for none).",
-            ("operation", "code"),
+            self.LABELS["keyfront_control_requests"],
             registry=registry,
         )
         self.seconds = Histogram(
-            "keyfront_control_request_seconds",
+            "keyfront_control_request_duration_seconds",
             "Time from a request's arrival to its answer.",
-            ("operation",),
+            self.LABELS["keyfront_control_request_duration_seconds"],
             registry=registry,
         )
 

@@ -1,0 +1,109 @@
+"""Writes docs/reference/metrics.md from the metrics' own definitions: `python -m scripts.metrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+
+from keyfront.cloudfront.key_usage import KeyUses
+from keyfront.control.keys.watch import term_family, use_families, warning_family
+from keyfront.control.metrics import plane_families
+from keyfront.control.wire.app import Metrics
+from keyfront.fleet.edge_counters import FAMILIES, Family, Kind
+from keyfront.monitoring.edge_metrics import PREFIX, fleet_families
+from keyfront.monitoring.exposition import BuildInfo
+from keyfront.runtime.control_process import restarts_family
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "metrics.md"
+
+_HEAD = """# Metrics
+
+Written by `make docs` from the code. The [guide](../guide/monitoring.md) says how to read them, and when they start
+again at zero. Times are in seconds, sizes in bytes, timestamps in seconds since the epoch.
+
+A histogram has the samples `_bucket`, `_sum`, and `_count`, a summary `_sum` and `_count`.
+"""
+
+_EDGE = """
+## Of an edge
+
+On the port of `--edge-metrics`, for all workers of the machine together: gauges are added up, except where the table
+says which one is shown. On the control port, for each worker, with `edge` as additional first label.
+
+| metric | type | labels | what it is |
+| --- | --- | --- | --- |
+"""
+
+_CONTROL = """
+## Of the control plane
+
+On the control port.
+
+| metric | type | labels | what it is |
+| --- | --- | --- | --- |
+"""
+
+
+class Row(NamedTuple):
+    """One line of a table. `name` is that of the samples, except for what a histogram or summary appends."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+    def __str__(self) -> str:
+        labels = ", ".join(f"`{label}`" for label in self.labels)
+        return f"| `{self.name}` | {self.kind} | {labels} | {self.help.replace('|', chr(92) + '|')} |\n"
+
+
+def edge_rows() -> Iterator[Row]:
+    for family in FAMILIES:
+        name = PREFIX + family.name + ("_total" if family.kind is Kind.COUNTER else "")
+        yield Row(name, family.kind.value, family.labels, _meaning(family))
+
+
+def _meaning(family: Family) -> str:
+    bounds = ", ".join(f"{bound / family.scale:g}" for bound in family.bounds)
+    text = family.help + (f" Buckets: {bounds}." if bounds else "")
+    return text if family.merge.value == "sum" else f"{text} The {family.merge.value} of the workers' values."
+
+
+def control_rows() -> Iterator[Row]:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    families: Iterable[Metric] = [
+        *plane_families(),
+        *use_families(KeyUses(0.0, 0.0)),
+        term_family(()),
+        warning_family(()),
+        *fleet_families(()),
+        restarts_family(),
+        *BuildInfo().collect(),
+    ]
+    for family in families:
+        labels: tuple[str, ...] = tuple(family._labelnames)  # type: ignore[attr-defined]
+        yield Row(_sample_name(family), family.type, labels, family.documentation)
+    for family in registry.collect():
+        yield Row(_sample_name(family), family.type, Metrics.LABELS[family.name], family.documentation)
+
+
+def _sample_name(family: Metric) -> str:
+    return family.name + ("_total" if family.type == "counter" else "")
+
+
+def page() -> str:
+    """The text of the page."""
+    return "".join([_HEAD, _EDGE, *map(str, edge_rows()), _CONTROL, *map(str, sorted(control_rows()))])
+
+
+def main() -> None:
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
