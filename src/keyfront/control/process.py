@@ -301,7 +301,7 @@ class ControlPlane:
                 feeds.own,
                 lambda: self._service.audit.trouble,
                 settings.edge_certificate[0] if settings.edge_certificate else None,
-                has_enrolled_edges=feeds.remote is not None,
+                has_enrolled_edges=bool(feeds.remotes),
             )
         )
         self._service.start(time.time())
