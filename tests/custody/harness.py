@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 
 import msgspec
 
-from keyfront.custody import Custody, Records, open_place, open_records
+from keyfront.custody import Custody, Handle, Records, open_place, open_records
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, generate_private_key
 from tests.keys import rsa_key
 
@@ -49,3 +50,20 @@ def made_elsewhere(algorithm: Algorithm, number: int = 0) -> PrivateKey:
     if algorithm == "RSA-2048" and number == 0:
         return PrivateKey(rsa_key())
     return generate_private_key(algorithm)
+
+
+def sign_in_two_processes(handle: Handle) -> None:
+    """Sign, fork, and sign with the same handle in both processes: neither may get an answer that is the other's."""
+    handle.sign(b"data", "SHA256")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            for _ in range(20):
+                assert handle.public_key.verify(b"child", handle.sign(b"child", "SHA256"), "SHA256")
+            status = 0
+        finally:
+            os._exit(status)
+    for _ in range(20):
+        assert handle.public_key.verify(b"parent", handle.sign(b"parent", "SHA256"), "SHA256")
+    assert os.waitpid(child, 0)[1] == 0

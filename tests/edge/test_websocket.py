@@ -221,19 +221,6 @@ class TestRules:
             assert acceptance_fault(fields(*wrong), ACCEPT.encode()), wrong
 
 
-def frame(opcode: int, payload: bytes, *, masked: bool) -> bytes:
-    size = len(payload)
-    marks = 0x80 if masked else 0
-    head = bytes([0x80 | opcode])
-    if size < 126:
-        head += bytes([marks | size])
-    elif size < 65536:
-        head += bytes([marks | 126]) + size.to_bytes(2, "big")
-    else:
-        head += bytes([marks | 127]) + size.to_bytes(8, "big")
-    return head + (bytes(4) if masked else b"") + payload
-
-
 # -- a real client and a real server -----------------------------------------------------------------------------
 
 

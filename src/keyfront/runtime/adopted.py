@@ -13,6 +13,7 @@ import msgspec
 
 from keyfront.fleet.heartbeat import Board
 from keyfront.runtime.handover import HandedChild, HandedProcesses
+from keyfront.runtime.supervisor import end_process
 
 logger = logging.getLogger("keyfront.supervisor")
 
@@ -32,17 +33,21 @@ class AdoptedProcess:
         self._stopping = False
         self._exited = asyncio.create_task(self._wait())
 
-    async def _wait(self) -> None:
+    async def _wait(self) -> int | None:
+        """Wait until it exits, and return its exit status; None if something else has reaped it."""
+        status = None
         try:
-            # asyncio waits only for processes that it has started. WNOHANG does not block.
-            while os.waitpid(self.child.pid, os.WNOHANG) == (0, 0):  # noqa: ASYNC110, ASYNC222 - see above
+            # asyncio waits only for processes that it has started, so this polls. WNOHANG does not block.
+            while (ended := os.waitpid(self.child.pid, os.WNOHANG)) == (0, 0):  # noqa: ASYNC110, ASYNC222 - see above
                 await asyncio.sleep(INTERVAL)
+            status = os.waitstatus_to_exitcode(ended[1])
         except ChildProcessError:
-            pass  # already reaped
+            pass
         os.close(self.child.lifeline)
         if not self._stopping:
             logger.warning("%s (pid %d) has exited", self.child.name, self.child.pid)
             self._on_loss()
+        return status
 
     @property
     def runs(self) -> bool:
@@ -51,12 +56,8 @@ class AdoptedProcess:
     async def stop(self) -> None:
         """Send SIGTERM, wait for the process to drain, and send SIGKILL if it does not exit."""
         self._stopping = True
-        self._send(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(asyncio.shield(self._exited), self.child.exit_timeout)
-        except TimeoutError:
-            self._send(signal.SIGKILL)
-            await self._exited
+        identity = {"child": self.child.name, "child_pid": self.child.pid}
+        await end_process(self._send, self._exited, self.child.exit_timeout, identity)
 
     def _send(self, number: signal.Signals) -> None:
         if self.runs:  # until it is reaped, no other process has its number

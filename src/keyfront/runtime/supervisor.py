@@ -108,17 +108,12 @@ class Child:
         self._stopping = True
         process = self._process
         if process is not None and process.returncode is None:
-            logger.info("stopping a process", extra=self._identity())
-            process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), self.exit_timeout)
-            except TimeoutError:
-                logger.info(
-                    "killing a process that did not stop", extra=self._identity(seconds=self.exit_timeout)
-                )
-                process.kill()
-            else:
-                logger.info("process stopped", extra=self._identity(status=process.returncode))
+            await end_process(
+                process.send_signal,
+                asyncio.ensure_future(process.wait()),
+                self.exit_timeout,
+                self._identity(),
+            )
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -263,6 +258,30 @@ class Child:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+
+async def end_process(
+    send: Callable[[signal.Signals], None],
+    exited: asyncio.Future[int | None],
+    exit_timeout: float,
+    identity: Mapping[str, object],
+) -> None:
+    """Send SIGTERM, wait for the process to drain, and send SIGKILL if it does not exit.
+
+    :param send: sends a signal to the process.
+    :param exited: its exit status, None if unknown.
+    :param exit_timeout: seconds from SIGTERM to SIGKILL.
+    :param identity: names the process in log records.
+    """
+    logger.info("stopping a process", extra=identity)
+    send(signal.SIGTERM)
+    await asyncio.wait([exited], timeout=exit_timeout)
+    if not exited.done():
+        logger.info("killing a process that did not stop", extra={**identity, "seconds": exit_timeout})
+        with contextlib.suppress(ProcessLookupError):  # it exits just now
+            send(signal.SIGKILL)
+        await asyncio.wait([exited])
+    logger.info("process stopped", extra={**identity, "status": exited.result()})
 
 
 async def _is_written_to(fd: int) -> bool:

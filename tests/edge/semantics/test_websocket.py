@@ -24,20 +24,8 @@ from keyfront.edge.semantics.websocket import (
     upgrade_of,
 )
 from keyfront.edge.types.messages import Headers
+from tests.edge.frames import frame
 from tests.rows import rows
-
-
-def frame(opcode: int, payload: bytes, *, masked: bool) -> bytes:
-    size = len(payload)
-    marks = 0x80 if masked else 0
-    head = bytes([0x80 | opcode])
-    if size < 126:
-        head += bytes([marks | size])
-    elif size < 65536:
-        head += bytes([marks | 126]) + size.to_bytes(2, "big")
-    else:
-        head += bytes([marks | 127]) + size.to_bytes(8, "big")
-    return head + (bytes(4) if masked else b"") + payload
 
 
 class TestFrames:
