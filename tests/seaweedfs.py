@@ -90,6 +90,11 @@ class Weed:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def client(self, identity: tuple[str, str] = WRITER) -> Any:
         return boto3.client(
             "s3",

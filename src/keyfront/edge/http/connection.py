@@ -448,6 +448,8 @@ class Connection(asyncio.Protocol):
                     await close()
                 if reply.upstream is not None:
                     reply.upstream.end()
+            if body is not None:
+                exchange.received = body.total
             self._handler.log_access(
                 exchange,
                 reply.status if reply is not None and (started or self.tunnel is not None) else 0,

@@ -282,7 +282,8 @@ class RequestParser:
         cookies: list[bytes] = []
         length: int | None = None
         has_body = expects = bad = names_connection = names_upgrade = False
-        size = len(self._target) + 26
+        method = parser.get_method().decode()
+        size = len(method) + len(self._target) + len("  HTTP/1.1\r\n\r\n")
         for name, value in headers:
             size += len(name) + len(value) + 4
             if name not in NOTED:
@@ -323,7 +324,7 @@ class RequestParser:
             bad
             or not host
             or "#" in target
-            or (target == "*" and parser.get_method() != b"OPTIONS")
+            or (target == "*" and method != "OPTIONS")
             or version not in ("1.1", "1.0")
             or (has_body and length is None and (upgrades or version == "1.0"))
         ):
@@ -335,7 +336,6 @@ class RequestParser:
         if expects and any(n == b"expect" and v.strip(b" \t").lower() != b"100-continue" for n, v in headers):
             self._refuse_head("expectation_failed")
         body = Body(self._sink, awaited=expects and version == "1.1") if has_body else None
-        method = parser.get_method().decode()
         if method == "CONNECT":
             keep_alive = False  # what follows would be meant for the other protocol
         elif upgrades and length is not None:

@@ -60,8 +60,8 @@ class Exchange(msgspec.Struct, eq=False):
     refused later.
 
     `key` is the complete cache key, None if the request bypasses the cache. `hit` is the fresh stored response that can
-    be sent unchanged. `sent` is the number of body bytes sent to the viewer; `received` is the number of bytes that a
-    WebSocket's viewer has sent after its handshake.
+    be sent unchanged. `sent` is the number of body bytes sent to the viewer; `received` is the number of
+    body bytes that the viewer has sent, or of bytes after the handshake of its WebSocket.
     """
 
     request: Request
