@@ -9,6 +9,7 @@ corrupted, and everything arrives in random pieces. The sink answers at random. 
 - no more streams are open than allowed, and no more of bodies waits than the windows allow;
 - what is sent is whole frames, never more of bodies than the peer's windows allow, and otherwise in proportion to what
   was received;
+- a request that is recognized by its bytes is the one that its header block stands for;
 - an uncorrupted, polite peer is never disconnected, and gets what it requested.
 """
 
@@ -19,8 +20,9 @@ import struct
 from collections.abc import Callable
 
 from fuzz.runner import check, inputs, main
-from hpack import Encoder
+from hpack import Decoder, Encoder
 
+from keyfront.edge.http.hpack import decode_path, literals
 from keyfront.edge.http.http2_session import (
     CONNECTION_WINDOW,
     DATA,
@@ -44,6 +46,8 @@ from keyfront.edge.http.http2_session import (
 )
 from keyfront.edge.types.messages import Headers
 
+BLOCK = literals([(b":status", b"200")])
+
 
 class Sink:
     """Answers some requests at once, others later or never, and takes bodies at random."""
@@ -54,8 +58,35 @@ class Sink:
         self.open: list[Stream] = []
         self.waiting = 0
         self.requests = 0
+        self.seen: dict[bytes, Headers] = {}
+        """Header lists by their section, apart from the path."""
+        self.expected: Headers | None = None
+        """What the request must be, if it is decoded."""
 
-    def request(self, stream: Stream, headers: Headers, ended: bool) -> None:
+    def repeated(self, id_: int, section: bytes, path: bytes) -> bool:
+        known = self.seen.get(section)
+        self.expected = None
+        if known is None:
+            return False
+        target = decode_path(path) if path else dict(known)[b":path"]
+        if target is None:
+            return False
+        if self.chance.random() < 0.5:  # it is decoded, and compared
+            self.expected = [(name, target if name == b":path" else value) for name, value in known]
+            return False
+        self.requests += 1
+        stream = self.session.open(id_)
+        if self.chance.random() < 0.5:
+            self.session.respond(stream, BLOCK, bytes(min(self.session.room_of(stream), 10)))
+        else:
+            self.open.append(stream)
+        return True
+
+    def request(self, stream: Stream, headers: Headers, ended: bool, section: bytes) -> None:
+        check(self.expected in (None, headers), "a repeated request is another one", self.expected, headers)
+        self.expected = None
+        if section and ended and [name for name, _ in headers].count(b":path") == 1:
+            self.seen[section] = headers
         self.requests += 1
         self.open.append(stream)
         if self.chance.random() < 0.5:
@@ -98,22 +129,28 @@ class Sink:
 def sent_by(chance: random.Random, polite: bool) -> tuple[bytes, int]:
     """What a peer sends, and how many requests are in it."""
     encoder = Encoder()
-    data = PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, chance.choice((0, 100, 65535, 1 << 20))))
+    indexed = chance.choice((0.0, 0.3, 1.0))  # how many of the paths go into the table
+    settings = [(4, chance.choice((0, 100, 65535, 1 << 20)))]
+    settings += [(1, chance.choice((0, 50, 4096, 65536))) for _ in range(chance.choice((0, 0, 1, 3)))]
+    data = PREFACE + frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *setting) for setting in settings))
     stream, requests = 1, 0
     for _ in range(chance.randrange(1, 60)):
         kind = chance.randrange(9)
         if kind < 4:
             method = chance.choice((b"GET", b"POST"))
             fields = [
-                (b":method", method),
-                (b":scheme", b"https"),
-                (b":authority", b"d.test"),
-                (b":path", b"/%d" % stream),
+                (b":method", method, False),
+                (b":scheme", b"https", False),
+                (b":path", b"/%d" % (stream if chance.random() < 0.5 else 1), chance.random() >= indexed),
+                (b":authority", b"d.test", False),
             ]
-            fields += [
-                (b"x-%d" % chance.randrange(9), b"y" * chance.randrange(200))
-                for _ in range(chance.randrange(4))
-            ]
+            if chance.random() < 0.5:
+                fields += [
+                    (b"x-%d" % chance.randrange(9), b"y" * chance.randrange(200), chance.random() < 0.2)
+                    for _ in range(chance.randrange(4))
+                ]
+            if chance.random() < 0.05:
+                encoder.header_table_size = chance.choice((0, 100, 4096))
             block = encoder.encode(fields, huffman=chance.random() < 0.5)
             ended = END_STREAM if method == b"GET" else 0
             if chance.random() < 0.2 and len(block) > 3:
@@ -201,6 +238,11 @@ def conversation(chance: random.Random) -> bool:
     found = frames(output)
     bodies = sum(len(payload) for kind, payload in found if kind == DATA)
     check(len(output) - bodies <= 4 * len(data) + 1000, "much for little", len(output), len(data))
+    decoder = Decoder()
+    for kind, payload in found:
+        if kind == HEADERS:
+            fields = [(name, value) for name, value in decoder.decode(payload, raw=True)]
+            check((b":status", b"200") in fields, "a head that cannot be read", payload)
     if polite:
         check(sink.requests == requests, "requests are missing", sink.requests, requests)
     return False

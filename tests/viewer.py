@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import struct
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,14 +20,29 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
+from hpack import Decoder, Encoder, HeaderTuple, NeverIndexedHeaderTuple
 
 from keyfront.edge.cache.shared_segment import Segment
+from keyfront.edge.http.http2_connection import Http2Connection
+from keyfront.edge.http.http2_session import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
 from keyfront.edge.http.listener import Listener
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.edge.logs.spool import Spool
 from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.fast_path import Caller
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.types.record import Record
 from keyfront.model.snapshot import Snapshot
@@ -131,6 +147,62 @@ class Clock:
         self.now += seconds
 
 
+class Http2Viewer:
+    """A viewer that speaks HTTP/2 on a connection, and encodes its requests as browsers do: the path of each is a
+    literal that the table never gets."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._reader, self._writer = viewer.reader, viewer.writer
+        self._encoder, self._decoder = Encoder(), Decoder()
+        self._stream = -1
+        window = struct.pack(">HI", 4, 1 << 30), struct.pack(">I", 1 << 30)
+        self._writer.write(PREFACE + frame(SETTINGS, 0, 0, window[0]) + frame(WINDOW_UPDATE, 0, 0, window[1]))
+
+    def request(self, target: str, host: str, headers: Iterable[str], method: str = "GET") -> bytes:
+        """The frame of a request on a new stream; `headers` are lines of HTTP/1.1."""
+        self._stream += 2
+        fields = ((":method", method), (":scheme", "https"))
+        encoded = [HeaderTuple(*field) for field in fields]
+        encoded += [
+            NeverIndexedHeaderTuple(":path", target.encode("latin-1")),
+            HeaderTuple(":authority", host),
+        ]
+        for line in headers:
+            name, _, value = line.partition(":")
+            encoded.append(HeaderTuple(name.lower(), value.strip(" ").encode("latin-1")))
+        return frame(HEADERS, END_HEADERS | END_STREAM, self._stream, self._encoder.encode(encoded))
+
+    async def ask(self, target: str, host: str, headers: Iterable[str], method: str = "GET") -> Seen:
+        self._writer.write(self.request(target, host, headers, method))
+        (seen,) = await self.answers([self._stream])
+        return seen
+
+    async def together(self, host: str, requests: Iterable[tuple[str, tuple[str, ...]]]) -> list[Seen]:
+        """The responses to requests, targets and header lines, that are sent in one piece."""
+        first = self._stream + 2
+        self._writer.write(b"".join([self.request(target, host, headers) for target, headers in requests]))
+        return await self.answers(list(range(first, self._stream + 2, 2)))
+
+    async def answers(self, streams: list[int]) -> list[Seen]:
+        """The responses on these streams, which may arrive in any order."""
+        heads: dict[int, list[tuple[str, str]]] = {}
+        bodies = dict.fromkeys(streams, b"")
+        waiting = set(streams)
+        while waiting:
+            head = await self._reader.readexactly(9)
+            payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
+            kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+            assert kind not in (RST_STREAM, GOAWAY), payload
+            if kind == HEADERS:
+                decoded = self._decoder.decode(payload, raw=True)
+                heads[stream] = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in decoded]
+            elif kind == DATA:
+                bodies[stream] += payload
+            if kind in (HEADERS, DATA) and flags & END_STREAM:
+                waiting.discard(stream)
+        return [Seen(int(heads[s][0][1]), heads[s][1:], bodies[s], b"") for s in streams]
+
+
 class EdgeHarness:
     """The internals of one edge worker on an ephemeral port, with access to its access records."""
 
@@ -147,8 +219,11 @@ class EdgeHarness:
         clock: Callable[[], float] = time.time,
         segment: Segment | None = None,
         spool: Spool | None = None,
+        http2: bool = False,
     ) -> None:
+        """:param http2: viewers speak HTTP/2, without TLS."""
         self.tls = tls
+        self.http2 = http2
         scheme = "https" if tls is not None else scheme
         self.log = AccessLog(log, spool=spool)
         settings = settings or EdgeSettings(memory=1 << 22, max_object=1 << 20)
@@ -204,6 +279,11 @@ class EdgeHarness:
         self.log.close()
 
     def _connection(self) -> asyncio.Protocol:
+        if self.http2:
+            self.listener()  # starts the checks
+            shared = self.listener.shared
+            trusted = shared.proxies.trusts("127.0.0.1")
+            return Http2Connection(shared, Caller("127.0.0.1", 1, None), trusted=trusted)
         return self.listener() if self.tls is None else self.listener.secured(self.tls)
 
     async def viewer(self, **tls: Any) -> Viewer:

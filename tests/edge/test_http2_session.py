@@ -71,7 +71,10 @@ class Peer:
         self.session.receive(start)
         self.opening = self.session.taken()
 
-    def request(self, stream: Stream, headers: Headers, ended: bool) -> None:
+    def repeated(self, id_: int, section: bytes, path: bytes) -> bool:
+        return False
+
+    def request(self, stream: Stream, headers: Headers, ended: bool, section: bytes) -> None:
         self.streams[stream.id] = stream
         self.calls.append(("request", stream.id, headers, ended))
 

@@ -230,7 +230,8 @@ class Connection(asyncio.Protocol):
                 if found is not None:
                     hit = fast_path.answer(found, target, self._caller)
                     if hit is not None:
-                        self._writer.write_hit(*hit, found.request)
+                        stored, request_id, now, policy = hit
+                        self._writer.write_hit(stored, request_id, aged(stored, now), policy, found.request)
                         return
                     if len(raw) <= MAX_TARGET and in_origin_form(raw):
                         self._handle_known_request(found, target)

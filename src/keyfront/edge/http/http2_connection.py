@@ -33,7 +33,7 @@ from keyfront.edge.limits.rates import Floor
 from keyfront.edge.rules import error_pages, respond
 from keyfront.edge.semantics.fields import HOP_BY_HOP
 from keyfront.edge.serving.exchange import Exchange
-from keyfront.edge.serving.fast_path import Caller
+from keyfront.edge.serving.fast_path import CachedHeaderBlock, Caller
 from keyfront.edge.types.files import FileRange
 from keyfront.edge.types.messages import Headers, Reply, Request
 from keyfront.edge.types.stored import Stored
@@ -95,7 +95,9 @@ class Http2Connection(asyncio.Protocol):
         self._caller = caller
         self._proxies = shared.proxies if trusted else None
         self._time = asyncio.get_running_loop().time
-        self._session = Session(self)
+        # A header list has another meaning when a different peer sends it, if that is a trusted proxy.
+        self._about = caller.address.encode() if trusted else b""
+        self._session = Session(self, self._about)
         self._transport: asyncio.Transport
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._bodies: dict[int, StreamBody] = {}
@@ -175,8 +177,21 @@ class Http2Connection(asyncio.Protocol):
 
     # -- the session's sink --------------------------------------------------------------------------------------------
 
-    def request(self, stream: Stream, headers: Headers, ended: bool) -> None:
+    def repeated(self, id_: int, section: bytes, path: bytes) -> bool:
+        found = self._shared.known_requests.by_bytes(section, path)
+        if found is None:
+            return False
         self._active = self._last_data
+        self._answer(self._session.open(id_), *found)
+        return True
+
+    def request(self, stream: Stream, headers: Headers, ended: bool, section: bytes) -> None:
+        self._active = self._last_data
+        if ended:
+            found = self._shared.known_requests.by_headers(headers, self._about, section)
+            if found is not None:
+                self._answer(stream, *found)
+                return
         request, refusal, length, expects = parse(
             headers, self._caller, self._shared.scheme, self._proxies, has_body=not ended
         )
@@ -184,7 +199,9 @@ class Http2Connection(asyncio.Protocol):
             self._refuse(stream, self._shared.edge.unreadable(request), refusal)
             return
         if ended:
-            self._start(stream, request)
+            if self._start(stream, request):
+                client = "" if self._proxies is None else request.client_ip
+                self._shared.known_requests.learn(headers, self._about, request, client)
             return
         stream.expected = length
         self._bodies[stream.id] = StreamBody(self, stream, awaited=expects, now=self._last_data)
@@ -193,24 +210,41 @@ class Http2Connection(asyncio.Protocol):
         else:
             self._undecided[stream.id] = request
 
-    def _start(self, stream: Stream, request: Request) -> None:
+    def _answer(self, stream: Stream, known: CachedHeaderBlock, target: str) -> None:
+        """Answer a request that resembles an earlier one."""
+        session, shared = self._session, self._shared
+        if self._writable and session.pending < AT_ONCE:
+            hit = shared.fast_path.answer(
+                known, target, self._caller, session.room_of(stream), shared.hit_blocks.size
+            )
+            if hit is not None:
+                stored, request_id, now, policy = hit
+                block = shared.hit_blocks.block(stored, request_id, now, policy, known.request)
+                session.respond(stream, block, stored.body)
+                return
+        self._start(stream, known.request_for(target, self._caller), known)
+
+    def _start(self, stream: Stream, request: Request, known: CachedHeaderBlock | None = None) -> bool:
+        """Answer a request, at once or in a task. Returns False if it is refused.
+
+        :param known: its header section, if that was parsed before.
+        """
         body = self._bodies.get(stream.id)
         if body is not None:
             request = msgspec.structs.replace(request, body=body)
         exchange = self._handler.lookup(request)
-        stored, plan = exchange.hit, exchange.plan
+        stored = exchange.hit
         if (
             stored is not None
-            and plan is not None
-            and plan.route.response_headers is None
             and self._writable
             and len(stored.body) <= self._session.room_of(stream)
             and self._session.pending < AT_ONCE
         ):
-            self._send_hit(stream, exchange, stored)
-            return
+            self._send_hit(stream, exchange, stored, known)
+            return True
         task = asyncio.get_running_loop().create_task(self._respond(stream, exchange))
         self._tasks[stream.id] = task
+        return exchange.refusal is None
 
     def body(self, stream: Stream, data: bytes) -> None:
         request = self._undecided.pop(stream.id, None)
@@ -258,20 +292,22 @@ class Http2Connection(asyncio.Protocol):
 
     # -- responses -----------------------------------------------------------------------------------------------------
 
-    def _send_hit(self, stream: Stream, exchange: Exchange, stored: Stored) -> None:
-        whole = exchange.request.method == "GET"
-        headers = [header for header in stored.meta.headers if header[0] != b"content-length"]
-        headers.append((b"content-length", b"%d" % len(stored.body)))
-        headers += self._shared.identity.headers("Hit", exchange.request_id)
-        headers.append((b"age", b"%d" % max(int(exchange.now - stored.born), 0)))
-        body = stored.body if whole else b""
-        self._session.head(stream, stored.meta.status, headers, ended=not body)
-        if body:
-            self._session.data(stream, body, ended=True)
+    def _send_hit(
+        self, stream: Stream, exchange: Exchange, stored: Stored, known: CachedHeaderBlock | None
+    ) -> None:
+        request, plan = exchange.request, exchange.plan
+        body = stored.body if request.method == "GET" else b""
+        policy = None if plan is None else plan.route.response_headers
+        block = self._shared.hit_blocks.block(
+            stored, exchange.request_id.encode(), exchange.now, policy, request
+        )
+        self._session.respond(stream, block, body)
+        exchange.head_bytes = 9 + len(block)
         if stream.receiving:
             self._bodies.pop(stream.id, None)
             self._session.finished(stream)
-        self._handler.log_access(exchange, stored.meta.status, len(body), "Hit", "Hit")
+        if known is None or not self._shared.fast_path.log_hit(exchange, known, self._caller):
+            self._handler.log_access(exchange, stored.meta.status, len(body), "Hit", "Hit")
 
     def _refuse(self, stream: Stream, exchange: Exchange, reason: str) -> None:
         """Answer a request that is malformed or too large."""
@@ -279,7 +315,8 @@ class Http2Connection(asyncio.Protocol):
         reply = respond.dated(reply, exchange.now)
         body = reply.body if isinstance(reply.body, bytes) else b""
         body = body[: self._session.room_of(stream)]
-        self._session.head(stream, reply.status, self._headers(exchange, reply), ended=not body)
+        size = self._session.head(stream, reply.status, self._headers(exchange, reply), ended=not body)
+        exchange.reply, exchange.head_bytes = reply, size
         if body:
             self._session.data(stream, body, ended=True)
         self._session.finished(stream)
@@ -371,7 +408,8 @@ class Http2Connection(asyncio.Protocol):
             raise ConnectionResetError
         ended = bodiless or body == b""
         exchange.timings.first_byte = perf_counter()
-        self._session.head(stream, reply.status, self._headers(exchange, reply), ended=ended)
+        size = self._session.head(stream, reply.status, self._headers(exchange, reply), ended=ended)
+        exchange.reply, exchange.head_bytes = reply, size
         if ended:
             self._flush()
             return

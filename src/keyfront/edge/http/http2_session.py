@@ -19,8 +19,7 @@ import struct
 from collections import deque
 from typing import Final, Protocol
 
-from jh2._hazmat import Decoder, Encoder, HPACKError, OversizedHeaderListError
-
+from keyfront.edge.http.hpack import Codec, DecodingError, OversizedError, split
 from keyfront.edge.types.messages import Headers
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -96,8 +95,14 @@ class Stream:
 class Sink(Protocol):
     """What a session calls while it parses."""
 
-    def request(self, stream: Stream, headers: Headers, ended: bool) -> None:
-        """A request. `ended`: it has no body."""
+    def repeated(self, id_: int, section: bytes, path: bytes) -> bool:
+        """A request without a body. `section` stands for its header list without the path, `path` is the path as it is
+        encoded (`hpack.split`), empty if it is in the section. Returns whether the sink knows both, and has called
+        `open`. Otherwise the request is decoded."""
+
+    def request(self, stream: Stream, headers: Headers, ended: bool, section: bytes) -> None:
+        """A request. `ended`: it has no body. Later requests may be `repeated` with the same `section`, unless it is
+        empty."""
 
     def body(self, stream: Stream, data: bytes) -> None:
         """A chunk of a request's body."""
@@ -118,7 +123,10 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 class Session:
-    """One connection's state. `output` are the pieces to send, with `pending` bytes of bodies: see `taken`."""
+    """One connection's state. `output` are the pieces to send, with `pending` bytes of bodies: see `taken`.
+
+    :param about: what else, besides the header blocks, decides what a `section` stands for.
+    """
 
     __slots__ = (
         "_block",
@@ -126,9 +134,8 @@ class Session:
         "_block_stream",
         "_budget",
         "_buffer",
+        "_codec",
         "_continuations",
-        "_decoder",
-        "_encoder",
         "_last_peer",
         "_peer_frame",
         "_peer_window",
@@ -144,12 +151,11 @@ class Session:
         "window",
     )
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, about: bytes = b"") -> None:
         self._sink = sink
         self._buffer = bytearray()
         self._started = False
-        self._decoder = Decoder(BLOCK)
-        self._encoder = Encoder()
+        self._codec = Codec(BLOCK, about)
         self._block: bytearray | None = None  # a header block that is not complete
         self._block_stream = 0
         self._block_flags = 0
@@ -184,32 +190,33 @@ class Session:
     def receive(self, data: bytes) -> None:
         """:raises ConnectionFault: if the connection must end. `goaway` says why to the peer."""
         buffer = self._buffer
-        buffer += data
+        if buffer:
+            buffer += data
+            if self._started and (len(buffer) < 9 or len(buffer) - 9 < _length(buffer) <= FRAME):
+                return
+            data = bytes(buffer)
+            buffer.clear()
         at = 0
         if not self._started:
-            if len(buffer) < len(PREFACE):
-                if not PREFACE.startswith(bytes(buffer)):
+            if not data.startswith(PREFACE):
+                if not PREFACE.startswith(data):
                     raise ConnectionFault(PROTOCOL_ERROR, "no preface")
+                buffer += data
                 return
-            if not buffer.startswith(PREFACE):
-                raise ConnectionFault(PROTOCOL_ERROR, "no preface")
             at = len(PREFACE)
             self._started = True
-        size = len(buffer)
-        view = memoryview(buffer)
-        try:
-            while size - at >= 9:
-                high, low, kind, flags, stream = _FRAME_HEAD.unpack_from(view, at)
-                length = high << 8 | low
-                if length > FRAME:
-                    raise ConnectionFault(FRAME_SIZE_ERROR, "a frame is too large")
-                if size - at - 9 < length:
-                    break
-                self._frame(kind, flags, stream & LARGEST, bytes(view[at + 9 : at + 9 + length]))
-                at += 9 + length
-        finally:
-            view.release()
-        del buffer[:at]
+        size = len(data)
+        while size - at >= 9:
+            high, low, kind, flags, stream = _FRAME_HEAD.unpack_from(data, at)
+            end = at + 9 + (high << 8 | low)
+            if end - at - 9 > FRAME:
+                raise ConnectionFault(FRAME_SIZE_ERROR, "a frame is too large")
+            if end > size:
+                break
+            self._frame(kind, flags, stream & LARGEST, data[at + 9 : end])
+            at = end
+        if at < size:
+            buffer += data[at:]
 
     def _frame(self, kind: int, flags: int, id_: int, payload: bytes) -> None:
         if self._block is not None:
@@ -278,22 +285,24 @@ class Session:
             self._block_complete(block)
 
     def _block_complete(self, block: bytes) -> None:
-        if not is_complete(block):
-            raise ConnectionFault(COMPRESSION_ERROR, "a header block is cut off")
-        try:
-            fields = self._decoder.decode(block, True)
-        except OversizedHeaderListError as error:
-            raise ConnectionFault(ENHANCE_YOUR_CALM, "a header list is too large") from error
-        except HPACKError as error:
-            raise ConnectionFault(COMPRESSION_ERROR, "a header block cannot be decompressed") from error
-        except BaseException as error:
-            if (
-                type(error).__name__ != "PanicException"
-            ):  # which is no Exception, and has no module to import it from
-                raise
-            raise ConnectionFault(COMPRESSION_ERROR, "a header block cannot be decompressed") from error
-        headers = [(bytes(name), bytes(value)) for name, value, _ in fields]
         id_, ended = self._block_stream, bool(self._block_flags & END_STREAM)
+        codec, section = self._codec, b""
+        if ended and id_ > self._last_peer and not self.closing and len(self.streams) < STREAMS:
+            section, path = split(block)
+            if section:
+                section = codec.state + section
+                if self._sink.repeated(id_, section, path):
+                    return
+        try:
+            headers, unchanged = codec.decode(block)
+        except OversizedError as error:
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "a header list is too large") from error
+        except DecodingError as error:
+            raise ConnectionFault(
+                COMPRESSION_ERROR, f"a header block cannot be decompressed: {error}"
+            ) from error
+        if not unchanged:
+            section = b""
         stream = self.streams.get(id_)
         if stream is not None:
             self._trailers(stream, ended)
@@ -303,16 +312,21 @@ class Session:
             return
         if id_ <= self._last_peer:
             raise ConnectionFault(STREAM_CLOSED, "HEADERS on a closed stream")
-        self._last_peer = id_
         if self.closing or len(self.streams) >= STREAMS:
+            self._last_peer = id_
             self._spend()
             self.output.append(frame(RST_STREAM, 0, id_, _WORD.pack(REFUSED_STREAM)))
             return
+        stream = self.open(id_, receiving=not ended)
+        self._sink.request(stream, headers, ended, section)
+
+    def open(self, id_: int, *, receiving: bool = False) -> Stream:
+        """Begin a stream for a request."""
+        self._last_peer = id_
         self._earn()
         stream = self.streams[id_] = Stream(id_, self._peer_window)
-        if ended:
-            stream.receiving = False
-        self._sink.request(stream, headers, ended)
+        stream.receiving = receiving
+        return stream
 
     def _trailers(self, stream: Stream, ended: bool) -> None:
         """Trailers are dropped; they must end the request."""
@@ -436,6 +450,7 @@ class Session:
             return
         if len(payload) % 6 or len(payload) > 6 * 64:
             raise ConnectionFault(FRAME_SIZE_ERROR, "SETTINGS")
+        table_sizes: list[int] = []
         for name, value in _SETTING.iter_unpack(payload):
             if name == _INITIAL_WINDOW:
                 if value > LARGEST:
@@ -453,7 +468,9 @@ class Session:
                 if value > 1:
                     raise ConnectionFault(PROTOCOL_ERROR, "ENABLE_PUSH")
             elif name == _HEADER_TABLE_SIZE:
-                self._encoder.header_table_size = min(value, 4096)
+                table_sizes.append(min(value, 4096))
+        if table_sizes:
+            self._codec.resize(table_sizes)
         self.output.append(frame(SETTINGS, ACK, 0, b""))
         self._sink.room()
 
@@ -470,22 +487,38 @@ class Session:
         """Bytes of its response that may be sent now."""
         return max(min(self.window, stream.window), 0)
 
-    def head(self, stream: Stream, status: int, headers: Headers, *, ended: bool) -> None:
-        """Send the head of a response."""
-        fields = [(b":status", b"%d" % status, False)]
-        # The request ID is new each time: in the compression table, it would displace what repeats.
-        fields += [(name, value, name == b"x-amz-cf-id") for name, value in headers]
-        block = self._encoder.encode(fields)
-        flags = END_STREAM if ended else 0
-        if len(block) <= FRAME:
-            self.output.append(frame(HEADERS, flags | END_HEADERS, stream.id, block))
-        else:
-            self.output.append(frame(HEADERS, flags, stream.id, block[:FRAME]))
-            for at in range(FRAME, len(block), FRAME):
-                last = END_HEADERS if at + FRAME >= len(block) else 0
-                self.output.append(frame(CONTINUATION, last, stream.id, block[at : at + FRAME]))
+    def head(self, stream: Stream, status: int, headers: Headers, *, ended: bool) -> int:
+        """Send the head of a response. Returns its size in bytes."""
+        block = self._codec.encode([(b":status", b"%d" % status), *headers])
+        self._head(stream.id, block, ended=ended)
         if ended:
             self._sent(stream)
+        return 9 + len(block)
+
+    def respond(self, stream: Stream, block: bytes, body: bytes) -> None:
+        """Send a whole response.
+
+        :param block: the head, encoded with `hpack.literals`.
+        :param body: not more than `room_of` the stream.
+        """
+        self._head(stream.id, self._codec.announced(block), ended=not body)
+        if body:
+            self.data(stream, body, ended=True)
+        else:
+            self._sent(stream)
+
+    def _head(self, id_: int, block: bytes, *, ended: bool) -> None:
+        size, flags = len(block), END_STREAM if ended else 0
+        if size <= FRAME:
+            self.output += (
+                _FRAME_HEAD.pack(size >> 8, size & 0xFF, HEADERS, flags | END_HEADERS, id_),
+                block,
+            )
+            return
+        self.output.append(frame(HEADERS, flags, id_, block[:FRAME]))
+        for at in range(FRAME, size, FRAME):
+            last = END_HEADERS if at + FRAME >= size else 0
+            self.output.append(frame(CONTINUATION, last, id_, block[at : at + FRAME]))
 
     def data(self, stream: Stream, data: bytes, *, ended: bool) -> None:
         """Send part of a body, no more than `room_of`."""
@@ -493,14 +526,16 @@ class Session:
         stream.window -= len(data)
         self.pending += len(data)
         self._budget = min(BUDGET, self._budget + (len(data) >> 10))
-        for at in range(0, len(data), FRAME):
-            piece = data[at : at + FRAME]
-            last = END_STREAM if ended and at + FRAME >= len(data) else 0
-            self.output.append(frame(DATA, last, stream.id, piece))
+        self._pieces(stream.id, data, ended=ended)
         if ended:
             if not data:
                 self.output.append(frame(DATA, END_STREAM, stream.id, b""))
             self._sent(stream)
+
+    def _pieces(self, id_: int, data: bytes, *, ended: bool) -> None:
+        for at in range(0, len(data), FRAME):
+            last = END_STREAM if ended and at + FRAME >= len(data) else 0
+            self.output.append(frame(DATA, last, id_, data[at : at + FRAME]))
 
     def _sent(self, stream: Stream) -> None:
         stream.sending = False
@@ -552,47 +587,8 @@ class Session:
         self.output.append(frame(GOAWAY, 0, 0, _WORD.pack(self._last_peer) + _WORD.pack(code)))
 
 
-def is_complete(block: bytes) -> bool:
-    """Whether a header block ends where its last field does (RFC 7541 section 6).
-
-    The decoder panics at one that does not, with a message on standard error that a peer could repeat at will.
-    """
-    at, end = 0, len(block)
-    while at < end:
-        first = block[at]
-        bits = 7 if first & 0x80 else 6 if first & 0x40 else 5 if first & 0x20 else 4
-        number, at = _number(block, at, bits)
-        if at > end:
-            return False
-        if first & 0x80 or (bits == 5 and first & 0x20):
-            continue  # an indexed field, or a change of the table's size
-        for _ in range(1 if number else 2):  # the value, after a name that is not in the table
-            if at >= end:
-                return False
-            length, at = _number(block, at, 7)
-            at += length
-            if at > end:
-                return False
-    return True
-
-
-def _number(block: bytes, at: int, bits: int) -> tuple[int, int]:
-    """An integer with a prefix of so many bits (RFC 7541 section 5.1), and where it ends: beyond the block if it is cut
-    off, or has more than four bytes besides the prefix."""
-    most = (1 << bits) - 1
-    number = block[at] & most
-    at += 1
-    if number < most:
-        return number, at
-    for shift in range(0, 28, 7):
-        if at >= len(block):
-            break
-        byte = block[at]
-        at += 1
-        number += (byte & 0x7F) << shift
-        if not byte & 0x80:
-            return number, at
-    return 0, len(block) + 1
+def _length(frame_head: bytearray) -> int:
+    return frame_head[0] << 16 | frame_head[1] << 8 | frame_head[2]
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

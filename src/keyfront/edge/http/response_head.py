@@ -1,11 +1,13 @@
-"""Response heads: the headers that name the edge, and the HTTP/1.1 status line and header spelling."""
+"""Response heads: the headers that name the edge, the HTTP/1.1 status line and header spelling, the HTTP/2 blocks."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from keyfront.edge.http.hpack import literal_start, literals, string
 from keyfront.edge.rules.response_headers import ResponseHeaders
-from keyfront.edge.types.messages import Headers, Request
+from keyfront.edge.semantics.fields import HOP_BY_HOP
+from keyfront.edge.types.messages import Header, Headers, Request
 from keyfront.edge.types.stored import Stored
 
 _REASONS = {
@@ -31,6 +33,9 @@ _SPELLED = {
     b"sec-websocket-accept": b"Sec-WebSocket-Accept", b"sec-websocket-protocol": b"Sec-WebSocket-Protocol",
     b"sec-websocket-extensions": b"Sec-WebSocket-Extensions", b"sec-websocket-version": b"Sec-WebSocket-Version",
 }  # fmt: skip
+
+_AGE: Final = literal_start(b"age")
+_AGES: Final = [_AGE + string(b"%d" % age) for age in range(3600)]
 
 
 class Identity:
@@ -96,3 +101,55 @@ def policy_head(stored: Stored, policy: ResponseHeaders, request: Request) -> by
     if len(dependencies) <= MAX_REMEMBERED_REQUEST:
         stored.policy_head = (policy, dependencies, head)
     return head
+
+
+class HitBlocks:
+    """The heads of hits over HTTP/2, as header blocks that neither use nor change a compression table.
+
+    A stored response's part is encoded once, with the Huffman code. What differs from hit to hit is not worth the code.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        *constant, (request_id, _) = identity.headers("Hit", "")
+        self._tail = literals(constant) + literal_start(request_id)
+
+    def block(
+        self, stored: Stored, request_id: bytes, now: float, policy: ResponseHeaders | None, request: Request
+    ) -> bytes:
+        """The header block of a stored response unchanged, or as a response headers policy modifies it.
+
+        :param now: the time, in epoch seconds, that decides its age.
+        """
+        if policy is not None:
+            head = _policy_block(stored, policy, request)
+        else:
+            head = stored.block
+            if not head:
+                head = stored.block = _hit_block(stored, stored.meta.headers)
+        age = int(now - stored.born)
+        field = _AGES[age] if 0 <= age < len(_AGES) else _AGE + string(b"%d" % max(age, 0))
+        return b"".join((head, self._tail, string(request_id), field))
+
+    def size(
+        self, stored: Stored, request_id: bytes, now: float, policy: ResponseHeaders | None, request: Request
+    ) -> int:
+        """Bytes of the frame with this header block."""
+        return 9 + len(self.block(stored, request_id, now, policy, request))
+
+
+def _policy_block(stored: Stored, policy: ResponseHeaders, request: Request) -> bytes:
+    """Like `policy_head`."""
+    dependencies = policy.dependencies_in(request)
+    cached = stored.policy_block
+    if cached is not None and cached[0] is policy and cached[1] == dependencies:
+        return cached[2]
+    block = _hit_block(stored, policy.applied(request, stored.meta.status, list(stored.meta.headers)))
+    if len(dependencies) <= MAX_REMEMBERED_REQUEST:
+        stored.policy_block = (policy, dependencies, block)
+    return block
+
+
+def _hit_block(stored: Stored, headers: Headers | tuple[Header, ...]) -> bytes:
+    kept = [h for h in headers if h[0] != b"content-length" and h[0] not in HOP_BY_HOP]
+    length = (b"content-length", b"%d" % len(stored.body))
+    return literals([(b":status", b"%d" % stored.meta.status), *kept, length])

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import Any, Final
 
-from keyfront.edge.http.response_head import Identity
+from keyfront.edge.http.http2_known import KnownRequests
+from keyfront.edge.http.response_head import HitBlocks, Identity
 from keyfront.edge.http.response_writer import hit_tail
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
@@ -53,8 +54,10 @@ class Shared:
         """Each a `Connection` or an `Http2Connection`."""
         self.identity = Identity(edge.via, edge.settings.pop)
         self.hit_tail = hit_tail(self.identity)
+        self.hit_blocks = HitBlocks(self.identity)
         self.fast_path = FastPath(edge)
         self.fast_path.tail_bytes = len(self.hit_tail)
+        self.known_requests = KnownRequests(self.fast_path, edge.tables)
 
     def gone(self, connection: object) -> None:
         """A connection has ended."""

@@ -118,7 +118,7 @@ class AccessLog:
         self.spool = spool
         self._writer: LineWriter | None = None
         self._waiting: list[Record | str] = []
-        self._counters: dict[tuple[str, tuple[str, str, str] | None], HitCounter] = {}
+        self._counters: dict[tuple[str, tuple[str, str, str] | None, str], HitCounter] = {}
         self.touched: list[HitCounter] = []
         """The counters with hits that are not in `counts` yet. Whoever counts the first such hit adds the counter."""
         self._encoder = msgspec.json.Encoder()
@@ -163,17 +163,20 @@ class AccessLog:
         self._waiting += self._refusals.sums()
         self.flush()
 
-    def hit_counter(self, distribution: str, key: tuple[str, str, str] | None) -> HitCounter:
+    def hit_counter(
+        self, distribution: str, key: tuple[str, str, str] | None, version: str = "1.1"
+    ) -> HitCounter:
         """The counter for hits of this distribution that were signed with this key.
 
         :param key: the key pair's ID, the hash algorithm and the key group, None if no signature was required.
+        :param version: the HTTP version.
         """
-        name = (distribution, key)
+        name = (distribution, key, version)
         found = self._counters.get(name)
         if found is None:
             if len(self._counters) >= MAX_COUNTERS:
                 self._counters.clear()
-            found = self._counters[name] = HitCounter(distribution, key)
+            found = self._counters[name] = HitCounter(distribution, key, version)
         return found
 
     def hit(self, record: str) -> None:

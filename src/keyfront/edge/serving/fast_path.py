@@ -14,6 +14,7 @@ The access record of such a request is assembled from prebuilt pieces of JSON. T
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from math import inf
 from time import perf_counter
@@ -43,7 +44,7 @@ from keyfront.edge.types.messages import Request
 from keyfront.edge.types.record import HitCounter, Record, RecordTemplate
 from keyfront.edge.types.stored import Stored
 from keyfront.errors import Denied, clear_traceback
-from keyfront.signing.tables import TwoGenerationCache
+from keyfront.signing.tables import Key, TwoGenerationCache
 from keyfront.signing.verify import Grant, verify
 
 MAX_SECTIONS: Final = 8192
@@ -62,12 +63,13 @@ _LONGEST: Final = {b"user-agent": LONGEST_AGENT, b"referer": LONGEST_REFERER}
 # The parts of an encoded record that vary from hit to hit, between its fixed pieces.
 _BEFORE: Final = b'{"time":0.0,"request_id":"","client_ip":"","client_port":0,'
 _PATH: Final = b',"path":"'
+_VERSION: Final = "protocol_version"
 _AFTER: Final = b',"bytes":0,"time_taken_us":0,'
 _AGES: Final = [b"\r\nAge: %d\r\n\r\n" % age for age in range(3600)]
 
 
 class CachedHeaderBlock:
-    """A header section that was parsed before: of an HTTP/1.1 GET without a body that keeps its connection open.
+    """A header section that was parsed before: of a GET without a body that keeps its connection open.
 
     `request` is the request that it arrived with. `origin` is scheme and host as they precede a target, `size` the
     request's bytes without its target. `client` is the viewer's address as reported by a trusted proxy; if it is empty,
@@ -78,6 +80,7 @@ class CachedHeaderBlock:
         "client",
         "grant",
         "grant_fields",
+        "http2",
         "log_fields",
         "number",
         "origin",
@@ -91,13 +94,15 @@ class CachedHeaderBlock:
         self.request = request
         self.origin = f"{request.scheme}://{request.host}"
         self.client = client
+        self.http2 = request.version == "2.0"
         self.size = request.wire_bytes - len(request.target)
         logged = {
             name.decode().replace("-", "_"): shortened(value.decode("latin-1"), _LONGEST[name])
             for name, value in request.headers
             if name in _LONGEST
         }
-        self.record_fields = "".join([_member(name, value) for name, value in logged.items() if value])
+        members = [_member(name, value) for name, value in logged.items() if value]
+        self.record_fields = _member(_VERSION, request.version) + "".join(members)
         self.grant: Grant | None = None
         """The last grant from its cookies. `grant_fields` is the grant's part of an access record."""
         self.grant_fields = ""
@@ -112,12 +117,12 @@ class CachedHeaderBlock:
         """The request with this header section for another target, or from another peer."""
         one = self.request
         return Request(
-            "GET", target, one.host, one.headers, one.scheme, self.client or caller.address, caller.port, "1.1",
-            one.cookie, None, one.length, self.size + len(target), caller.tls, "", caller.number,
+            "GET", target, one.host, one.headers, one.scheme, self.client or caller.address, caller.port,
+            one.version, one.cookie, None, one.length, self.size + len(target), caller.tls, "", caller.number,
         )  # fmt: skip
 
 
-def _section_bytes(section: CachedHeaderBlock) -> int:
+def section_bytes(section: CachedHeaderBlock) -> int:
     """Bytes that a header section is charged in addition to its own bytes, which are its key: every line once more as
     an object, and its parts of access records and cache keys."""
     request = section.request
@@ -180,11 +185,12 @@ class FastPath:
         self._millisecond = 0
         self._record_start = ""
         self.sections: TwoGenerationCache[CachedHeaderBlock] = TwoGenerationCache(
-            MAX_SECTIONS, MAX_SECTION_BYTES, _section_bytes, edge.tables
+            MAX_SECTIONS, MAX_SECTION_BYTES, section_bytes, edge.tables
         )
 
-    def learn(self, section: bytes, request: Request, client: str = "") -> None:
-        """Cache a header section: the bytes from the line break that ends the request line to the empty line.
+    def learn(self, section: Key, request: Request, client: str = "") -> None:
+        """Cache a header section: over HTTP/1.1, the bytes from the line break that ends the request line to the empty
+        line; over HTTP/2, the header list without its path.
 
         :param request: the request that it arrived with. It had no body and was not refused, and nothing else was read
             together with it.
@@ -199,11 +205,20 @@ class FastPath:
             self.sections.put(section, CachedHeaderBlock(request, client))
 
     def answer(
-        self, section: CachedHeaderBlock, target: str, caller: Caller
-    ) -> tuple[Stored, bytes, bytes, ResponseHeaders | None] | None:
+        self,
+        section: CachedHeaderBlock,
+        target: str,
+        caller: Caller,
+        room: float = inf,
+        head_bytes: HeadBytes | None = None,
+    ) -> tuple[Stored, bytes, float, ResponseHeaders | None] | None:
         """The response to a request with this header section for this target; its access record is then written. The
-        result is a stored response, the request ID, the Age header that ends its head, and the response headers policy
-        for the rest of the head. None if the request must take the slow path."""
+        result is a stored response, the request ID, the time (epoch seconds) that decides its age, and the response
+        headers policy for the rest of the head. None if the request must take the slow path.
+
+        :param room: bytes of a body up to which it can be sent now.
+        :param head_bytes: returns the size of a hit's head; by default, of one over HTTP/1.1.
+        """
         began = perf_counter()
         plan = self._active.routing.plans.get(section.origin + target)
         if plan is None:
@@ -215,7 +230,8 @@ class FastPath:
                 return None
         now = self._clock()
         if template.plain and now < plan.until and not section.client:
-            client, fields, counter = caller.record_fields, section.record_fields, template.counter
+            client, fields = caller.record_fields, section.record_fields
+            counter = template.counters[section.http2]
             key = plan.key
         else:
             viewer = self._check_viewer(plan, template, section, target, caller, now)
@@ -223,22 +239,27 @@ class FastPath:
                 return None
             client, fields, counter, key = viewer
         stored = self._memory.get_any_variant(key)  # type: ignore[arg-type]  # a plan with a template has a key
-        if stored is None or now >= stored.fast_path_until:
+        if stored is None or now >= stored.fast_path_until or len(stored.body) > room:
             return None
-        size = 0
+        request_id = self._new_request_id()
+        name, size = request_id.encode(), 0
         if template.log_fields is not None:
-            size = _head_start(stored, plan.route.response_headers, section.request)
+            measure = head_bytes or self._head_bytes
+            size = measure(stored, name, now, plan.route.response_headers, section.request)
             if not size:
                 return None
-        age = aged(stored, now)
-        request_id = self._new_request_id()
         line = self._write_record(
             request_id, plan, template, section, target, client, fields, counter, len(stored.body), now, began
         )
         if template.log_fields is not None:
-            size += self.tail_bytes + len(request_id) + len(age)
             self._write_log_record(line, plan, template, section, target, stored, caller.number, size)
-        return stored, request_id.encode(), age, plan.route.response_headers
+        return stored, name, now, plan.route.response_headers
+
+    def _head_bytes(
+        self, stored: Stored, request_id: bytes, now: float, policy: ResponseHeaders | None, request: Request
+    ) -> int:
+        start = _head_start(stored, policy, request)
+        return start and start + self.tail_bytes + len(request_id) + len(aged(stored, now))
 
     def log_hit(self, exchange: Exchange, section: CachedHeaderBlock, caller: Caller) -> bool:
         """Write the access record of a hit that was decided on the slow path. Returns False if that is not possible
@@ -252,10 +273,10 @@ class FastPath:
             return False
         verify_us = int(exchange.timings.verify * 1e6)
         client = caller.fields_of(section.client) if section.client else caller.record_fields
-        fields, counter = f'{section.record_fields},"verify_us":{verify_us}', template.counter
+        fields, counter = f'{section.record_fields},"verify_us":{verify_us}', template.counters[section.http2]
         if plan.grant is None and grant is not None:
             fields += _grant_fields(grant, plan.route)
-            counter = self._counter(plan.route, grant)
+            counter = self._counter(plan.route, grant, section.request.version)
         size, now, began = len(stored.body), exchange.now, exchange.timings.began
         line = self._write_record(
             exchange.request_id, plan, template, section, target, client, fields, counter, size, now, began
@@ -352,7 +373,7 @@ class FastPath:
         if section.client:
             address = section.client
             client = caller.fields_of(address)
-        fields, counter = section.record_fields, template.counter
+        fields, counter = section.record_fields, template.counters[section.http2]
         if route.site.geo is not None:
             country = self._country(address)
             if not allowed(route.site.geo, country):
@@ -372,7 +393,7 @@ class FastPath:
                     section.grant = grant
                     section.grant_fields = _grant_fields(grant, route)
                 fields += section.grant_fields
-                counter = self._counter(route, grant)
+                counter = self._counter(route, grant, section.request.version)
         except Denied as denied:
             clear_traceback(denied)
             return None
@@ -442,27 +463,34 @@ class FastPath:
         start, mark, rest = msgspec.json.encode(record).removeprefix(_BEFORE).partition(_PATH)
         written = msgspec.json.encode(path)[1:-1]
         middle, _, last = rest.removeprefix(written).partition(_AFTER)
+        middle = middle.replace(
+            _member(_VERSION, exchange.request.version).encode(), b""
+        )  # it is the section's
         parts = (
             "," + (start + mark + written).decode(),
             middle.decode() + ',"bytes":',
             "," + last.decode() + "\n",
         )
         plain = route.site.geo is None and not route.selects
-        template = RecordTemplate(
-            parts, query_key, self._counter(route, grant), plain=plain, spelled=bool(path)
-        )
+        counters = self._counter(route, grant, "1.1"), self._counter(route, grant, "2.0")
+        template = RecordTemplate(parts, query_key, counters, plain=plain, spelled=bool(path))
         if self._spool is not None and is_logged(route.site, request, everything=self._spool.everything):
             distribution = route.site.distribution
             template.log_fields = distribution_fields(distribution)
             template.log_cookies = distribution.log_cookies
         return template
 
-    def _counter(self, route: Route, grant: Grant | None) -> HitCounter:
+    def _counter(self, route: Route, grant: Grant | None, version: str) -> HitCounter:
         key = None
         if grant is not None:
             group = "" if route.keyring is None else route.keyring.groups.get(grant.key_pair_id, "")
             key = (grant.key_pair_id, grant.hash_name, group)
-        return self._log.hit_counter(route.site.distribution.id, key)
+        return self._log.hit_counter(route.site.distribution.id, key, version)
+
+
+HeadBytes = Callable[[Stored, bytes, float, ResponseHeaders | None, Request], int]
+"""Returns the size of the head of a stored response, for a request ID, a time in epoch seconds, a policy, and a
+request. 0 if it is not known yet."""
 
 
 def _head_start(stored: Stored, policy: ResponseHeaders | None, request: Request) -> int:

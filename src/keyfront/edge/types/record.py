@@ -103,7 +103,7 @@ class HitCounter:
 
 class RecordTemplate:
     """The part that similar plans add to the access records of their hits on the fast path: the three pieces of JSON
-    around the parts that vary, and the counter of the hits.
+    around the parts that vary, and the counters of the hits, over HTTP/1.1 and over HTTP/2.
 
     `spelled` means that the first piece already contains the path, because the path needs escaping in JSON. `plain`
     means that nothing about the viewer matters except the URL. `query_key` is what the URL's own query adds to the
@@ -112,7 +112,7 @@ class RecordTemplate:
     """
 
     __slots__ = (
-        "counter",
+        "counters",
         "first",
         "last",
         "log_cookies",
@@ -124,12 +124,18 @@ class RecordTemplate:
     )
 
     def __init__(
-        self, parts: tuple[str, str, str], query_key: str, counter: HitCounter, *, plain: bool, spelled: bool
+        self,
+        parts: tuple[str, str, str],
+        query_key: str,
+        counters: tuple[HitCounter, HitCounter],
+        *,
+        plain: bool,
+        spelled: bool,
     ) -> None:
         self.log_fields: str | None = None
         self.log_cookies = False
         self.first, self.middle, self.last = parts
         self.query_key = query_key
-        self.counter = counter
+        self.counters = counters
         self.plain = plain
         self.spelled = spelled

@@ -131,16 +131,17 @@ class Slices:
 class Stored:
     """A response in the cache: its `meta` and its whole `body`, or, if that is too large, how it is sliced.
 
-    `head` is the start of its bytes on an HTTP/1.1 connection, filled in by the shell that first serves it.
-    `policy_head` is the last head that a response headers policy made from it, with that policy and the request fields
-    it used. `log_fields` is what it adds to the records of standard logs (`serving.log_record`). `used` is set at every
-    hit and cleared when eviction passes over it. `size` is its charge in bytes. Until `fast_path_until` (epoch seconds)
-    it may be served unchanged to any unconditional request for its key; 0 if it varies or is not a 200. It was
-    requested from the origin at `requested_ns` and stored at `stored_ns`: nanoseconds of the machine's monotonic clock,
-    by which all workers order what they store and remove (`removals`).
+    `head` is the start of its bytes on an HTTP/1.1 connection, `block` on an HTTP/2 stream, filled in by the shell that
+    first serves it. `policy_head` and `policy_block` are the last that a response headers policy made from it, with
+    that policy and the request fields it used. `log_fields` is what it adds to the records of standard logs
+    (`serving.log_record`). `used` is set at every hit and cleared when eviction passes over it. `size` is its charge in
+    bytes. Until `fast_path_until` (epoch seconds) it may be served unchanged to any unconditional request for its key;
+    0 if it varies or is not a 200. It was requested from the origin at `requested_ns` and stored at `stored_ns`:
+    nanoseconds of the machine's monotonic clock, by which all workers order what they store and remove (`removals`).
     """
 
     __slots__ = (
+        "block",
         "body",
         "born",
         "fast_path_until",
@@ -148,6 +149,7 @@ class Stored:
         "key",
         "log_fields",
         "meta",
+        "policy_block",
         "policy_head",
         "requested_ns",
         "size",
@@ -164,15 +166,17 @@ class Stored:
         self.requested_ns = self.stored_ns = 0
         self.head: bytes = b""
         self.log_fields = ""
+        self.block: bytes = b""
         self.policy_head: tuple[object, bytes, bytes] | None = None
+        self.policy_block: tuple[object, bytes, bytes] | None = None
         self.born = born(meta)
         self.fast_path_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
         self.used = False
-        # The key is in several tables, and the headers are also in `head`.
+        # The key is in several tables, and the headers are also in `head` and `block`.
         self.size = (
             len(body)
             + 2 * len(key)
-            + sum([2 * (len(name) + len(value)) + 170 for name, value in meta.headers])
+            + sum([3 * (len(name) + len(value)) + 170 for name, value in meta.headers])
             + sum([len(value) + 100 for value in meta.vary_values])
             + sum([len(tag) + 60 for tag in meta.tags])
             + 1000
