@@ -171,7 +171,7 @@ def escaped(text: str) -> str:
 
 def w3c_head(fields: Sequence[str]) -> str:
     """The first two lines of a file."""
-    return f"#Version: 1.0\n#Fields: {' '.join(fields)}\n"
+    return f"#Version: 1.0\n#Fields: {' '.join(fields)}" + "\n"
 
 
 def separated(records: Iterable[LogRecord], fields: Sequence[str], location: str, separator: str) -> str:
@@ -185,7 +185,7 @@ def separated(records: Iterable[LogRecord], fields: Sequence[str], location: str
         values = [reader(record, location) for reader in readers]
         words = [EMPTY if value is None else escaped(value) for value in values]
         lines.append(separator.join([word.replace(separator, f"%{ord(separator):02X}") for word in words]))
-    return "".join([f"{line}\n" for line in lines])
+    return "".join([line + "\n" for line in lines])
 
 
 def json_lines(records: Iterable[LogRecord], fields: Sequence[str], location: str) -> bytes:
