@@ -74,8 +74,8 @@ class NatsServer:
             f'http: "127.0.0.1:{self.monitor_port}"',
         ]
         if self._jetstream:
-            domain = f'domain: "{self._domain}"' if self._domain else ""
-            lines.append(f'jetstream {{ store_dir: "{self.folder}/jetstream" {domain} }}')
+            domain = f', domain: "{self._domain}"' if self._domain else ""
+            lines.append(f'jetstream {{ store_dir: "{self.folder}/jetstream"{domain} }}')
         file = self.folder / "nats.conf"
         file.write_text("\n".join([*lines, self._config]) + "\n")
         with (self.folder / "log").open("ab") as log:

@@ -172,6 +172,7 @@ export KEYFRONT_VAR_origin_secret=secret
 
 LINK = Latest(r"http://d\S+letter\.txt\?Expires=\S+")
 EDGES = {"": Skip("tests/stories/test_edges.py enrolls machines by it")}
+NATS = {"": Skip("tests/stories/test_nats.py enrolls an edge by it, at a leaf node")}
 TLS = {
     "keyfront trust": Skip("tests/stories/test_local_tls.py trusts by the printed lines"),
     "certbot": Skip("tests/stories/test_acme.py runs certbot against Pebble"),
@@ -352,6 +353,7 @@ PAGES = (
         },
     ),
     guide("edges", EDGES),
+    guide("nats", NATS),
     guide("tls", TLS),
     *(
         guide(f"recipes/{name}", {"": Skip("tests/stories/test_recipes.py runs it behind TLS")})

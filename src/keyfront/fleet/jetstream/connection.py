@@ -10,6 +10,7 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
@@ -20,6 +21,8 @@ log = logging.getLogger("keyfront.fleet")
 
 OPEN = 10.0
 """Seconds to connect, and for one request to JetStream."""
+CLOSE = 1.0
+"""Seconds to close a connection."""
 PING, MAX_PINGS = 5, 2
 """Seconds between two pings, and the number of pings without a response after which the connection is lost."""
 MIN_PAYLOAD = 1 << 14
@@ -76,6 +79,8 @@ class Connection:
         """
         try:
             return (await self.client.request(subject, data, timeout=OPEN)).data
+        except NoRespondersError as error:
+            raise Unreachable(f"no control plane listens to {subject} there") from error
         except (NatsError, TimeoutError) as error:
             raise self.failure(error, f"nobody responds to {subject}") from error
 
@@ -83,6 +88,10 @@ class Connection:
         """The error for people: a missing permission only shows as a refusal, and no response."""
         if self.refusals:
             return Unreachable(f"{what}: {self.refusals[-1]}")
+        if isinstance(error, NoRespondersError):
+            return Unreachable(
+                f"{what}: there is no JetStream that has it; at a leaf node, --nats-domain must name the hub's domain"
+            )
         if isinstance(error, APIError) and error.description:
             return Unreachable(f"{what}: {error.description}")
         return Unreachable(f"{what}: {_reason(error)}")
@@ -128,15 +137,20 @@ async def connected(
         if access.tls(server) is not None:
             _require_tls(client)
     except (NatsError, OSError, TimeoutError, ValueError) as error:
-        with contextlib.suppress(Exception):
-            await client.close()
+        await _close(client)
         raise Unreachable(_reason(error)) from error
     try:
         if client.max_payload < MIN_PAYLOAD:
             raise Unreachable(f"it accepts messages of {client.max_payload} bytes only: raise max_payload")
         yield made
     finally:
-        with contextlib.suppress(Exception):
+        await _close(client)
+
+
+async def _close(client: Client) -> None:
+    """Close the connection, whether or not the other side takes part in that."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(CLOSE):
             await client.close()
 
 
