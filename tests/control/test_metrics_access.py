@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -104,6 +106,13 @@ def test_a_file_that_holds_a_token(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0123456789abcdef\n")
     assert read_token(str(tmp_path / "token")) == "0123456789abcdef"
     assert read_token("") == ""
+    with pytest.raises(SettingsError) as told:
+        read_token("/dev/null")
+    command = str(told.value).split("`")[1]
+    (tmp_path / "token").write_bytes(
+        subprocess.run(shlex.split(command), capture_output=True, check=True).stdout
+    )
+    assert len(read_token(str(tmp_path / "token"))) == 64
 
 
 LISTED = ("--metrics", "198.51.100.0/24", "--trusted-proxies", "127.0.0.1")

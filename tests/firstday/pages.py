@@ -332,6 +332,17 @@ PAGES = (
     guide("limits", {"KEYFRONT_EDGE=": Skip("tests/edge/test_asgi.py reads it")}),
     guide("health", {'"status": "failing"': EXAMPLE}),
     guide(
+        "monitoring",
+        {
+            "keyfront up": Skip("tests/stories/test_metrics.py runs it"),
+            "scrape_configs": Skip(
+                "tests/stories/test_metrics.py gives it to a Prometheus, where there is one"
+            ),
+            "rule_files": Skip("tests/stories/test_metrics.py gives it to a Prometheus, where there is one"),
+            "promtool": Skip("tests/stories/test_metrics.py runs it, where there is one"),
+        },
+    ),
+    guide(
         "declared",
         {"origin_secret = {": Save("environments.toml"), "~ key group viewers": Output()},
         before=KEYS + "cp public.pem films.pem",

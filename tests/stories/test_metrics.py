@@ -3,18 +3,25 @@ workers."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
+import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from keyfront import load_signer, sign_url
 from tests.keys import KEYS
@@ -210,3 +217,131 @@ def test_formats_and_access(site: Site) -> None:
         assert answer.status == 403
         answer, _ = ask(port, **forwarded, Authorization=f"Bearer {TOKEN}")
         assert answer.status == 200
+
+
+# -- the dashboard, the alert rules, and a real Prometheus -----------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "monitoring"
+GUIDE = (ROOT / "docs" / "guide" / "monitoring.md").read_text()
+PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool (Debian: prometheus) is not installed")
+needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus (Debian) is not installed")
+
+
+def printed_yaml() -> list[str]:
+    """The parts of Prometheus's configuration that the guide prints."""
+    return re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def expressions() -> list[str]:
+    """Those of the dashboard, with values for Grafana's variables, and of the alert rules."""
+    dashboard = json.loads((EXAMPLES / "dashboard.json").read_text())
+    targets = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    found = [target["expr"] for target in targets] + [one["expr"] for one in dashboard["annotations"]["list"]]
+    for name, value in (("$__rate_interval", "1m"), ("$__interval", "1m"), ("$distribution", ".*")):
+        found = [each.replace(name, value) for each in found]
+    assert not any("$" in each.replace("${1}", "") for each in found)
+    groups = yaml.safe_load((EXAMPLES / "alerts.yml").read_text())["groups"]
+    return found + [rule["expr"] for group in groups for rule in group["rules"]]
+
+
+def test_dashboard_and_rules_use_only_what_is_exposed(site: Site) -> None:
+    exposed: set[str] = set()
+    for port in (site.up.metrics_port, site.up.control_port):
+        text = site.up._get(port, f"127.0.0.1:{port}", "/metrics").body.decode()
+        exposed |= sample_names(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M))
+    used = {name for each in expressions() for name in re.findall(r"\bkeyfront_\w+", each)}
+    assert used
+    assert used <= exposed
+    reference = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    listed = sample_names(re.findall(r"^\| `(keyfront_\w+)` \| (\w+) ", reference, re.M))
+    assert {name for name in exposed if not name.endswith("_created")} == listed
+
+
+def sample_names(families: list[tuple[str, str]]) -> set[str]:
+    """The names of the samples of families, given by name and type."""
+    parts = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
+    return {name + part for name, kind in families for part in parts.get(kind, ("",))}
+
+
+def test_panels_are_complete() -> None:
+    dashboard = json.loads((EXAMPLES / "dashboard.json").read_text())
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids))
+    for panel in dashboard["panels"]:
+        if panel["type"] != "row":
+            assert panel["targets"], panel["title"]
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+    groups = yaml.safe_load((EXAMPLES / "alerts.yml").read_text())["groups"]
+    names = [rule["alert"] for group in groups for rule in group["rules"]]
+    table = GUIDE[GUIDE.index("| alert | when |") :]
+    assert sorted(names) == sorted(re.findall(r"`(Keyfront\w+)`", table))
+
+
+@needs_promtool
+def test_promtool_finds_no_fault(site: Site, tmp_path: Path) -> None:
+    def promtool(*words: str, text: bytes = b"") -> None:
+        done = subprocess.run([PROMTOOL or "", *words], input=text, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b""), done
+
+    promtool("check", "rules", str(EXAMPLES / "alerts.yml"))
+    for port in (site.up.metrics_port, site.up.control_port):
+        promtool("check", "metrics", text=site.up._get(port, f"127.0.0.1:{port}", "/metrics").body)
+    (tmp_path / "token").write_text(TOKEN)
+    for number, text in enumerate(printed_yaml()):
+        text = text.replace("/etc/keyfront/metrics-token", str(tmp_path / "token"))
+        text = text.replace("/etc/prometheus/alerts.yml", str(EXAMPLES / "alerts.yml"))
+        (tmp_path / f"{number}.yml").write_text(text)
+        promtool("check", "config", str(tmp_path / f"{number}.yml"))
+
+
+@needs_prometheus
+def test_a_prometheus_scrapes_as_the_guide_says(site: Site, tmp_path: Path) -> None:
+    """Both ports; every expression of the dashboard and of the rules can be evaluated."""
+    scrape, _, rules = printed_yaml()
+    text = "global: {scrape_interval: 1s, evaluation_interval: 1s}\n" + scrape + rules
+    text = text.replace("127.0.0.1:8081", f"127.0.0.1:{site.up.control_port}")
+    text = text.replace("127.0.0.1:9145", f"127.0.0.1:{site.up.metrics_port}")
+    text = text.replace("/etc/prometheus/alerts.yml", str(EXAMPLES / "alerts.yml"))
+    (tmp_path / "prometheus.yml").write_text(text)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {"config.file": tmp_path / "prometheus.yml", "storage.tsdb.path": tmp_path / "data",
+               "web.listen-address": f"127.0.0.1:{port}", "log.level": "error"}  # fmt: skip
+    process = subprocess.Popen([PROMETHEUS or "", *(f"--{name}={value}" for name, value in options.items())])
+
+    def api(path: str, **parameters: str) -> Any:
+        query = urllib.parse.urlencode(parameters)
+        answer = site.up._get(port, f"127.0.0.1:{port}", f"/api/v1/{path}?{query}")
+        found = json.loads(answer.body)
+        assert found["status"] == "success", (parameters, found)
+        return found["data"]
+
+    def value(expression: str) -> float:
+        result = api("query", query=expression)["result"]
+        return float(result[0]["value"][1]) if result else 0.0
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError):
+            return value('sum(up{job="keyfront"})') == 2
+        return False
+
+    try:
+        site.up.until(answers)
+        site.send_some_of_each()
+        everything = sum(
+            count for name, count in site.sent.items() if name.startswith("keyfront_edge_denials_total")
+        )
+        site.up.until(lambda: value("sum(keyfront_edge_denials_total)") == everything)
+        for each in expressions():
+            api("query", query=each)
+        site.up.until(
+            lambda: {rule["health"] for group in api("rules")["groups"] for rule in group["rules"]} == {"ok"}
+        )
+        # The counters that `rate` needs never fall: without a reset, the sum over time is what was sent.
+        assert value("sum(resets(keyfront_edge_requests_total[1h]))") == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -21,7 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.utils import floatToGoString
 
-from keyfront.fleet.edge_counters import BY_NAME, FAMILIES, Family, Kind, Merge, Series, Sums
+from keyfront.fleet.edge_counters import BY_NAME, FAMILIES, WORKERS, Family, Kind, Merge, Series, Sums
 from keyfront.fleet.feed import Report
 
 PREFIX = "keyfront_edge_"
@@ -51,7 +51,7 @@ def merged(workers: Iterable[Iterable[Series]]) -> Merged:
 
 def machine_families(workers: Iterable[Iterable[Series]]) -> Iterable[Metric]:
     """Metric families for the workers of one machine, added up."""
-    series = merged(workers)
+    series: Merged = {WORKERS.name: {(): (0,)}, **merged(workers)}
     for family in FAMILIES:
         metric = _Metric(family, ())
         for labels, cells in series.get(family.name, {}).items():
