@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "signing": {"errors"},
     "model": {"errors", "signing"},
     "fleet": _RULES | {"private_files"},
-    "monitoring": _RULES | {"fleet"},
+    "monitoring": _RULES | {"fleet", "botocore_session"},
     "cloudfront": {"errors", "botocore_session"},
     "custody": {"errors", "extras", "signing", "private_files", "botocore_session", "uvicorn_server"},
     "lifecycle": _KEYS,
@@ -176,7 +176,8 @@ HEARTS = (
     "keyfront.lifecycle.record_changes",
     "keyfront.lifecycle.rotation",
     "keyfront.model",
-    "keyfront.monitoring",
+    "keyfront.monitoring.edge_metrics",
+    "keyfront.monitoring.log_schema",
     "keyfront.signing.policy",
     "keyfront.signing.verify",
 )

@@ -23,6 +23,7 @@ EXTRAS = {
     **dict.fromkeys(_SERVER.split(), "server"),
     "botocore": "server",
     "granian": "http2",
+    "duckdb": "logs",
     "hvac": "vault",
     "nats": "nats",
     "nkeys": "nats",

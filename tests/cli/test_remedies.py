@@ -54,6 +54,7 @@ TRUST = "stories/test_local_tls.py::test_clients_trust_it_by_the_line_that_is_pr
 TRUST_EXPORT = "stories/test_local_tls.py::test_its_certificate_is_exported_for_other_machines"
 TRUST_STORE = "stories/test_local_tls.py::test_the_system_trusts_it_until_it_is_removed"
 UNWATCHED = "test_the_commands_for_records_that_nothing_watches"
+LOGS = "cli/test_logs.py::test_the_printed_commands"
 MENTION = "names a program in a sentence; there is nothing to run"
 
 CASES = {
@@ -139,6 +140,11 @@ CASES = {
     ("lifecycle.findings", "keyfront rotation run {}"): ROTATIONS,
     ("lifecycle.hooks", "chmod go-w {}"): PLAIN,
     ("monitoring.exposition", "keyfront up"): MENTION,
+    ("cli.logs", "keyfront up --data {}"): STARTS,
+    ("cli.logs", "keyfront logs query 'DESCRIBE requests'"): LOGS,
+    ("cli.logs", "keyfront logs query 'FROM requests WHERE status = 403 LIMIT 5'"): LOGS,
+    ("cli.logs", "keyfront logs query top-denials --since 1d"): LOGS,
+    ("monitoring.log_query", "keyfront logs query 'DESCRIBE requests'"): LOGS,
     ("runtime.control_process", "keyfront up"): MENTION,
     ("runtime.metrics_process", "keyfront up"): MENTION,
     (

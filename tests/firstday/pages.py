@@ -219,6 +219,10 @@ PAGES = (
         first={"hashlib": "keyfront audit export -o audit.jsonl"},
     ),
     guide(
+        "logs",
+        {"pip install 'keyfront[logs]'": INSTALL, "s3://my-logs": EXAMPLE},
+    ),
+    guide(
         "keys",
         {"mail -s": Skip("it needs a mail server"), "keyfront_key_warning{": EXAMPLE, "- alert:": EXAMPLE},
         exits={"keyfront key warnings": 1},

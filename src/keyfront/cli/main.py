@@ -33,6 +33,7 @@ COMMANDS = {
     "env": "env:env",
     "explain": "sign:explain",
     "key": "key:key",
+    "logs": "logs:logs",
     "plan": "declared:plan_command",
     "regions": "regions:regions",
     "reload": "reload:reload",

@@ -1,1 +1,1 @@
-"""Metrics from the counters of edges. Reads only reports, and never delays a request."""
+"""Metrics from the counters of edges, and queries over their logs. Reads what edges wrote; never delays a request."""
