@@ -91,7 +91,7 @@ def _record(draw: random.Random) -> Record:
         host="media.example.com",
         path=f"/films/{draw.randrange(20000):05d}/seg-{draw.randrange(900):04d}.m4s",
         query="",
-        protocol_version="HTTP/2.0",
+        protocol_version="2.0",
         status=200,
         bytes=draw.randrange(1_000, 2_000_000),
         time_taken_us=draw.randrange(50, 3_000),

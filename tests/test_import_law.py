@@ -177,7 +177,9 @@ HEARTS = (
     "keyfront.lifecycle.rotation",
     "keyfront.model",
     "keyfront.monitoring.edge_metrics",
+    "keyfront.monitoring.exposition",
     "keyfront.monitoring.log_schema",
+    "keyfront.monitoring.metrics_access",
     "keyfront.signing.policy",
     "keyfront.signing.verify",
 )

@@ -41,7 +41,7 @@ def record(**changes: Any) -> Record:
         "host": "media.example.com",
         "path": "/films/1.mp4",
         "query": "",
-        "protocol_version": "HTTP/1.1",
+        "protocol_version": "1.1",
         "status": 200,
         "bytes": 1000,
         "time_taken_us": 500,

@@ -26,6 +26,8 @@ _ROTATED = re.compile(r"access(?:-.+\.jsonl(?:\.gz)?|\.jsonl[.-].+)", re.DOTALL)
 _BEGINNING = 64 * 1024
 """Bytes of a file in which its format must show."""
 _PIECE = 1024 * 1024
+_DELIMITERS = "\t, ;|"
+"""Characters that can separate the values of a standard log, the usual one first."""
 
 
 class Format(Enum):
@@ -38,10 +40,12 @@ class Format(Enum):
 
 
 class Kind(NamedTuple):
-    """The format of a file, and for a standard log its fields in order; whether the file is compressed with gzip."""
+    """The format of a file, and for a standard log its fields in order, with the text that separates them; whether the
+    file is compressed with gzip."""
 
     format: Format
     fields: tuple[str, ...] = ()
+    delimiter: str = "\t"
     compressed: bool = False
 
 
@@ -117,9 +121,11 @@ def kind_of(beginning: bytes) -> Kind | None:
     """
     if beginning.startswith(b"PAR1"):
         return Kind(Format.PARQUET)
-    for line in beginning.splitlines():
+    lines = beginning.split(b"\n")
+    for number, line in enumerate(lines):
         if line.startswith(b"#Fields:"):
-            return _text_kind(line.decode("utf-8", "replace"))
+            following = lines[number + 1] if number + 1 < len(lines) else b""
+            return _text_kind(line.decode("utf-8", "replace"), following.decode("utf-8", "replace"))
         if line.startswith(b"{"):
             try:
                 members = json.loads(line)
@@ -132,11 +138,13 @@ def kind_of(beginning: bytes) -> Kind | None:
     return None
 
 
-def _text_kind(header: str) -> Kind | None:
+def _text_kind(header: str, line: str) -> Kind | None:
+    """The fields that the header names; the first line with values shows what separates them."""
     fields = tuple(header.removeprefix("#Fields:").split())
     if not is_standard(by_normalized_name(fields)) or len(set(fields)) != len(fields):
         return None
-    return Kind(Format.STANDARD_TEXT, fields)
+    fitting = (each for each in _DELIMITERS if line.count(each) == len(fields) - 1)
+    return Kind(Format.STANDARD_TEXT, fields, next(fitting, "\t"))
 
 
 def repaired(file: Path, folder: Path) -> Path | None:

@@ -24,7 +24,11 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("timestamp", "TIMESTAMP", "when the response had been sent, in UTC"),
+    Column(
+        "timestamp",
+        "TIMESTAMP",
+        "when the request arrived, in UTC; in standard logs, when the response ended",
+    ),
     Column("time", "DOUBLE", "the same in epoch seconds", ("timestamp_ms", "timestamp")),
     Column("request_id", "VARCHAR", "`X-Amz-Cf-Id` of the response", ("x_edge_request_id",)),
     Column("client_ip", "VARCHAR", "the viewer's address", ("c_ip",)),
@@ -36,7 +40,7 @@ COLUMNS = (
     Column(
         "query", "VARCHAR", "the query; in access records without the signing parameters", ("cs_uri_query",)
     ),
-    Column("protocol_version", "VARCHAR", "such as `HTTP/2.0`", ("cs_protocol_version",)),
+    Column("protocol_version", "VARCHAR", "the version of HTTP, such as `1.1`", ("cs_protocol_version",)),
     Column("status", "USMALLINT", "the status; 0 if the viewer left before there was one", ("sc_status",)),
     Column("bytes", "UBIGINT", "bytes sent to the viewer", ("sc_bytes",)),
     Column("time_taken_us", "UBIGINT", "microseconds until the last byte", ("time_taken",)),
@@ -142,7 +146,7 @@ def standard_select(wanted: Collection[str], fields: Mapping[str, str], *, escap
     """The SELECT list that makes rows of `requests` from a standard log whose columns are texts.
 
     :param fields: the log's own name of each field, by its normalized name.
-    :param escaped: whether values are percent-encoded, and `-` stands for an empty one, as in the W3C format.
+    :param escaped: whether values are percent-encoded, as in the W3C format.
     """
 
     def text(field: str) -> str:
@@ -150,10 +154,11 @@ def standard_select(wanted: Collection[str], fields: Mapping[str, str], *, escap
 
     def decoded(field: str) -> str:
         value = text(field)
-        if not escaped:
-            return value
         # A byte sequence that is not UTF-8 stays encoded.
-        return f"CASE WHEN {value} = '-' THEN '' ELSE coalesce(try(url_decode({value})), {value}) END"
+        plain = f"coalesce(try(url_decode({value})), {value})" if escaped else value
+        if field == "cs_protocol_version":
+            plain = f"regexp_replace({plain}, '^HTTP/', '')"
+        return f"CASE WHEN {value} = '-' THEN '' ELSE {plain} END"
 
     def seconds() -> str:
         if "timestamp_ms" in fields:
