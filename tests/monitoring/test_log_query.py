@@ -12,8 +12,10 @@ import pytest
 pytest.importorskip("duckdb", reason="DuckDB is not installed")
 
 import duckdb
+import msgspec
 
-from keyfront.edge.types.record import Record
+from keyfront.edge.logs import standard_format
+from keyfront.edge.types.record import LogRecord, Record
 from keyfront.errors import SettingsError
 from keyfront.monitoring import log_schema
 from keyfront.monitoring.log_files import access_logs, log_files
@@ -21,6 +23,13 @@ from keyfront.monitoring.log_query import QUESTIONS, LogQuery, LogQueryError, Wi
 from tests.imports import ROOT
 from tests.monitoring.harness import FIELDS, HEADER, LINE, NOON, encoded, record, refused, write
 from tests.rows import rows
+
+WRITTEN = {
+    "client_ip", "method", "host", "path", "protocol_version", "status", "result", "distribution", "user_agent",
+    "edge_location", "content_type", "forwarded_for", "time_taken_us", "verdict", "reason", "key_pair_id",
+    "key_group", "signed_by", "country", "behavior",
+}  # fmt: skip
+"""Columns that Keyfront's own standard logs can have as they are in the record."""
 
 
 def answer(sql: str, *files: Path, window: Window | None = None) -> list[tuple[Any, ...]]:
@@ -125,6 +134,43 @@ def test_standard_logs_with_chosen_fields_as_text_json_and_parquet(tmp_path: Pat
         ("/parquet", 403, NOON + 1, None, None, "agent"),
         ("/text", 403, NOON + 1.5, "expired", 250_000, None),
     ]
+
+
+def test_keyfronts_own_standard_logs(tmp_path: Path) -> None:
+    """Every format that an edge delivers, with every field that it knows, gives what the record said."""
+    said = LogRecord(
+        **msgspec.structs.asdict(
+            refused(
+                "expired",
+                path="/a%20b'|.jpg",
+                time_taken_us=5000,
+                user_agent="Me/1.0 (a; b, c|d)",
+                country="DE",
+                behavior="/*",
+            )
+        ),
+        raw_query="w=1&Signature=~",
+        content_type="image/jpeg",
+        forwarded_for="10.0.0.1, 10.0.0.2",
+    )
+    fields = tuple(standard_format.FIELDS)
+    head = standard_format.w3c_head(fields)
+    files = [
+        write(tmp_path / "a.gz", head + standard_format.separated([said], fields, "FRA56-P1", "\t")),
+        write(tmp_path / "b.gz", head + standard_format.separated([said], fields, "FRA56-P1", ",")),
+        write(tmp_path / "c.gz", standard_format.json_lines([said], fields, "FRA56-P1")),
+        write(
+            tmp_path / "E1.2026-09-21-14.d.gz",
+            standard_format.w3c_head(standard_format.LEGACY)
+            + standard_format.separated([said], standard_format.LEGACY, "FRA56-P1", "\t"),
+        ),
+    ]
+    names = [name for name in log_schema.NAMES if name in WRITTEN]
+    legacy, *others = answer(f"SELECT {', '.join(names)} FROM requests ORDER BY file", *files)
+    whole = [getattr(said, name, "FRA56-P1") for name in names]
+    assert [list(row) for row in others] == [whole] * 3
+    own = ("behavior", "country", "verdict", "reason", "signed_by", "key_pair_id", "key_group")
+    assert list(legacy) == [None if name in own else cell for name, cell in zip(names, whole, strict=True)]
 
 
 def test_torn_and_foreign_lines_are_counted_and_never_fatal(tmp_path: Path) -> None:

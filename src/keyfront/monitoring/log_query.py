@@ -391,7 +391,8 @@ def _source(kind: Kind, files: list[Path], columns: Collection[str], rejects: st
             types = ", ".join(f"{literal(field)}: 'VARCHAR'" for field in kind.fields)
             # `#` is escaped in values, so it begins a line of the header, of which a file can have several.
             reader = (
-                f"read_csv({listed}, columns = {{{types}}}, compression = '{compression}', delim = {literal(kind.delimiter)}, "
+                f"read_csv({listed}, columns = {{{types}}}, compression = '{compression}', "
+                f"delim = {literal(kind.delimiter)}, "
                 "quote = '', escape = '', comment = '#', header = false, auto_detect = false, "
                 f"hive_partitioning = false, store_rejects = true, rejects_table = '{rejects}', "
                 f"rejects_scan = '{rejects}_scans', rejects_limit = {_MOST_REJECTS})"
