@@ -25,6 +25,8 @@ from keyfront.cli.main import keyfront
 from keyfront.control.identity.credentials import load
 from keyfront.control.store import schema
 from keyfront.custody.default_paths import Installation, own_custody
+from keyfront.edge.logs.delivery import STATUS_FILE
+from keyfront.edge.logs.delivery import Status as DeliveryStatus
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import Snapshot
 from keyfront.runtime.installation import write_installation
@@ -295,3 +297,24 @@ def test_edges_that_follow_over_https(plane: Plane) -> None:
         found = status(data, 1)
     assert [each["Name"] for each in found["Edges"] if each["Region"] == "eu"] == ["near"]
     assert any("edge far is not connected; last seen: 2" in each for each in found["Warnings"])
+
+
+def test_log_files_that_wait(edges: tuple[Path, FileFeed]) -> None:
+    data, feed = edges
+    feed.report("edge-1", 7, at=time.time())
+    (data / STATUS_FILE).parent.mkdir(parents=True)
+    for delivery, expected in (
+        (DeliveryStatus(delivered_files=3), []),
+        (
+            DeliveryStatus(waiting_files=2, waiting_since=time.time() - 7200, problem="s3://b/k: no route"),
+            ["2 log files wait to be delivered for 2h: s3://b/k: no route"],
+        ),
+        (DeliveryStatus(dropped=7), ["7 records for standard logs were dropped"]),
+    ):
+        (data / STATUS_FILE).write_bytes(msgspec.json.encode(delivery))
+        with running(data):
+            found = status(data, 1 if expected else 0)["Warnings"]
+        assert [one for one in found if "log" in one] == found
+        assert len(found) == len(expected)
+        for one, words in zip(found, expected, strict=True):
+            assert words in one

@@ -263,6 +263,14 @@ PAGES = (
     ),
     guide("policies", names=CLIENT),
     guide(
+        "standard-logs",
+        {
+            "goaccess": Skip("tests/stories/test_standard_logs.py runs it, on files that take minutes here"),
+            "[[delivery]]": Save("deliveries.toml"),
+        },
+        names=CLIENT + distribution("standard-logs"),
+    ),
+    guide(
         "rotation",
         {
             "--records file:/srv": Skip("tests/stories/test_rotation_by_readme.py restarts Keyfront so"),

@@ -158,6 +158,7 @@ def survey(folder: Path, found: Installation, now: float) -> Status:
     if found.certificates:
         _certificates(result, warnings, now)
     _disk(folder, result, warnings)
+    warnings += log_warnings(folder, now)
     result.warnings = tuple(dict.fromkeys(warnings))
     return result
 
@@ -401,6 +402,28 @@ def _certificates(result: Status, warnings: list[str], now: float) -> None:
         left = each.ends - now
         if 0 < left < CERTIFICATE_DAYS * 86400:
             warnings.append(f"the certificate {each.name} expires on {minute_text(each.ends, '')}")
+
+
+def log_warnings(folder: Path, now: float) -> list[str]:
+    """What is wrong with the delivery of standard logs.
+
+    :param now: epoch seconds.
+    """
+    from keyfront.edge.logs.delivery import STATUS_FILE, read_status
+
+    status = read_status(folder)
+    if status is None:
+        return []
+    warnings = []
+    if status.problem:
+        since = f" for {duration_text(max(now - status.waiting_since, 0))}" if status.waiting_since else ""
+        warnings.append(f"{status.waiting_files} log files wait to be delivered{since}: {status.problem}")
+    if status.dropped:
+        warnings.append(
+            f"{status.dropped} records for standard logs were dropped, because more than --log-waiting waited; to "
+            f"forget this, remove {folder / STATUS_FILE} while Keyfront is stopped"
+        )
+    return warnings
 
 
 def _disk(folder: Path, result: Status, warnings: list[str]) -> None:

@@ -44,7 +44,7 @@ PART: Final = 64 << 20
 """Bytes of a segment whose records are rendered together: a longer one gives several files per hour."""
 _MACHINE: Final = "machine"
 _INDEX: Final = "index.json"
-_STATUS: Final = "status.json"
+STATUS_FILE: Final = f"{FOLDER}/status.json"
 _SEGMENT: Final = re.compile(r"segment-(\d{20})\.jsonl")
 _OUTBOX: Final = re.compile(r"outbox-(\d{20})")
 
@@ -101,7 +101,7 @@ class Status(msgspec.Struct):
 def read_status(data: Path) -> Status | None:
     """The status that the delivery of a data folder has written, None if nothing was ever delivered."""
     try:
-        return msgspec.json.decode((data / FOLDER / _STATUS).read_bytes(), type=Status)
+        return msgspec.json.decode((data / STATUS_FILE).read_bytes(), type=Status)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
 
@@ -301,7 +301,7 @@ class Outbox:
                 status.waiting_since = min(status.waiting_since or file.first, file.first)
 
     def write_status(self) -> None:
-        replace_file(self._folder / _STATUS, msgspec.json.encode(self.status), durable=False)
+        replace_file(Path(self._settings.data) / STATUS_FILE, msgspec.json.encode(self.status), durable=False)
 
 
 def _index(outbox: Path) -> list[File]:
