@@ -98,8 +98,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         options = ("--log-interval", "1s", "--log-deliveries", str(deliveries))
         with Up(folder / "data", workers=2, options=options) as up:
             client = up.client()
-            config = {"CallerReference": "k", "Name": "k", "EncodedKey": key("ec").public_key.pem}
-            key_id = client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"]
+            public = {"CallerReference": "k", "Name": "k", "EncodedKey": key("ec").public_key.pem}
+            key_id = client.create_public_key(PublicKeyConfig=public)["PublicKey"]["Id"]
             group = client.create_key_group(KeyGroupConfig={"Name": "g", "Items": [key_id]})["KeyGroup"]["Id"]
             config = distribution_config("logs", port, [], paths={"/private/*": [group]})
             config["Logging"] = {

@@ -12,6 +12,7 @@ from keyfront.cli.durations import DurationType
 from keyfront.cli.options import FILE, option_group
 from keyfront.cli.sizes import SizeType
 from keyfront.errors import SettingsError
+from keyfront.extras import require_extra
 
 if TYPE_CHECKING:
     from keyfront.edge.logs.append_file import Retention
@@ -59,6 +60,9 @@ class AccessLogOptions(msgspec.Struct, frozen=True):
                 f"--log-destination {to} is neither a folder, nor s3, nor the URL of an S3 API; buckets are named by "
                 "the distributions"
             )
+        deliveries = () if self.log_deliveries is None else read_deliveries(self.log_deliveries.absolute())
+        if any(one.format == "parquet" for one in deliveries):
+            require_extra("logs")
         return DeliverySettings(
             str(data),
             location,
@@ -66,7 +70,7 @@ class AccessLogOptions(msgspec.Struct, frozen=True):
             self.log_interval,
             self.log_waiting,
             self.mask_signatures,
-            () if self.log_deliveries is None else read_deliveries(self.log_deliveries.absolute()),
+            deliveries,
         )
 
 

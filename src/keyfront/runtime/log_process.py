@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from keyfront.edge.logs.delivery import Destination, Outbox, render
+from keyfront.edge.logs.delivery import Destination, Outbox
 from keyfront.edge.logs.delivery_settings import DeliverySettings
 from keyfront.edge.logs.spool import FOLDER
 from keyfront.errors import SettingsError
@@ -85,7 +85,7 @@ class _Deliverer:
         """Deliver everything that there is. Returns the seconds until the next time."""
         interval = self._settings.interval
         try:
-            outbox = Outbox(self._settings, render)
+            outbox = Outbox(self._settings)
             outbox.collect(time.time())
             outbox.render()
             self._destinations = self._destinations or open_destinations(self._settings)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from keyfront.edge.logs import delivery
-from keyfront.edge.logs.delivery import DeliveryError, Outbox, has_work, read_status, render
+from keyfront.edge.logs.delivery import DeliveryError, Outbox, has_work, read_status
 from keyfront.edge.logs.delivery_settings import (
     LEGACY_LOG,
     Delivery,
@@ -66,7 +66,7 @@ def spool(folder: Path, *records: LogRecord) -> None:
 def cycle(folder: Path, shelf: Shelf, *, now: float = NOW, **members: object) -> Outbox:
     """What the process does at each interval."""
     made = settings(folder, **members)
-    outbox = Outbox(made, render)
+    outbox = Outbox(made)
     outbox.collect(now)
     outbox.render()
     outbox.deliver({one.name: shelf for one in (LEGACY_LOG, *made.deliveries)}, now)
@@ -141,7 +141,7 @@ def test_one_destination_fails_and_the_other_goes_on(tmp_path: Path) -> None:
     legacy.broken = "it is full"
     second = Delivery("second", "folder")
     spool(tmp_path, logged(1))
-    outbox = Outbox(settings(tmp_path, deliveries=(second,)), render)
+    outbox = Outbox(settings(tmp_path, deliveries=(second,)))
     outbox.collect(NOW)
     outbox.render()
     for _ in range(2):
@@ -202,6 +202,28 @@ def test_signatures_are_masked_on_request(tmp_path: Path) -> None:
         cycle(tmp_path / str(mask), shelf, mask=mask)
         (data,) = shelf.files.values()
         assert (b"secret" in gzip.decompress(data)) is not mask
+
+
+def test_parquet(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    shelf = Shelf()
+    fields = ("cs(User-Agent)", "sc-status", "cs-uri-query", "timestamp(ms)")
+    lake = Delivery("lake", "folder", format="parquet", fields=fields)
+    spool(
+        tmp_path,
+        logged(1, user_agent='a "b" \xe9\t\\', raw_query="x=1"),
+        logged(2, user_agent="", status=0, distribution="E1"),
+    )
+    cycle(tmp_path, shelf, deliveries=(lake,))
+    files = [data for (_, key), data in shelf.files.items() if key.endswith(".parquet")]
+    assert len(files) == 1
+    (tmp_path / "log.parquet").write_bytes(files[0])
+    found = duckdb.connect().execute(f"SELECT * FROM '{tmp_path / 'log.parquet'}'")
+    assert tuple(each[0] for each in found.description) == fields
+    assert found.fetchall() == [
+        ('a "b" \xe9\t\\', "200", "x=1", "1700000000250"),
+        (None, "000", None, "1700000000250"),
+    ]
 
 
 def test_other_users_cannot_read_what_waits(tmp_path: Path) -> None:

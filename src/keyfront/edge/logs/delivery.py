@@ -25,7 +25,7 @@ import re
 import secrets
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from time import gmtime, strftime
 from typing import Final, Protocol
@@ -34,6 +34,7 @@ import msgspec
 
 from keyfront.edge.logs import standard_format
 from keyfront.edge.logs.delivery_settings import LEGACY_LOG, Delivery, DeliverySettings
+from keyfront.edge.logs.parquet_format import parquet
 from keyfront.edge.logs.spool import CURRENT, FOLDER
 from keyfront.edge.types.record import LogRecord
 from keyfront.private_files import create_file, replace_file, sync_folder
@@ -121,20 +122,12 @@ def has_work(data: Path) -> bool:
 
 
 class Outbox:
-    """The delivery folder of one machine. One process at a time may use it.
+    """The delivery folder of one machine. One process at a time may use it."""
 
-    :param render_file: makes a file of records, for formats that need a library; see `render`.
-    """
-
-    def __init__(
-        self,
-        settings: DeliverySettings,
-        render_file: Callable[[list[LogRecord], Delivery, str], bytes],
-    ) -> None:
+    def __init__(self, settings: DeliverySettings) -> None:
         self._folder = Path(settings.data) / FOLDER
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._settings = settings
-        self._render_file = render_file
         self._machine = self._machine_id()
         self.status = read_status(Path(settings.data)) or Status()
         for one in self._folder.glob("rendering-*"):
@@ -221,7 +214,7 @@ class Outbox:
             key = delivery.key(prefix, distribution, hour, stem)
             if self._settings.mask:
                 some = [standard_format.masked(one) for one in some]
-            data = self._render_file(some, delivery, self._settings.location)
+            data = render(some, delivery, self._settings.location)
             first = min([standard_format.ended(one) for one in some])
             yield File(str(start + offset), delivery.name, bucket, key, len(some), first), data
 
@@ -323,10 +316,12 @@ def _parts(segment: Path) -> Iterator[tuple[list[LogRecord], int]]:
 
 
 def render(records: list[LogRecord], delivery: Delivery, location: str) -> bytes:
-    """A file in one of the text formats, compressed. The same records give the same bytes.
+    """The content of a file. The same records give the same bytes.
 
     :param location: the name of the edge location.
     """
+    if delivery.format == "parquet":
+        return parquet(records, delivery.fields, location)
     if delivery.format == "json":
         text = standard_format.json_lines(records, delivery.fields, location)
     else:
