@@ -90,7 +90,7 @@ class Moto:
         """Clear all faults."""
         self._tell("well", {})
 
-    def asked(self, operation: str) -> int:
+    def calls_of(self, operation: str) -> int:
         """The number of calls of `operation`."""
         return self.all_asked().get(operation, 0)
 
@@ -133,7 +133,7 @@ def _main() -> None:
     _correct()
     moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
     faults: list[dict[str, Any]] = []
-    asked: dict[str, int] = {}
+    counts: dict[str, int] = {}
 
     def door(environ: dict[str, Any], start: Any) -> Any:
         path = environ["PATH_INFO"]
@@ -145,9 +145,9 @@ def _main() -> None:
                     faults.append(words)
                 if path.endswith("/well"):
                     faults.clear()
-                return [json.dumps(asked).encode()]
+                return [json.dumps(counts).encode()]
             operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
-            asked[operation] = asked.get(operation, 0) + 1
+            counts[operation] = counts.get(operation, 0) + 1
             for fault in faults:
                 if fault["operation"] == operation and fault["times"] > 0:
                     fault["times"] -= 1

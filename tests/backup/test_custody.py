@@ -108,8 +108,8 @@ def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
     one = Rotated(tmp_path / "data")
     archive = one.archive(one.take(private_keys=False))
     records = open_records(one.place, OLD)
-    kept = load(records, "photos")
-    assert kept is not None
+    loaded = load(records, "photos")
+    assert loaded is not None
     gone = msgspec.structs.replace(
         one.record.entries[0], stage=Stage.DRAINING, draining=NOW + 5, drain_until=NOW + 9e5
     )
@@ -117,7 +117,7 @@ def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
         one.place.replace("?", "photos-2?"), Stage.SIGNING, NOW + 5, "K2", published=NOW + 5, signing=NOW + 5
     )
     later = save(
-        records, msgspec.structs.replace(kept.record, entries=(gone, made)), kept.version, now=NOW + 5
+        records, msgspec.structs.replace(loaded.record, entries=(gone, made)), loaded.version, now=NOW + 5
     )
     one.harness.close()
     with held(one.folder), Restore(archive, Target(one.folder), OLD) as work:
@@ -155,17 +155,17 @@ def rotated_away(one: Rotated, *, compromised: bool) -> Entry:
     )
     made = Entry(held_key.uri, Stage.SIGNING, NOW + 5, key_id, published=NOW + 5, signing=NOW + 5)
     records = open_records(one.place, OLD)
-    kept = load(records, "photos")
-    assert kept is not None
-    save(records, msgspec.structs.replace(kept.record, entries=(gone, made)), kept.version, now=NOW + 5)
+    loaded = load(records, "photos")
+    assert loaded is not None
+    save(records, msgspec.structs.replace(loaded.record, entries=(gone, made)), loaded.version, now=NOW + 5)
     open_place(one.place, OLD).delete("photos-1", grace=0, now=NOW + 6)
     return made
 
 
 def stages(one: Rotated) -> list[tuple[str, Stage, bool]]:
-    kept = load(open_records(one.place, OLD), "photos")
-    assert kept is not None
-    return [(split(each.uri).name, each.stage, each.compromised) for each in kept.record.entries]
+    loaded = load(open_records(one.place, OLD), "photos")
+    assert loaded is not None
+    return [(split(each.uri).name, each.stage, each.compromised) for each in loaded.record.entries]
 
 
 @pytest.mark.parametrize("wanted", [False, True])
@@ -197,11 +197,11 @@ def test_the_mark_comes_along_where_another_key_signs(tmp_path: Path) -> None:
     rotated_away(one, compromised=False)
     archive = one.archive(one.take(private_keys=True))
     records = open_records(one.place, OLD)
-    kept = load(records, "photos")
-    assert kept is not None
-    first, second = kept.record.entries
+    loaded = load(records, "photos")
+    assert loaded is not None
+    first, second = loaded.record.entries
     marked = (msgspec.structs.replace(first, compromised=True), second)
-    save(records, msgspec.structs.replace(kept.record, entries=marked, made=9), kept.version, now=NOW + 9)
+    save(records, msgspec.structs.replace(loaded.record, entries=marked, made=9), loaded.version, now=NOW + 9)
     one.harness.close()
     assert restored(archive, one.folder, OLD) == []
     assert stages(one) == [("photos-1", Stage.RETIRED, True), ("photos-2", Stage.SIGNING, False)]
@@ -244,14 +244,14 @@ def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
     held_key = open_place(outside, OLD).import_key("photos-9", one.key, now=NOW)
     entry = msgspec.structs.replace(one.record.entries[0], uri=held_key.uri)
     there = open_records(outside, OLD)
-    kept = save(there, msgspec.structs.replace(one.record, entries=(entry,)), None, now=NOW)
+    saved = save(there, msgspec.structs.replace(one.record, entries=(entry,)), None, now=NOW)
     place = Folder(tmp_path / "archives")
     source = Source(one.harness.store, one.folder, ACCOUNT, "here", VERSION, OLD)
     job = BackupJob(CaptureOptions(True, records=outside), SEAL, [place])
     outcome = create(source, job, TELLER, now=NOW)
     archive = one.archive(outcome)
     one.harness.close()
-    later = save(there, msgspec.structs.replace(kept.record, made=7), kept.version, now=NOW + 1)
+    later = save(there, msgspec.structs.replace(saved.record, made=7), saved.version, now=NOW + 1)
     for elsewhere in (False, True):
         target = Target(tmp_path / "look", elsewhere=elsewhere)
         with held(target.folder), Restore(archive, target, OLD) as work:

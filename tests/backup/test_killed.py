@@ -26,7 +26,7 @@ _STEPS = ("fsync", "replace", "link", "unlink", "mkdir")
 def killed(work: Callable[[], object], at: int) -> int:
     """Do `work` in a child that is killed before its step number `at`. Returns the number of steps taken; -1: it was
     killed."""
-    told, theirs = os.pipe()
+    reader, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         steps = 0
@@ -51,13 +51,13 @@ def killed(work: Callable[[], object], at: int) -> int:
         os._exit(0)
     os.close(theirs)
     _, status = os.waitpid(child, 0)
-    said = os.read(told, 100)
-    os.close(told)
+    line = os.read(reader, 100)
+    os.close(reader)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
         return -1
-    assert said, "it failed by itself"
-    return int(said)
+    assert line, "it failed by itself"
+    return int(line)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -121,16 +121,16 @@ def test_restore(tmp_path: Path) -> None:
         assert not (one.folder / "restore.new").exists()
         assert (one.folder / "credentials").read_text() == CREDENTIALS
         # The previous state is kept, however often the restore was begun.
-        kept = sorted(one.folder.glob("before-restore-*"))
-        assert any((aside / "credentials").exists() for aside in kept)
-        assert any(_holds(aside / "keyfront.db", later) for aside in kept)
+        backups = sorted(one.folder.glob("before-restore-*"))
+        assert any((aside / "credentials").exists() for aside in backups)
+        assert any(_holds(aside / "keyfront.db", later) for aside in backups)
 
 
 def _holds(path: Path, key: str) -> bool:
     if not path.exists():
         return False
-    with sqlite3.connect(path) as kept:
-        return (key,) in kept.execute("SELECT id FROM resource").fetchall()
+    with sqlite3.connect(path) as database:
+        return (key,) in database.execute("SELECT id FROM resource").fetchall()
 
 
 def _state(folder: Path, later: str) -> str:

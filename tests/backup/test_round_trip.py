@@ -98,7 +98,7 @@ def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
     one = Installed(tmp_path)
     harness = one.harness
     outcome = make(harness.store, tmp_path, tmp_path / "archives")
-    kept = neutral(harness.store)
+    store_before = neutral(harness.store)
     harness.call("DeleteDistribution", Id=one.id, IfMatch=_disabled(harness, one.id))
     later = harness.key("later")
     (tmp_path / "credentials").write_text("[other]\n")
@@ -111,10 +111,10 @@ def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
     url = store if isinstance(store, str) else ""
     with held(tmp_path), Restore(archive, Target(tmp_path, url), {}) as work:
         plan = work.plan()
-    said = {(change.kind, change.what, change.name) for change in plan.changes}
-    assert ("add", "Distribution", f"{one.id} (cdn)") in said
-    assert ("remove", "PublicKey", f"{later} (later)") in said
-    assert ("change", "file", "credentials") in said
+    changes = {(change.kind, change.what, change.name) for change in plan.changes}
+    assert ("add", "Distribution", f"{one.id} (cdn)") in changes
+    assert ("remove", "PublicKey", f"{later} (later)") in changes
+    assert ("change", "file", "credentials") in changes
     assert plan.continues
     assert restore(archive, tmp_path, url) == []
 
@@ -123,7 +123,7 @@ def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
     assert chain(again.store) == (count + 1, "")  # nothing recorded since is lost
     found = neutral(again.store)
     assert {name: rows for name, rows in found.items() if name != "audit"} == {
-        name: rows for name, rows in kept.items() if name != "audit"
+        name: rows for name, rows in store_before.items() if name != "audit"
     }
     again.close()
     (aside,) = tmp_path.glob("before-restore-*")

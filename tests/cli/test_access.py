@@ -40,7 +40,7 @@ def run(folder: Path, *argv: str, given: str | None = None) -> Result:
     return done
 
 
-def said(folder: Path, *argv: str, given: str | None = None) -> str:
+def output_of(folder: Path, *argv: str, given: str | None = None) -> str:
     """The standard output of a command that must succeed."""
     done = run(folder, *argv, given=given)
     assert done.exit_code == 0, (done.output, done.exception)
@@ -57,42 +57,44 @@ def refused(folder: Path, *argv: str, given: str | None = None) -> str:
 
 
 def test_a_key_comes_as_a_profile_and_is_shown_once(folder: Path) -> None:
-    printed = said(folder, "access", "user", "create", "ci", "--role", "key-manager", "--key")
+    printed = output_of(folder, "access", "user", "create", "ci", "--role", "key-manager", "--key")
     (folder / "profile").write_text(printed)
     profile = botocore.configloader.raw_config_parse(str(folder / "profile"))["ci"]
     assert re.fullmatch(r"AKIA[A-Z2-7]{16}", profile["aws_access_key_id"])
     assert re.fullmatch(r"[A-Za-z0-9+/]{40}", profile["aws_secret_access_key"])
-    listed = said(folder, "access", "key", "list")
+    listed = output_of(folder, "access", "key", "list")
     assert profile["aws_access_key_id"] in listed
-    everything = listed + said(folder, "access", "user", "list", "--json") + said(folder, "audit", "export")
+    everything = (
+        listed + output_of(folder, "access", "user", "list", "--json") + output_of(folder, "audit", "export")
+    )
     assert profile["aws_secret_access_key"] not in everything
 
 
 def test_users_and_keys(folder: Path) -> None:
-    said(folder, "access", "user", "create", "ci", "--role", "auditor")
-    old = json.loads(said(folder, "access", "key", "create", "ci", "--json"))
-    new = json.loads(said(folder, "access", "key", "rotate", "ci", "--json"))
+    output_of(folder, "access", "user", "create", "ci", "--role", "auditor")
+    old = json.loads(output_of(folder, "access", "key", "create", "ci", "--json"))
+    new = json.loads(output_of(folder, "access", "key", "rotate", "ci", "--json"))
     assert f"keyfront access key revoke {old['AccessKeyId']}" not in new.values()
     why = refused(folder, "access", "key", "rotate", "ci")
     assert old["AccessKeyId"] in why
     assert new["AccessKeyId"] in why
-    said(folder, "access", "key", "disable", old["AccessKeyId"])
-    lines = said(folder, "access", "key", "list", "ci").splitlines()
+    output_of(folder, "access", "key", "disable", old["AccessKeyId"])
+    lines = output_of(folder, "access", "key", "list", "ci").splitlines()
     assert lines[0].split() == ["access", "key", "user", "status", "created", "last", "used"]
     assert {line.split()[0]: line.split()[2] for line in lines[1:]} == {
         old["AccessKeyId"]: "disabled",
         new["AccessKeyId"]: "active",
     }
-    said(folder, "access", "key", "enable", old["AccessKeyId"])
-    said(folder, "access", "key", "revoke", old["AccessKeyId"])
+    output_of(folder, "access", "key", "enable", old["AccessKeyId"])
+    output_of(folder, "access", "key", "revoke", old["AccessKeyId"])
     assert "NoSuchEntity" in refused(folder, "access", "key", "revoke", old["AccessKeyId"])
-    (user,) = json.loads(said(folder, "access", "user", "list", "--json"))
+    (user,) = json.loads(output_of(folder, "access", "user", "list", "--json"))
     assert (user["UserName"], user["Policies"]) == ("ci", ["auditor"])
     assert [key["AccessKeyId"] for key in user["AccessKeys"]] == [new["AccessKeyId"]]
     assert user["AccessKeys"][0]["LastUsedDate"] is None
     assert "DeleteConflict" in refused(folder, "access", "user", "delete", "ci")
-    said(folder, "access", "user", "delete", "ci", "--with-keys")
-    assert said(folder, "access", "user", "list") == ""
+    output_of(folder, "access", "user", "delete", "ci", "--with-keys")
+    assert output_of(folder, "access", "user", "list") == ""
     assert "EntityAlreadyExists" in refused(folder, "access", "user", "create", "default")
 
 
@@ -105,21 +107,24 @@ def document(*statements: dict[str, Any]) -> str:
 
 def test_policies(folder: Path) -> None:
     (folder / "p.json").write_text(document(DENY))
-    said(folder, "access", "user", "create", "ci", "--role", "key-manager")
-    said(folder, "access", "policy", "put", "careful", str(folder / "p.json"))
-    said(folder, "access", "policy", "attach", "careful", "ci")
-    assert json.loads(said(folder, "access", "policy", "show", "careful"))["Statement"] == [DENY]
+    output_of(folder, "access", "user", "create", "ci", "--role", "key-manager")
+    output_of(folder, "access", "policy", "put", "careful", str(folder / "p.json"))
+    output_of(folder, "access", "policy", "attach", "careful", "ci")
+    assert json.loads(output_of(folder, "access", "policy", "show", "careful"))["Statement"] == [DENY]
     assert (
-        json.loads(said(folder, "access", "policy", "show", "auditor"))["Statement"][0]["Effect"] == "Allow"
+        json.loads(output_of(folder, "access", "policy", "show", "auditor"))["Statement"][0]["Effect"]
+        == "Allow"
     )
-    listed = said(folder, "access", "policy", "list").splitlines()
+    listed = output_of(folder, "access", "policy", "list").splitlines()
     assert [line.split()[0] for line in listed[1:]] == ["admin", "key-manager", "auditor", "edge", "careful"]
     assert [line.split()[-1] for line in listed[1:]][1::3] == ["ci", "ci"]
-    kinds = {one["PolicyName"]: one for one in json.loads(said(folder, "access", "policy", "list", "--json"))}
+    kinds = {
+        one["PolicyName"]: one for one in json.loads(output_of(folder, "access", "policy", "list", "--json"))
+    }
     assert kinds["careful"] == {"PolicyName": "careful", "Kind": "policy", "Users": ["ci"]}
     assert "DeleteConflict" in refused(folder, "access", "policy", "delete", "careful")
-    said(folder, "access", "policy", "detach", "careful", "ci")
-    said(folder, "access", "policy", "delete", "careful")
+    output_of(folder, "access", "policy", "detach", "careful", "ci")
+    output_of(folder, "access", "policy", "delete", "careful")
     assert "NoSuchEntity" in refused(folder, "access", "policy", "show", "careful")
     spoilt = document(DENY | {"Action": "cloudfront:DeletKeyGroup"})
     why = refused(folder, "access", "policy", "put", "careful", "-", given=spoilt)
@@ -139,13 +144,13 @@ def test_simulate(folder: Path) -> None:
         "StringEquals": {"aws:ResourceTag/Env": "dev"},
         "IpAddress": {"aws:SourceIp": "192.0.2.0/24"},
     }  # type: ignore[assignment]
-    said(folder, "access", "user", "create", "ci", "--role", "auditor")
-    said(folder, "access", "policy", "put", "dev", "-", given=document(tagged))
-    said(folder, "access", "policy", "attach", "dev", "ci")
+    output_of(folder, "access", "user", "create", "ci", "--role", "auditor")
+    output_of(folder, "access", "policy", "put", "dev", "-", given=document(tagged))
+    output_of(folder, "access", "policy", "attach", "dev", "ci")
     ask = ("access", "simulate", "ci")
-    assert said(folder, *ask, "GetKeyGroup") == "allowed by auditor (Statement[0])\n"
+    assert output_of(folder, *ask, "GetKeyGroup") == "allowed by auditor (Statement[0])\n"
     circumstances = ("--source-ip", "192.0.2.7", "--resource-tag", "Env=dev")
-    assert said(folder, *ask, "cloudfront:updatedistribution", arn, *circumstances).startswith(
+    assert output_of(folder, *ask, "cloudfront:updatedistribution", arn, *circumstances).startswith(
         "allowed by dev"
     )
     for argv in (
@@ -156,7 +161,7 @@ def test_simulate(folder: Path) -> None:
     ):
         done = run(folder, *ask, *argv)
         assert (done.exit_code, done.stdout) == (1, "denied: no policy allows it\n")
-    said(folder, "access", "policy", "put", "dev", "-", given=document(DENY))
+    output_of(folder, "access", "policy", "put", "dev", "-", given=document(DENY))
     done = run(folder, *ask, "DeleteKeyGroup")
     assert (done.exit_code, done.stdout) == (1, "denied by dev (Statement[0])\n")
     assert "has an action" in refused(folder, *ask, "s3:GetObject")
@@ -190,7 +195,7 @@ def busy(tmp_path: Path) -> Iterator[Harness]:
 
 def listed(folder: Path, *argv: str) -> list[str]:
     """The events that `keyfront audit list` prints."""
-    return [line.split()[4] for line in said(folder, "audit", "list", *argv).splitlines()]
+    return [line.split()[4] for line in output_of(folder, "audit", "list", *argv).splitlines()]
 
 
 def test_what_is_searched_for(busy: Harness) -> None:
@@ -204,7 +209,7 @@ def test_what_is_searched_for(busy: Harness) -> None:
         "CreateDistribution",
         "TagResource",
     ]
-    records = [json.loads(line) for line in said(folder, "audit", "list", "--json").splitlines()]
+    records = [json.loads(line) for line in output_of(folder, "audit", "list", "--json").splitlines()]
     assert [record["eventName"] for record in records] == everything
     site = next(iter(record["responseElements"]["distribution"]["id"] for record in records[5:6]))
     cases: dict[tuple[str, ...], list[str]] = {
@@ -230,7 +235,7 @@ def test_what_is_searched_for(busy: Harness) -> None:
     }
     for argv, names in cases.items():
         assert listed(folder, *argv) == names, argv
-    lines = said(folder, "audit", "list").splitlines()
+    lines = output_of(folder, "audit", "list").splitlines()
     assert re.fullmatch(r"1 2023-11-14T22:13:21Z ada 192\.0\.2\.7 CreatePublicKey K[A-Z0-9]{13} ok", lines[0])
     assert "GetKeyGroup nothing NoSuchResource: " in lines[3]
 
@@ -241,13 +246,13 @@ def test_a_long_log_is_read_to_its_end(busy: Harness, monkeypatch: pytest.Monkey
     for page in (1, 2, 3, 7, 8):
         monkeypatch.setattr(trail, "PAGE", page)
         assert len(listed(busy.folder)) == 7
-        assert len(said(busy.folder, "audit", "export").splitlines()) == 7
+        assert len(output_of(busy.folder, "audit", "export").splitlines()) == 7
         assert run(busy.folder, "audit", "verify").exit_code == 0
 
 
 def test_what_others_chose_does_not_move_the_cursor(busy: Harness) -> None:
     busy.refused("GetKeyGroup", Id="\x1b[2J\x1b[1;1Hgone\u202e\n2 fake")
-    (line,) = said(busy.folder, "audit", "list", "-n", "1").splitlines()
+    (line,) = output_of(busy.folder, "audit", "list", "-n", "1").splitlines()
     assert line.isprintable()
 
 
@@ -262,7 +267,7 @@ def change(folder: Path, *statements: str) -> None:
 
 
 def anchor(folder: Path) -> str:
-    return said(folder, "audit", "verify").strip()
+    return output_of(folder, "audit", "verify").strip()
 
 
 BREAKS = {
@@ -278,13 +283,13 @@ BREAKS = {
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_the_first_break_is_named(busy: Harness, name: str) -> None:
-    statement, says = BREAKS[name]
+    statement, message = BREAKS[name]
     expected = anchor(busy.folder)
     change(busy.folder, statement)
     for argv in ((), ("--expect", expected)):
         done = run(busy.folder, "audit", "verify", *argv)
         assert done.exit_code == 1
-        assert says in done.stderr
+        assert message in done.stderr
         assert done.stdout == ""
 
 
@@ -293,9 +298,9 @@ def test_a_record_that_cannot_be_read_any_more(busy: Harness) -> None:
     change(busy.folder, "UPDATE audit SET record = 'text' WHERE number = 4")
     change(busy.folder, "UPDATE audit SET record = '[]' WHERE number = 5")
     change(busy.folder, "UPDATE audit SET record = '{\"userIdentity\": 1}' WHERE number = 6")
-    lines = said(busy.folder, "audit", "list").splitlines()
+    lines = output_of(busy.folder, "audit", "list").splitlines()
     assert [line for line in lines if "cannot be read" in line] == lines[2:6]
-    assert len(said(busy.folder, "audit", "export").splitlines()) == 7
+    assert len(output_of(busy.folder, "audit", "export").splitlines()) == 7
     assert "record 3 was altered" in run(busy.folder, "audit", "verify").stderr
 
 
@@ -306,7 +311,7 @@ def test_an_anchor_shows_what_was_taken_from_the_end(busy: Harness) -> None:
     busy.key("another")
     later = anchor(busy.folder)
     for expected in (before, digest, digest.upper(), later, f"0:{'0' * 64}"):
-        assert said(busy.folder, "audit", "verify", "--expect", expected).strip() == later
+        assert output_of(busy.folder, "audit", "verify", "--expect", expected).strip() == later
     for wrong in (f"6:{digest}", f"8:{digest}", "f" * 64):
         assert run(busy.folder, "audit", "verify", "--expect", wrong).exit_code == 1
     for nonsense in ("7", "7:abc", "x:" + digest, digest + "0", "-1:" + digest):
@@ -325,25 +330,25 @@ def test_an_anchor_shows_what_was_taken_from_the_end(busy: Harness) -> None:
 
 def test_exports(busy: Harness, tmp_path: Path) -> None:
     folder = busy.folder
-    lines = said(folder, "audit", "export").splitlines()
+    lines = output_of(folder, "audit", "export").splitlines()
     for name in ("log.jsonl", "log.jsonl.gz"):
-        said(folder, "audit", "export", "-o", str(tmp_path / name))
+        output_of(folder, "audit", "export", "-o", str(tmp_path / name))
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "log.jsonl").read_text().splitlines() == lines
     assert gzip.decompress((tmp_path / "log.jsonl.gz").read_bytes()) == (tmp_path / "log.jsonl").read_bytes()
-    said(folder, "audit", "export", "--format", "cloudtrail", "-o", str(tmp_path / "trail.json.gz"))
+    output_of(folder, "audit", "export", "--format", "cloudtrail", "-o", str(tmp_path / "trail.json.gz"))
     trail = json.loads(gzip.decompress((tmp_path / "trail.json.gz").read_bytes()))
     assert trail == {"Records": [json.loads(line) for line in lines]}
-    none = said(folder, "audit", "export", "--format", "cloudtrail", "--user", "bob")
+    none = output_of(folder, "audit", "export", "--format", "cloudtrail", "--user", "bob")
     assert json.loads(none) == {"Records": []}
-    assert len(said(folder, "audit", "export", "--errors").splitlines()) == 2
+    assert len(output_of(folder, "audit", "export", "--errors").splitlines()) == 2
     assert "cannot be written" in refused(folder, "audit", "export", "-o", str(tmp_path / "no" / "log"))
     assert not list(tmp_path.glob(".log*"))
 
 
 def test_an_exported_log_can_be_verified_by_anybody(busy: Harness, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    said(busy.folder, "audit", "export", "-o", str(path))
+    output_of(busy.folder, "audit", "export", "-o", str(path))
     digest = bytes(32)
     for line in path.read_bytes().splitlines():
         digest = hashlib.sha256(digest + line).digest()
@@ -351,7 +356,7 @@ def test_an_exported_log_can_be_verified_by_anybody(busy: Harness, tmp_path: Pat
     assert expected == f"7:{digest.hex()}"
     verify = ("audit", "verify", "--file", str(path))
     assert "give the anchor" in refused(tmp_path / "nowhere", *verify)
-    assert said(tmp_path / "nowhere", *verify, "--expect", expected).strip() == expected
+    assert output_of(tmp_path / "nowhere", *verify, "--expect", expected).strip() == expected
     path.write_bytes(path.read_bytes().replace(b'"ada"', b'"eve"', 1))
     assert run(tmp_path / "nowhere", *verify, "--expect", expected).exit_code == 1
 
@@ -384,12 +389,12 @@ def test_every_command_and_option_is_in_the_reference(group: click.Group) -> Non
 def test_the_guides_policy_does_what_the_guide_says(folder: Path) -> None:
     guide = (DOCS / "guide" / "access.md").read_text()
     document = guide.partition("```json\n")[2].partition("```")[0]
-    said(folder, "access", "policy", "put", "films", "-", given=document)
-    said(folder, "access", "user", "create", "ada")
-    said(folder, "access", "policy", "attach", "films", "ada")
+    output_of(folder, "access", "policy", "put", "films", "-", given=document)
+    output_of(folder, "access", "user", "create", "ada")
+    output_of(folder, "access", "policy", "attach", "films", "ada")
     arn = "arn:aws:cloudfront::000000000000:distribution/E1"
     ask = ("access", "simulate", "ada", "UpdateDistribution", arn, "--source-ip", "192.0.2.7")
-    assert said(folder, *ask, "--resource-tag", "Team=films") == "allowed by films (OwnDistributions)\n"
+    assert output_of(folder, *ask, "--resource-tag", "Team=films") == "allowed by films (OwnDistributions)\n"
     assert run(folder, *ask, "--resource-tag", "Team=books").exit_code == 1
     done = run(folder, "access", "simulate", "ada", "DeleteDistribution", arn, "--source-ip", "192.0.2.7")
     assert done.stdout == "denied by films (NeverDelete)\n"

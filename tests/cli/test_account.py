@@ -161,7 +161,7 @@ def test_edges_only_have_no_api(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "selection", "says"),
+    ("more", "selection", "message"),
     [
         ({}, Selection(), "using the Keyfront in DATA at http://127.0.0.1:8081; --aws uses Amazon"),
         ({}, Selection(aws=True), "using Amazon, not the Keyfront in DATA"),
@@ -178,13 +178,13 @@ def test_edges_only_have_no_api(tmp_path: Path) -> None:
 def test_a_choice_that_the_options_do_not_make_is_printed(
     more: dict[str, str],
     selection: Selection,
-    says: str,
+    message: str,
     data: Path,
     environment: dict[str, str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     choose(selection, {**environment, **more})
-    assert capsys.readouterr().err == (f"keyfront: {says.replace('DATA', str(data))}\n" if says else "")
+    assert capsys.readouterr().err == (f"keyfront: {message.replace('DATA', str(data))}\n" if message else "")
 
 
 def test_where_no_keyfront_is_there_is_nothing_to_print(

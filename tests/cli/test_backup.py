@@ -49,17 +49,17 @@ def test_from_keygen_to_restore(data: Path, tmp_path: Path) -> None:
     assert run("create", "--data", data, "--to", place, "-r", recipient, "--quiet").output == ""
     (row,) = json.loads(run("list", place, "--json").output)
     assert (row["Archive"], row["Snapshot"]) == (name, 3)
-    told = json.loads(run("verify", place / name, "-i", identity, "--json").output)
-    assert told["Contains"]["store/resource"] == 3
-    (missing,) = told["Missing"]
+    verified = json.loads(run("verify", place / name, "-i", identity, "--json").output)
+    assert verified["Contains"]["store/resource"] == 3
+    (missing,) = verified["Missing"]
     assert missing.startswith("proof for ")
 
     plan = run("restore", place, "-i", identity, "--data", tmp_path / "new", "--plan")
     assert plan.exit_code == 0
     assert "+ Distribution" in plan.output
     assert not (tmp_path / "new" / "keyfront.db").exists()
-    asked = run("restore", place, "-i", identity, "--data", tmp_path / "new")
-    assert "give --yes" in why(asked)
+    unconfirmed = run("restore", place, "-i", identity, "--data", tmp_path / "new")
+    assert "give --yes" in why(unconfirmed)
     done = run("restore", place, "-i", identity, "--data", tmp_path / "new", "--yes")
     assert done.exit_code == 0
     assert (tmp_path / "new" / "keyfront.db").exists()
@@ -116,7 +116,7 @@ def test_the_newest_that_is_whole(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["--to", "PLACE"], "give the recipient of the archive"),
         (["--to", "PLACE", "-r", "age1nobody"], "is not a recipient"),
@@ -126,10 +126,10 @@ def test_the_newest_that_is_whole(data: Path, tmp_path: Path) -> None:
         (["--to", "PLACE", "-r", "RECIPIENT", "--proof-url", "https://x/a"], "is not a signed URL"),
     ],
 )
-def test_what_makes_no_sense(data: Path, tmp_path: Path, argv: list[str], said: str) -> None:
+def test_what_makes_no_sense(data: Path, tmp_path: Path, argv: list[str], message: str) -> None:
     recipient = run("keygen", tmp_path / "id").output.strip()
     words = {"PLACE": str(tmp_path / "place"), "RECIPIENT": recipient}
-    assert said in why(run("create", "--data", data, *(words.get(word, word) for word in argv)))
+    assert message in why(run("create", "--data", data, *(words.get(word, word) for word in argv)))
     assert not (tmp_path / "place").exists()
 
 

@@ -27,7 +27,7 @@ def run(*argv: str, given: str | None = None, env: dict[str, str] | None = None)
     return done
 
 
-def said(*argv: str, given: str | None = None, env: dict[str, str] | None = None) -> str:
+def output_of(*argv: str, given: str | None = None, env: dict[str, str] | None = None) -> str:
     """The standard output of a command that must succeed."""
     done = run(*argv, given=given, env=env)
     assert done.exit_code == 0, (done.output, done.exception)
@@ -46,38 +46,38 @@ def place(tmp_path: Path) -> str:
 
 
 def test_a_key_is_made_shown_listed_and_signs(place: str) -> None:
-    pem = said("create", f"{place}photos-1", "--label", "application=gallery")
+    pem = output_of("create", f"{place}photos-1", "--label", "application=gallery")
     public = load_public_key(pem)
     assert public.algorithm == "ECDSA-P256"
     assert open_key(f"{place}photos-1").public_key == public
-    assert said("show", f"{place}photos-1", "--public-key") == pem
-    shown = said("show", f"{place}photos-1")
+    assert output_of("show", f"{place}photos-1", "--public-key") == pem
+    shown = output_of("show", f"{place}photos-1")
     assert "application=gallery" in shown
     assert public.fingerprint in shown
-    made = json.loads(said("create", f"{place}films-1", "--algorithm", "rsa-2048", "--json"))
+    made = json.loads(output_of("create", f"{place}films-1", "--algorithm", "rsa-2048", "--json"))
     assert (made["Algorithm"], made["Hashes"], made["DeleteAt"]) == ("RSA-2048", ["SHA1", "SHA256"], None)
-    heads, films, photos = said("list", place).splitlines()
+    heads, films, photos = output_of("list", place).splitlines()
     assert heads.split("  ")[0] == "name"
     assert films.split()[:2] == ["films-1", "RSA-2048"]
     assert photos.split()[:2] == ["photos-1", "ECDSA-P256"]
     assert (
-        json.loads(said("list", place, "--json"))[0]
+        json.loads(output_of("list", place, "--json"))[0]
         == made
-        == json.loads(said("show", made["URI"], "--json"))
+        == json.loads(output_of("show", made["URI"], "--json"))
     )
 
 
 def test_an_empty_place(place: str) -> None:
-    assert said("list", place) == ""
-    assert json.loads(said("list", place, "--json")) == []
+    assert output_of("list", place) == ""
+    assert json.loads(output_of("list", place, "--json")) == []
     assert "no key" in refused("show", f"{place}one")
 
 
 def test_a_key_is_imported_and_given_away(place: str, tmp_path: Path) -> None:
     key = made_elsewhere("ECDSA-P256")
     (tmp_path / "in.pem").write_text(key.to_pem())
-    assert load_public_key(said("import", f"{place}one", str(tmp_path / "in.pem"))) == key.public_key
-    assert said("import", f"{place}one", "-", given=key.to_pem()) == key.public_key.pem
+    assert load_public_key(output_of("import", f"{place}one", str(tmp_path / "in.pem"))) == key.public_key
+    assert output_of("import", f"{place}one", "-", given=key.to_pem()) == key.public_key.pem
     assert "already" in refused("import", f"{place}one", "-", given=made_elsewhere("ECDSA-P256", 1).to_pem())
     assert "not a private key" in refused("import", f"{place}two", "-", given="nonsense")
     out = tmp_path / "out.pem"
@@ -91,7 +91,9 @@ def test_a_key_is_imported_and_given_away(place: str, tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "elsewhere.pem")
     assert "only written to a new file" in refused("export", f"{place}one", "--out", str(link))
     assert not (tmp_path / "elsewhere.pem").exists()
-    assert load_private_key(said("export", f"{place}one", "--stdout").encode()).public_key == key.public_key
+    assert (
+        load_private_key(output_of("export", f"{place}one", "--stdout").encode()).public_key == key.public_key
+    )
     for argv in ((), ("--stdout", "--out", str(tmp_path / "more.pem"))):
         assert "--out FILE, or --stdout" in refused("export", f"{place}one", *argv)
 
@@ -113,47 +115,47 @@ def test_an_encrypted_key_is_imported_with_its_passphrase(place: str, tmp_path: 
     ]
     subprocess.run(argv, check=True, capture_output=True, timeout=30)
     assert "passphrase" in refused("import", f"{place}one", str(encrypted))
-    said("import", f"{place}one", str(encrypted), "--passphrase-file", str(passphrase))
-    said("import", f"{place}one", str(encrypted), "--passphrase-file", "-", given=SECRET + "\n")
+    output_of("import", f"{place}one", str(encrypted), "--passphrase-file", str(passphrase))
+    output_of("import", f"{place}one", str(encrypted), "--passphrase-file", "-", given=SECRET + "\n")
     assert "cannot be both" in refused("import", f"{place}one", "-", "--passphrase-file", "-", given=SECRET)
 
 
 def test_a_key_goes_and_comes_back(place: str) -> None:
-    said("create", f"{place}one")
+    output_of("create", f"{place}one")
     done = run("delete", f"{place}one", "--grace", "7d")
     assert done.exit_code == 0
     assert f"keyfront custody undelete {place}one" in done.stderr
-    assert json.loads(said("show", f"{place}one", "--json"))["DeleteAt"]
-    assert len(said("list", place).splitlines()) == 2
-    assert "to be deleted" in said("list", place).splitlines()[0]
-    said("undelete", f"{place}one")
-    assert json.loads(said("show", f"{place}one", "--json"))["DeleteAt"] is None
+    assert json.loads(output_of("show", f"{place}one", "--json"))["DeleteAt"]
+    assert len(output_of("list", place).splitlines()) == 2
+    assert "to be deleted" in output_of("list", place).splitlines()[0]
+    output_of("undelete", f"{place}one")
+    assert json.loads(output_of("show", f"{place}one", "--json"))["DeleteAt"] is None
     assert run("delete", f"{place}one", "--grace", "0", given="n\n").exit_code == 1
-    said("show", f"{place}one")
+    output_of("show", f"{place}one")
     assert "is deleted" in run("delete", f"{place}one", "--grace", "0", "--yes").stderr
     assert "no key" in refused("undelete", f"{place}one")
     assert "not a duration" in refused("delete", f"{place}one", "--grace", "soon")
 
 
 def test_the_key_encrypting_key_is_changed(place: str) -> None:
-    said("create", f"{place}one")
-    uri = said("rewrap", place, "--kek", "env:A_PASSPHRASE", env={"A_PASSPHRASE": SECRET}).strip()
+    output_of("create", f"{place}one")
+    uri = output_of("rewrap", place, "--kek", "env:A_PASSPHRASE", env={"A_PASSPHRASE": SECRET}).strip()
     assert uri == f"{place}?kek=env:A_PASSPHRASE"
     at = f"{place}one?kek=env:A_PASSPHRASE"
-    assert said("show", at) == said("show", at, env={"A_PASSPHRASE": "something else"})
-    assert "PRIVATE KEY" in said("export", at, "--stdout", env={"A_PASSPHRASE": SECRET})
+    assert output_of("show", at) == output_of("show", at, env={"A_PASSPHRASE": "something else"})
+    assert "PRIVATE KEY" in output_of("export", at, "--stdout", env={"A_PASSPHRASE": SECRET})
     why = refused("export", at, "--stdout", env={"A_PASSPHRASE": "something else"})
     assert "A_PASSPHRASE does not open" in why
     assert "something else" not in why
     assert "custody.key" in refused("export", f"{place}one", "--stdout")
-    assert said("rewrap", uri, "--in-folder", env={"A_PASSPHRASE": SECRET}).strip() == place
-    assert "PRIVATE KEY" in said("export", f"{place}one", "--stdout")
+    assert output_of("rewrap", uri, "--in-folder", env={"A_PASSPHRASE": SECRET}).strip() == place
+    assert "PRIVATE KEY" in output_of("export", f"{place}one", "--stdout")
     for argv in ((), ("--kek", "env:A", "--in-folder")):
         assert "--kek SOURCE, or --in-folder" in refused("rewrap", place, *argv)
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         (("create", "files:photos-1"), "is not a custody URI"),
         (("create", "file:/tmp/"), "names a place, not a key"),
@@ -171,9 +173,9 @@ def test_the_key_encrypting_key_is_changed(place: str) -> None:
         (("rewrap", "awskms:a/?region=eu-central-1", "--in-folder"), "only file:"),
     ],
 )
-def test_what_makes_no_sense(argv: tuple[str, ...], says: str) -> None:
+def test_what_makes_no_sense(argv: tuple[str, ...], message: str) -> None:
     why = refused(*argv)
-    assert says in why
+    assert message in why
     assert "1234" not in why
 
 
@@ -194,5 +196,5 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
 
 
 def test_a_place_of_the_commands_is_one_of_the_library(place: str) -> None:
-    said("create", f"{place}one")
+    output_of("create", f"{place}one")
     assert [held.name for held in open_place(place).list()] == ["one"]

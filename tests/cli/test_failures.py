@@ -286,7 +286,7 @@ def test_a_file_system_that_takes_nothing(command: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         (["sign"], "Missing argument 'URL'; see `keyfront sign --help`"),
         (["sign", "--nonsense"], "No such option"),
@@ -295,8 +295,8 @@ def test_a_file_system_that_takes_nothing(command: str, tmp_path: Path) -> None:
         (["up", "--workers", "none"], "Invalid value for '--workers'"),
     ],
 )
-def test_a_command_line_that_is_none(argv: list[str], says: str) -> None:
-    assert says in failed(argv[0], *argv[1:])
+def test_a_command_line_that_is_none(argv: list[str], message: str) -> None:
+    assert message in failed(argv[0], *argv[1:])
 
 
 def test_a_fault_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

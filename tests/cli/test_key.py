@@ -80,8 +80,8 @@ def films(plane: Plane, place: str, **terms: Any) -> tuple[str, str, str]:
     items = [*ids, create(plane, "by-hand")]
     group = client.create_key_group(KeyGroupConfig={"Name": "films", "Items": items})["KeyGroup"]["Id"]
     made = client.create_distribution(DistributionConfig=distribution_config("one", [group]))
-    said: dict[str, Any] = {"every": 90 * DAY, "application": "player"} | terms
-    known = RotationPolicy(place, **said)
+    members: dict[str, Any] = {"every": 90 * DAY, "application": "player"} | terms
+    known = RotationPolicy(place, **members)
     save(open_records(place), KeyGroupRecord("films", group, known, tuple(entries)), None, now=now)
     return ids[0], ids[1], made["Distribution"]["Id"]
 
@@ -128,12 +128,12 @@ def test_all_that_is_known_of_keys(plane: Plane, place: str) -> None:
     assert by_id[alone]["Requests"] == 0
 
 
-def iso(expected: float, told: str) -> str:
+def iso(expected: float, shown: str) -> str:
     """`told`, after a check that it is within 30 seconds of `expected`."""
     from datetime import datetime
 
-    assert datetime.fromisoformat(told).timestamp() == pytest.approx(expected, abs=30)
-    return told
+    assert datetime.fromisoformat(shown).timestamp() == pytest.approx(expected, abs=30)
+    return shown
 
 
 def test_where_nobody_tells_what_edges_see(plane: Plane, place: str) -> None:

@@ -22,7 +22,7 @@ from keyfront.runtime.reload import UpSettings
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
 
-def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) -> WorkerSettings:
+def worker_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) -> WorkerSettings:
     """The settings that a worker would get, without starting one."""
     found: list[WorkerSettings] = []
 
@@ -43,7 +43,7 @@ def part_of(settings: WorkerSettings, part: str) -> Any:
 
 @pytest.mark.parametrize("option", OPTIONS, ids=[option.name for option in OPTIONS])
 def test_an_option_reaches_the_worker(option: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    settings = told(monkeypatch, tmp_path, f"--{option.name}", "7")
+    settings = worker_settings(monkeypatch, tmp_path, f"--{option.name}", "7")
     assert getattr(part_of(settings, option.part), option.member) == 7
     untouched = [each for each in OPTIONS if each is not option]
     default = WorkerSettings("", "", "", 0)
@@ -65,11 +65,11 @@ def test_the_default_is_the_one_that_is_told(option: Any) -> None:
 
 def test_every_limit_has_an_option() -> None:
     """Except for those of WebSockets, which are documented elsewhere."""
-    said = {(option.part, option.member) for option in OPTIONS}
+    covered = {(option.part, option.member) for option in OPTIONS}
     members = {("times", name) for name in Limits.__struct_fields__ if not name.startswith("websocket")}
     for part in ("viewers", "uploads", "origins"):
         members |= {(part, name) for name in getattr(EdgeSettings(), part).__struct_fields__}
-    assert members == said
+    assert members == covered
     assert {"times", "viewers", "uploads", "origins"} == set(EdgeLimits.__struct_fields__)
 
 

@@ -70,8 +70,8 @@ def run(folder: Path, *argv: str) -> str:
 
 def test_who_has_what(tmp_path: Path) -> None:
     ids = installation(tmp_path)
-    said = json.loads(run(tmp_path, "--json"))
-    by_name = {one["region"]: one for one in said["regions"]}
+    shown = json.loads(run(tmp_path, "--json"))
+    by_name = {one["region"]: one for one in shown["regions"]}
     assert list(by_name) == ["eu", "mars", "us"]
     eu, mars, us = by_name.values()
     assert [edge["name"] for edge in eu["edges"]] == ["edge-1", "edge-2"]
@@ -81,13 +81,13 @@ def test_who_has_what(tmp_path: Path) -> None:
     assert us["public_keys"] == [ids["key two"]]
     assert us["withheld"]["public_keys"] == [ids["key one"]]
     assert mars["key_groups"] == us["edges"] == []
-    assert {(one["what"], one["name"], *one["regions"]) for one in said["tied"]} == {
+    assert {(one["what"], one["name"], *one["regions"]) for one in shown["tied"]} == {
         ("distribution", "papers.example.com", "mars", "us"),
         ("key group", "one", "eu"),
         ("key group", "two", "eu", "us"),
     }
-    assert [line.partition(":")[0] for line in said["warnings"]] == [
-        f"edge edge-2 has applied snapshot {said['snapshot'] - 1} and refused another",
+    assert [line.partition(":")[0] for line in shown["warnings"]] == [
+        f"edge edge-2 has applied snapshot {shown['snapshot'] - 1} and refused another",
         f"distribution {ids['films']}, behavior *",
     ]
 
@@ -106,7 +106,7 @@ def test_for_people(tmp_path: Path) -> None:
 def test_where_nothing_is_tied(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     Store(tmp_path / "data" / "keyfront.db").close()
-    said = json.loads(run(tmp_path, "--json"))
-    assert [one["region"] for one in said["regions"]] == [""]
-    assert (said["tied"], said["warnings"]) == ([], [])
+    shown = json.loads(run(tmp_path, "--json"))
+    assert [one["region"] for one in shown["regions"]] == [""]
+    assert (shown["tied"], shown["warnings"]) == ([], [])
     assert run(tmp_path).splitlines()[-1].split() == ["(none)", "0", "-", "0", "0", "0", "nothing"]

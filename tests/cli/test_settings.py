@@ -144,7 +144,7 @@ def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--edge", "nowhere"], "HOST:PORT"),
         (["--trusted-proxies", "all"], "network"),
@@ -157,9 +157,9 @@ def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--country-db", "no-such-file"], "no-such-file"),
     ],
 )
-def test_a_bad_option_is_told_in_one_line(options: list[str], says: str, tmp_path: Path) -> None:
+def test_a_bad_option_is_told_in_one_line(options: list[str], message: str, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "keyfront", "up", "--data", str(tmp_path), *options]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

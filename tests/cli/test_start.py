@@ -23,23 +23,23 @@ def refused(data: Path, *options: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "says"),
+    ("name", "text", "message"),
     [
         ("keyfront.db", "garbage\n" * 100, "cannot be opened"),
         ("credentials", "garbage\n", "shared-credentials format"),
     ],
 )
-def test_a_control_plane_that_cannot_start(name: str, text: str, says: str, tmp_path: Path) -> None:
+def test_a_control_plane_that_cannot_start(name: str, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     (tmp_path / name).chmod(0o600)
     err = refused(tmp_path)
-    assert says in err
+    assert message in err
     assert "control did not start" in err
     assert "restarting" not in err
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (("--records", "nowhere:x/"), "is not a custody URI"),
         (("--records", "awskms:keyfront/?region=eu-west-1"), "holds keys but no records"),
@@ -47,7 +47,7 @@ def test_a_control_plane_that_cannot_start(name: str, text: str, says: str, tmp_
         ((), "hook 1: there is no step"),
     ],
 )
-def test_rotations_that_cannot_be(options: tuple[str, ...], says: str, tmp_path: Path) -> None:
+def test_rotations_that_cannot_be(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
     hooks = tmp_path / "elsewhere.toml"
     hooks.write_text("")
     hooks.chmod(0o666)
@@ -56,7 +56,7 @@ def test_rotations_that_cannot_be(options: tuple[str, ...], says: str, tmp_path:
         own.write_text('[[hook]]\ncommand = ["/bin/sh"]\nsteps = "swich"\n')
         own.chmod(0o600)
     err = refused(tmp_path, *(str(hooks) if option == "HOOKS" else option for option in options))
-    assert says in err
+    assert message in err
 
 
 def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
@@ -66,22 +66,22 @@ def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "text", "says"),
+    ("mode", "text", "message"),
     [
         (0o644, "[default]\nregion = eu-west-1\n", "chmod 600"),
         (0o600, "[default]\naws_acces_key_id = A\n", "aws_acces_key_id"),
         (0o600, "garbage\n", "shared-credentials format"),
     ],
 )
-def test_origin_credentials_that_make_no_sense(mode: int, text: str, says: str, tmp_path: Path) -> None:
+def test_origin_credentials_that_make_no_sense(mode: int, text: str, message: str, tmp_path: Path) -> None:
     own = tmp_path / "data" / "origin-credentials"
     own.parent.mkdir()
     named = tmp_path / "named"
     for path in (own, named):
         path.write_text(text)
         path.chmod(mode)
-    assert says in refused(own.parent)
-    assert says in refused(tmp_path / "other", "--origin-credentials", str(named))
+    assert message in refused(own.parent)
+    assert message in refused(tmp_path / "other", "--origin-credentials", str(named))
 
 
 def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_it_ends_when_told_to_before_it_is_ready(tmp_path: Path) -> None:
         up = subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
-        asked, _ = silent.accept()
-        with asked:
+        connection, _ = silent.accept()
+        with connection:
             up.send_signal(signal.SIGTERM)
             out, err = up.communicate(timeout=60)
     assert (up.returncode, out, err) == (0, "", "")

@@ -153,21 +153,23 @@ def certificate(folder: Path, days: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("days", "says"), [(60, None), (13, "the certificate media.crt expires on "), (-1, "it expired on ")]
+    ("days", "sentence"), [(60, None), (13, "the certificate media.crt expires on "), (-1, "it expired on ")]
 )
-def test_certificates(days: float, says: str | None, edges: tuple[Path, FileFeed], tmp_path: Path) -> None:
+def test_certificates(
+    days: float, sentence: str | None, edges: tuple[Path, FileFeed], tmp_path: Path
+) -> None:
     data, feed = edges
     feed.report("edge-1", 7, at=time.time())
     certificate(tmp_path / "certificates", days)
     change(data, certificates=str(tmp_path / "certificates"), tls="https://127.0.0.1:443")
     with running(data):
-        found = status(data, 1 if says else 0)
+        found = status(data, 1 if sentence else 0)
         shown = text(data)
     assert [(each["Name"], each["Hosts"]) for each in found["Certificates"]] == [
         ("media.crt", ["media.test"])
     ]
     assert "media.test" in shown
-    assert any(says in each for each in found["Warnings"]) if says else not found["Warnings"]
+    assert any(sentence in each for each in found["Warnings"]) if sentence else not found["Warnings"]
 
 
 def test_certificates_that_are_gone(edges: tuple[Path, FileFeed], tmp_path: Path) -> None:

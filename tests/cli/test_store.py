@@ -36,9 +36,9 @@ def why(result: Result) -> str:
 
 def test_a_password_is_not_taken_from_the_command_line(tmp_path: Path) -> None:
     for command in (("up",), ("store", "copy"), ("audit", "verify")):
-        said = why(run(*command, "--data", str(tmp_path), "--store", "postgresql://u:sEcret@h/d"))
-        assert "must not contain the password" in said
-        assert "sEcret" not in said
+        message = why(run(*command, "--data", str(tmp_path), "--store", "postgresql://u:sEcret@h/d"))
+        assert "must not contain the password" in message
+        assert "sEcret" not in message
 
 
 @pytest.mark.parametrize("url", ["mysql://h/d", "postgresql://h:x/d", "somewhere"])

@@ -21,12 +21,12 @@ def test_what_the_options_say(tmp_path: Path) -> None:
     secret.write_text("x" * 32)
     secret.chmod(0o600)
     assert FleetOptions().settings(tmp_path) == FleetSettings()
-    said = FleetOptions(
+    settings = FleetOptions(
         origin_shield=("eu-west-1=10.0.0.1:90", "us-east-1=https://[::1]:91"),
         shield="0.0.0.0:92",
         shield_secret=secret,
     ).settings(tmp_path)
-    assert said == FleetSettings(
+    assert settings == FleetSettings(
         "",
         ("0.0.0.0", 92),
         (("eu-west-1", "10.0.0.1:90"), ("us-east-1", "https://[::1]:91")),
@@ -82,8 +82,8 @@ def test_regions(tmp_path: Path) -> None:
     (tmp_path / "us").mkdir()
     (tmp_path / "asia").mkdir()
     feeds = (f"us={tmp_path / 'us'}", f"asia={tmp_path / 'asia'}")
-    said = FleetOptions(region="eu", region_feed=feeds).settings(tmp_path)
-    assert said == FleetSettings(
+    settings = FleetOptions(region="eu", region_feed=feeds).settings(tmp_path)
+    assert settings == FleetSettings(
         region="eu", region_feeds=(("us", str(tmp_path / "us")), ("asia", str(tmp_path / "asia")))
     )
 

@@ -77,9 +77,9 @@ def _administer(url: str, *statements: str) -> str:
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
-    said = conninfo_to_dict(url)
-    name = str(said.pop("dbname"))
-    with psycopg.connect(**said, dbname="postgres", autocommit=True) as connection:  # type: ignore[arg-type]
+    parameters = conninfo_to_dict(url)
+    name = str(parameters.pop("dbname"))
+    with psycopg.connect(**parameters, dbname="postgres", autocommit=True) as connection:  # type: ignore[arg-type]
         for statement in statements:
             connection.execute(statement)
     return name

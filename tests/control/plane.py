@@ -118,8 +118,8 @@ class Plane:
     def key(self) -> tuple[str, str]:
         """Access key id and secret."""
         lines = (self.folder / "credentials").read_text().splitlines()
-        said = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
-        return said["aws_access_key_id"], said["aws_secret_access_key"]
+        fields = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+        return fields["aws_access_key_id"], fields["aws_secret_access_key"]
 
     @property
     def environment(self) -> dict[str, str]:

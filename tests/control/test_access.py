@@ -179,12 +179,12 @@ class Counting:
     """A lock that counts its acquisition attempts."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.attempts = 0
         self._lock, self._count = threading.Lock(), threading.Lock()
 
     def __enter__(self) -> None:
         with self._count:
-            self.asked += 1
+            self.attempts += 1
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
@@ -204,7 +204,7 @@ def test_those_who_wait_for_a_store_that_fails_do_not_wait_one_after_the_other(t
     assert slow.begun.wait(10)
     for thread in threads[1:]:
         thread.start()
-    while lock.asked < 8:
+    while lock.attempts < 8:
         time.sleep(0.001)
     slow.end.set()
     for thread in threads:
@@ -346,8 +346,8 @@ def test_a_policy_that_cannot_be_read_any_more_denies_everything(
     with caplog.at_level(logging.ERROR):
         caller = desk.current().caller(key.id)
     assert "old denies everything" in caplog.text
-    asked = AccessRequest("cloudfront:ListKeyGroups", "*", {})
-    decision = iam.evaluate(caller.policies, asked)
+    access = AccessRequest("cloudfront:ListKeyGroups", "*", {})
+    decision = iam.evaluate(caller.policies, access)
     assert decision == Decision(allowed=False, policy="old", statement="Statement[0]")
 
 

@@ -30,9 +30,14 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
 
 
 def run(plane: Plane, *argv: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return subprocess.run(
-        argv, env={**kept, **plane.environment}, capture_output=True, text=True, timeout=60, check=False
+        argv,
+        env={**environment, **plane.environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -65,10 +70,10 @@ class Sdk:
         self._plane = plane
 
     def __enter__(self) -> Sdk:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         self._process = subprocess.Popen(
             ["node", str(NODE / "every.mjs")],
-            env={**kept, **self._plane.environment},
+            env={**environment, **self._plane.environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -80,9 +85,9 @@ class Sdk:
         self._process.stdin.close()
         self._process.wait(30)
 
-    def ask(self, **said: Any) -> dict[str, Any]:
+    def ask(self, **message: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(said) + "\n")
+        self._process.stdin.write(json.dumps(message) + "\n")
         self._process.stdin.flush()
         return self.hear()
 

@@ -17,9 +17,9 @@ def call(operation: str, source: str = "cloudfront.amazonaws.com", **params: Any
     return Call(operation, params, CALLER, "192.0.2.7", "tests/1", "r", 1_700_000_000.0, source=source)
 
 
-def shown(asked: Call, outcome: dict[str, Any]) -> tuple[Any, Any]:
+def shown(call: Call, outcome: dict[str, Any]) -> tuple[Any, Any]:
     """The request parameters and the response elements in the record."""
-    made = record(asked, outcome, random.Random(1))
+    made = record(call, outcome, random.Random(1))
     return made["requestParameters"], made["responseElements"]
 
 

@@ -325,11 +325,11 @@ MALFORMED = [
 ]
 
 
-@rows(("body", "says"), MALFORMED)
-def test_no_xml(body: bytes, says: str) -> None:
+@rows(("body", "message"), MALFORMED)
+def test_no_xml(body: bytes, message: str) -> None:
     error = refused("POST", KEY, body=body)
     assert error.code == "MalformedInput"
-    assert says in error.message
+    assert message in error.message
 
 
 WRONG = [
@@ -345,13 +345,13 @@ WRONG = [
 ]  # fmt: skip
 
 
-@rows(("inner", "says", "root"), WRONG[1:])
-def test_xml_of_another_shape(inner: str, says: str, root: str | None) -> None:
+@rows(("inner", "message", "root"), WRONG[1:])
+def test_xml_of_another_shape(inner: str, message: str, root: str | None) -> None:
     error = refused(
         "POST", KEY, body=public_key(inner).replace(b"PublicKeyConfig", (root or "PublicKeyConfig").encode())
     )
     assert (error.code, error.status) == ("MalformedXML", 400)
-    assert says in error.message
+    assert message in error.message
 
 
 UNKNOWN_MEMBERS = [
@@ -379,12 +379,12 @@ def test_what_keyfront_refuses_is_named_beside_what_cannot_be_read(root: str) ->
     query = "WithTags" if root == "DistributionConfigWithTags" else ""
     error = refused("POST", "/2020-05-31/distribution", query, body=f"<{root}>{text}</{root}>".encode())
     assert error.code == "MalformedXML"
-    for says in (
+    for message in (
         "Element New",
         "'http9'",
         "Also refused: (InvalidWebACLId) Keyfront does not support AWS WAF",
     ):
-        assert says in error.message
+        assert message in error.message
     assert "InconsistentQuantities" not in error.message
 
 
@@ -482,17 +482,17 @@ def test_secrets_are_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "code", "says"),
+    ("method", "path", "code", "message"),
     [
         ("POST", "/2020-05-31/distribution", "MissingBody", "This operation requires a body."),
         ("POST", KEY, "MalformedXML", "Value null at 'publicKeyConfig' failed to satisfy constraint"),
         ("POST", "/2020-05-31/domain-association", "MalformedXML", "Value null at 'domain'"),
     ],
 )  # fmt: skip
-def test_missing_bodies(method: str, path: str, code: str, says: str) -> None:
+def test_missing_bodies(method: str, path: str, code: str, message: str) -> None:
     error = refused(method, path)
     assert error.code == code
-    assert says in error.message
+    assert message in error.message
 
 
 # ---- responses
@@ -575,14 +575,14 @@ def test_values_that_are_no_blob_or_timestamp_or_too_short() -> None:
         "When": {"type": "timestamp"},
     }
     blob, when = (Shapes(shapes).referred({"shape": name}) for name in shapes)
-    for shape, text, says in (
+    for shape, text, message in (
         (blob, "YWI", "Member must be base64"),
         (blob, "YQ==", "Member must have length greater than or equal to 2"),
         (when, "yesterday", "Member must be an ISO 8601 timestamp"),
     ):
         faults = scalars.Faults()
         scalars.parse_scalar(shape, text, "at", faults)
-        assert says in str(faults)
+        assert message in str(faults)
     faults = scalars.Faults()
     assert scalars.parse_scalar(blob, " Y W\nI= ", "at", faults) == b"ab"
     assert not faults

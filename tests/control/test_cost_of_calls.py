@@ -165,8 +165,8 @@ def document(value: str) -> str:
 
 @rows("value", ["9" * 5000, "1" + "0" * 4000, "1e999", "-1e999", "[" * 5000, "NaN", "1e-9999"])
 def test_a_number_in_an_access_policy(value: str) -> None:
-    said = outcome(lambda: iam.parse("p", document(value), "123456789012"))
-    assert said in {"", "MalformedPolicyDocument", "LimitExceeded"}
+    result = outcome(lambda: iam.parse("p", document(value), "123456789012"))
+    assert result in {"", "MalformedPolicyDocument", "LimitExceeded"}
 
 
 def test_an_access_policy_of_nested_lists_is_refused() -> None:

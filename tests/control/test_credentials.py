@@ -88,7 +88,7 @@ GOOD = f"aws_access_key_id=AKIAIOSFODNN7EXAMPLE\naws_secret_access_key={SECRET}\
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "names no caller"),
         (GOOD, "shared-credentials format"),
@@ -106,8 +106,8 @@ GOOD = f"aws_access_key_id=AKIAIOSFODNN7EXAMPLE\naws_secret_access_key={SECRET}\
         ),
     ],
 )
-def test_files_that_make_no_sense(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(SettingsError, match=says) as caught:
+def test_files_that_make_no_sense(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
         load(written(tmp_path, text), ACCOUNT)
     assert SECRET not in str(caught.value)
     assert (tmp_path / "credentials").read_text() == text

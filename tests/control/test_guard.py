@@ -23,7 +23,7 @@ from tests.rows import rows
 NOW = 1_700_000_000.0
 
 
-def told(harness: Harness, caller: Caller, operation: str, **params: Any) -> ApiError | None:
+def refusal_of(harness: Harness, caller: Caller, operation: str, **params: Any) -> ApiError | None:
     """The error code that `caller` gets; None for success."""
     harness.calls += 1
     harness.now += 1
@@ -36,7 +36,7 @@ def told(harness: Harness, caller: Caller, operation: str, **params: Any) -> Api
 
 
 def denied(harness: Harness, caller: Caller, operation: str, **params: Any) -> str:
-    error = told(harness, caller, operation, **params)
+    error = refusal_of(harness, caller, operation, **params)
     assert error is not None
     assert (error.code, error.status) == ("AccessDenied", 403)
     return error.message
@@ -94,7 +94,7 @@ def test_every_operation_is_guarded(empty: Harness, operation: str) -> None:
     for need in needs:
         all_but = {"Effect": "Allow", "NotAction": f"cloudfront:{need.action}", "Resource": "*"}
         assert f"cloudfront:{need.action} " in denied(empty, holder(all_but), operation, **params)
-    error = told(empty, holder(allow(*(need.action for need in needs))), operation, **params)
+    error = refusal_of(empty, holder(allow(*(need.action for need in needs))), operation, **params)
     assert error is None or error.code != "AccessDenied"
 
 
@@ -164,7 +164,7 @@ def test_by_resource(harness: Harness) -> None:
     one, two = harness.group(harness.key("a"), name="one"), harness.group(harness.key("b"), name="two")
     arn = f"arn:aws:cloudfront::{ACCOUNT}:key-group/{one}"
     caller = holder(allow("GetKeyGroup", "UpdateKeyGroup", "DeleteKeyGroup", resource=arn))
-    assert told(harness, caller, "GetKeyGroup", Id=one) is None
+    assert refusal_of(harness, caller, "GetKeyGroup", Id=one) is None
     assert f"on resource: arn:aws:cloudfront::{ACCOUNT}:key-group/{two} because" in denied(
         harness, caller, "GetKeyGroup", Id=two
     )
@@ -173,7 +173,9 @@ def test_by_resource(harness: Harness) -> None:
     etag = harness.etag("KeyGroup", two)
     denied(harness, caller, "DeleteKeyGroup", Id=two, IfMatch=etag)
     assert harness.etag("KeyGroup", two) == etag
-    assert told(harness, caller, "DeleteKeyGroup", Id=one, IfMatch=harness.etag("KeyGroup", one)) is None
+    assert (
+        refusal_of(harness, caller, "DeleteKeyGroup", Id=one, IfMatch=harness.etag("KeyGroup", one)) is None
+    )
 
 
 def test_by_tags(harness: Harness) -> None:
@@ -190,20 +192,21 @@ def test_by_tags(harness: Harness) -> None:
               condition={"StringEquals": {"aws:RequestTag/Env": ["dev", "test"]},
                          "ForAllValues:StringEquals": {"aws:TagKeys": ["Env", "Team"]}}),
     )  # fmt: skip
-    assert told(harness, caller, "GetDistribution", Id=arns["dev"][0]) is None
+    assert refusal_of(harness, caller, "GetDistribution", Id=arns["dev"][0]) is None
     denied(harness, caller, "GetDistribution", Id=arns["prod"][0])
     team = {"Items": [{"Key": "Team", "Value": "a"}]}
-    assert told(harness, caller, "TagResource", Resource=arns["dev"][1], Tags=team) is None
+    assert refusal_of(harness, caller, "TagResource", Resource=arns["dev"][1], Tags=team) is None
     denied(harness, caller, "TagResource", Resource=arns["prod"][1], Tags=team)
     assert (
-        told(harness, caller, "UntagResource", Resource=arns["dev"][1], TagKeys={"Items": ["Team"]}) is None
+        refusal_of(harness, caller, "UntagResource", Resource=arns["dev"][1], TagKeys={"Items": ["Team"]})
+        is None
     )
     denied(harness, caller, "UntagResource", Resource=arns["dev"][1], TagKeys={"Items": ["Team", "Env"]})
 
     def made_with(*tags: tuple[str, str]) -> ApiError | None:
         items = [{"Key": key, "Value": value} for key, value in tags]
         config = {"DistributionConfig": minimal(f"with {tags}"), "Tags": {"Items": items}}
-        return told(harness, caller, "CreateDistributionWithTags", DistributionConfigWithTags=config)
+        return refusal_of(harness, caller, "CreateDistributionWithTags", DistributionConfigWithTags=config)
 
     assert made_with(("Env", "test")) is None
     for given in ([], [("Env", "prod")], [("Env", "dev"), ("Cost", "1")], [("Team", "a")]):

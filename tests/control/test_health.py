@@ -35,18 +35,18 @@ def test_each_reason_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         (ApiError("ServiceUnavailable", "The store is away.", 503), "The store is away."),
         (OSError(28, "No space left on device", "/secret/path"), "No space left on device"),
         (KeyError("a secret"), "the check failed: KeyError"),
     ],
 )
-def test_a_check_that_fails_itself_is_a_reason(error: Exception, says: str) -> None:
+def test_a_check_that_fails_itself_is_a_reason(error: Exception, message: str) -> None:
     def broken() -> Iterable[str]:
         raise error
 
-    assert asyncio.run(Health({"a": broken}).answer())[1]["reasons"] == {"a": [says]}
+    assert asyncio.run(Health({"a": broken}).answer())[1]["reasons"] == {"a": [message]}
 
 
 def test_a_check_that_hangs_is_a_reason_and_is_not_begun_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,11 +60,11 @@ def test_a_check_that_hangs_is_a_reason_and_is_not_begun_twice(monkeypatch: pyte
         return ()
 
     async def ask() -> None:
-        asked = Health({"a": hangs, "b": lambda: ()})
+        health = Health({"a": hangs, "b": lambda: ()})
         for _ in range(5):
-            assert list((await asked.answer())[1]["reasons"]) == ["a"]
+            assert list((await health.answer())[1]["reasons"]) == ["a"]
         release.set()
-        while not (await asked.answer())[0]:
+        while not (await health.answer())[0]:
             await asyncio.sleep(0.01)
 
     asyncio.run(ask())
@@ -79,8 +79,8 @@ def test_many_who_ask_at_once_are_one_look() -> None:
         return ()
 
     async def ask() -> None:
-        asked = Health({"a": look})
-        await asyncio.gather(*(asked.answer() for _ in range(50)))
+        health = Health({"a": look})
+        await asyncio.gather(*(health.answer() for _ in range(50)))
 
     asyncio.run(ask())
     assert len(looked) == 1

@@ -126,8 +126,8 @@ def test_resources(member: str, given: Any, resource: str, speaks: bool) -> None
 
 def test_what_a_variable_stands_for_holds_no_wildcards() -> None:
     found = policy(statement(Resource=f"{ARN}:distribution/${{aws:username}}"))
-    asked = AccessRequest("cloudfront:GetDistribution", E1, {"aws:username": ("*",)})
-    assert not iam.evaluate([found], asked).allowed
+    access = AccessRequest("cloudfront:GetDistribution", E1, {"aws:username": ("*",)})
+    assert not iam.evaluate([found], access).allowed
 
 
 # ---- conditions
@@ -255,8 +255,8 @@ def test_what_is_no_address_is_in_no_network() -> None:
 )
 def test_sets_of_values(operator: str, keys: tuple[str, ...], holds: bool) -> None:
     found = policy(statement(Condition={operator: {"aws:TagKeys": ["Env", "Owner"]}}))
-    asked = AccessRequest("cloudfront:TagResource", E1, ADA | {"aws:tagkeys": keys})
-    assert iam.evaluate([found], asked).allowed is holds
+    access = AccessRequest("cloudfront:TagResource", E1, ADA | {"aws:tagkeys": keys})
+    assert iam.evaluate([found], access).allowed is holds
 
 
 def test_two_tags_that_differ_in_case() -> None:
@@ -272,7 +272,7 @@ def test_two_tags_that_differ_in_case() -> None:
 def test_an_explicit_deny_wins_and_silence_is_no() -> None:
     allow, deny = policy(statement(Sid="yes"), name="a"), policy(statement(Sid="no", Effect="Deny"), name="d")
     other = policy(statement(Action="cloudfront:GetKeyGroup"), name="o")
-    asked = AccessRequest("cloudfront:UpdateDistribution", E1, ADA)
+    access = AccessRequest("cloudfront:UpdateDistribution", E1, ADA)
     cases = {
         (): Decision(False),
         (other,): Decision(False),
@@ -283,21 +283,23 @@ def test_an_explicit_deny_wins_and_silence_is_no() -> None:
         (allow, deny, allow): Decision(False, "d", "no"),
     }
     for policies, decision in cases.items():
-        assert iam.evaluate(policies, asked) == decision
+        assert iam.evaluate(policies, access) == decision
 
 
 @pytest.mark.parametrize(
-    ("resource", "decision", "says"),
+    ("resource", "decision", "message"),
     [
         (E1, Decision(False), f" on resource: {E1} because no identity-based policy allows the cloudfront:X action"),
         ("*", Decision(False), " because no identity-based policy allows the cloudfront:X action"),
         (E1, Decision(False, "p", "s"), f" on resource: {E1} with an explicit deny in an identity-based policy"),
     ],
 )  # fmt: skip
-def test_what_is_said(resource: str, decision: Decision, says: str) -> None:
+def test_what_is_said(resource: str, decision: Decision, message: str) -> None:
     error = iam.denied("arn:aws:iam::1:user/ada", AccessRequest("cloudfront:X", resource, {}), decision)
     assert (error.code, error.status) == ("AccessDenied", 403)
-    assert error.message == f"User: arn:aws:iam::1:user/ada is not authorized to perform: cloudfront:X{says}"
+    assert (
+        error.message == f"User: arn:aws:iam::1:user/ada is not authorized to perform: cloudfront:X{message}"
+    )
 
 
 # ---- policies that cannot be stored
@@ -394,11 +396,11 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 @rows("name", REFUSED)
 def test_documents_that_cannot_be_stored(name: str) -> None:
-    text, says = REFUSED[name]
+    text, message = REFUSED[name]
     with pytest.raises(ApiError) as caught:
         iam.parse("p", text, ACCOUNT)
     assert (caught.value.code, caught.value.status) == ("MalformedPolicyDocument", 400)
-    assert any(one in caught.value.message for one in says.split("|")), caught.value.message
+    assert any(one in caught.value.message for one in message.split("|")), caught.value.message
 
 
 def test_a_document_that_is_too_long() -> None:
@@ -467,8 +469,8 @@ def test_roles() -> None:
         "TagResource": {"admin"},
     }
     for action, allowed in cases.items():
-        asked = AccessRequest(f"cloudfront:{action}", "*", ADA)
-        assert {name for name, role in ROLES.items() if iam.evaluate([role], asked).allowed} == allowed
+        access = AccessRequest(f"cloudfront:{action}", "*", ADA)
+        assert {name for name, role in ROLES.items() if iam.evaluate([role], access).allowed} == allowed
 
 
 @rows(
@@ -506,8 +508,8 @@ def test_a_pattern_means_what_a_plain_glob_means(pattern: str, text: str) -> Non
 def test_a_pattern_is_matched_in_little_time() -> None:
     condition = {"StringLike": {"aws:UserAgent": "*a" * 40 + "b"}}
     found = policy(statement(Condition=condition))
-    asked = AccessRequest("cloudfront:GetDistribution", E1, {"aws:useragent": ("a" * 16_000,)})
-    assert not iam.evaluate([found], asked).allowed  # with backtracking it would take forever
+    access = AccessRequest("cloudfront:GetDistribution", E1, {"aws:useragent": ("a" * 16_000,)})
+    assert not iam.evaluate([found], access).allowed  # with backtracking it would take forever
 
 
 JSON = st.recursive(

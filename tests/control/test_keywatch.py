@@ -46,23 +46,23 @@ def test_a_warning_is_told_once_a_day(
     watch = watched(harness, place)
     key_lost = [f"(key-lost): films-1 ({harness.call('ListPublicKeys')['PublicKeyList']['Items'][0]['Id']})"]
 
-    def told(now: float) -> list[str]:
+    def notified(now: float) -> list[str]:
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             watch.check(now)
         return [line for line in caplog.messages if "key-lost" in line or "key-ends" in line]
 
-    first = told(harness.now)
+    first = notified(harness.now)
     assert len(first) == 1
     assert key_lost[0] in first[0]
     assert first[0].startswith("critical ")
-    assert told(harness.now + 60) == []
-    assert len(told(harness.now + DAY)) == 1
+    assert notified(harness.now + 60) == []
+    assert len(notified(harness.now + DAY)) == 1
     near = harness.now + 365 * DAY - 31 * DAY
-    assert len(told(near)) == 2
-    assert told(near + 60) == []
+    assert len(notified(near)) == 2
+    assert notified(near + 60) == []
     # A note is not logged; a month before the date it is a warning, and again a week before.
-    assert [len(told(near + days * DAY)) for days in (0.5, 2, 23.5)] == [0, 2, 2]
+    assert [len(notified(near + days * DAY)) for days in (0.5, 2, 23.5)] == [0, 2, 2]
 
 
 def test_who_does_not_lead_says_nothing(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
@@ -113,8 +113,8 @@ def test_a_record_that_cannot_be_read_is_told_once(
             found = watch.findings(harness.now + number * FRESH)
     assert len([line for line in caplog.messages if "broken" in line]) == 1
     assert "group-not-rotated" not in {each.code for each in found}
-    kept = load(records, "films")
-    assert kept is not None
+    loaded = load(records, "films")
+    assert loaded is not None
 
 
 def test_no_place_of_records(harness: Harness) -> None:

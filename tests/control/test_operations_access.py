@@ -202,10 +202,10 @@ def test_distributions_refer_to_what_exists_and_keep_it(harness: Harness) -> Non
         )
     )
     assert signing(harness) == ["always", "always", "never"]
-    kept = harness.refused(f"Delete{OAC}", Id=id_, IfMatch=made["ETag"])
-    assert (kept.code, kept.status) == ("OriginAccessControlInUse", 409)
-    kept = harness.refused(f"Delete{OAI}", Id=other, IfMatch=identity["ETag"])
-    assert (kept.code, kept.status) == ("CloudFrontOriginAccessIdentityInUse", 409)
+    refused = harness.refused(f"Delete{OAC}", Id=id_, IfMatch=made["ETag"])
+    assert (refused.code, refused.status) == ("OriginAccessControlInUse", 409)
+    refused = harness.refused(f"Delete{OAI}", Id=other, IfMatch=identity["ETag"])
+    assert (refused.code, refused.status) == ("CloudFrontOriginAccessIdentityInUse", 409)
     config, etag = harness.config(created["Id"])
     assert config["Origins"]["Items"][0]["OriginAccessControlId"] == id_
     assert config["Origins"]["Items"][1]["S3OriginConfig"] == {"OriginAccessIdentity": IDENTITY + other}

@@ -172,8 +172,8 @@ def test_conflicting_aliases(harness: Harness) -> None:
     ],
 )
 def test_what_cannot_be_asked_about_conflicts(harness: Harness, params: Config, code: str) -> None:
-    asked = {"DistributionId": named(harness, "one"), "Alias": "a.example.com"} | params
-    assert harness.refused("ListConflictingAliases", **asked).code == code
+    query = {"DistributionId": named(harness, "one"), "Alias": "a.example.com"} | params
+    assert harness.refused("ListConflictingAliases", **query).code == code
 
 
 # ---- CopyDistribution
@@ -235,13 +235,13 @@ COPIES: list[tuple[Config, str]] = [
 def test_copies_that_are_refused(harness: Harness, params: Config, code: str) -> None:
     primary = named(harness, "one")
     _, etag = harness.config(primary)
-    asked = {
+    query = {
         "PrimaryDistributionId": primary,
         "Staging": True,
         "IfMatch": etag,
         "CallerReference": "copy",
     } | params
-    given = {name: value for name, value in asked.items() if value is not None}
+    given = {name: value for name, value in query.items() if value is not None}
     assert harness.refused("CopyDistribution", **given).code == code
 
 

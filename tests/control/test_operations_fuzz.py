@@ -197,10 +197,10 @@ class Bout:
             refused = error
         if refused is not None:
             self.outcomes[refused.code] += 1
-            said = (self.seed, self.turns, operation, params, refused)
-            assert refused.code in model.errors | {"InvalidArgument"}, said
-            assert refused.status == error_status(refused.code), said
-            assert refused.message, said
+            position = (self.seed, self.turns, operation, params, refused)
+            assert refused.code in model.errors | {"InvalidArgument"}, position
+            assert refused.status == error_status(refused.code), position
+            assert refused.message, position
         else:
             codec.write(model, output)  # it can be encoded as XML
             self.outcomes["-"] += 1
@@ -231,7 +231,7 @@ def spoilt(rng: random.Random, shape: Shape, params: Any, drawer: Drawer) -> Any
         item = spoilt(rng, inner.member, value[at], drawer)
         return params | {member: rng.choice([value + value[at : at + 1], value[:at], [*value[:at], item]])}
     if rng.random() < 0.2:
-        return {name: kept for name, kept in params.items() if name != member}
+        return {name: value for name, value in params.items() if name != member}
     return params | {member: drawer.draw(inner, member)}
 
 

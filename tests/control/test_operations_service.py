@@ -272,14 +272,14 @@ def test_a_crash_between_commit_and_publication_is_healed_at_the_start(harness: 
 
 def test_a_store_from_a_backup_is_published_above_what_edges_have(harness: Harness) -> None:
     harness.distribution("kept")
-    kept = harness.number()
+    restored = harness.number()
     harness.close()
     save(harness.folder)
     harness = Harness(harness.folder, seed=3)
     for reference in "abc":
         harness.distribution(reference)
     ahead = harness.number()
-    assert ahead == kept + 3
+    assert ahead == restored + 3
     harness.report()
     harness.close()
     bring_back(harness.folder)

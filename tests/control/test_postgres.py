@@ -274,17 +274,17 @@ def test_a_commit_waits_for_the_disk_whatever_the_role_is_set_to(url: str) -> No
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
     store = Store(url)
 
-    def says(transaction: Any, setting: str) -> Any:
+    def setting_of(transaction: Any, setting: str) -> Any:
         return transaction.connection.exec_driver_sql(f"SHOW {setting}").scalar()
 
     with store.write() as transaction:
-        assert says(transaction, "synchronous_commit") == "on"
-        assert says(transaction, "transaction_isolation") == "read committed"
+        assert setting_of(transaction, "synchronous_commit") == "on"
+        assert setting_of(transaction, "transaction_isolation") == "read committed"
     with store.read() as transaction:
-        assert says(transaction, "transaction_isolation") == "repeatable read"
-        assert says(transaction, "transaction_read_only") == "on"
+        assert setting_of(transaction, "transaction_isolation") == "repeatable read"
+        assert setting_of(transaction, "transaction_read_only") == "on"
     with store.write_relaxed() as transaction:
-        assert says(transaction, "synchronous_commit") == "off"
+        assert setting_of(transaction, "synchronous_commit") == "off"
     store.close()
     with connect(url) as connection:
         connection.execute(f"ALTER DATABASE {name} RESET ALL")

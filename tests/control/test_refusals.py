@@ -71,7 +71,7 @@ def test_what_differs_is_told_apart() -> None:
 
 def test_a_flood_of_addresses_is_bounded_and_nothing_is_left_uncounted() -> None:
     refusals = Refusals(random.Random(1))
-    told = records = 0
+    reported = records = 0
     sent = 20_000
     for n in range(sent):
         now = n / 100  # 200 seconds
@@ -79,11 +79,11 @@ def test_a_flood_of_addresses_is_bounded_and_nothing_is_left_uncounted() -> None
         if n % 200 == 0:
             entries = refusals.due(now)
             records += len(entries)
-            told += sum(record["additionalEventData"]["count"] for record in read(entries))
+            reported += sum(record["additionalEventData"]["count"] for record in read(entries))
         assert len(refusals._kinds) <= KINDS
     entries = refusals.due(sent / 100, everything=True)
-    told += sum(record["additionalEventData"]["count"] for record in read(entries))
-    assert told == sent
+    reported += sum(record["additionalEventData"]["count"] for record in read(entries))
+    assert reported == sent
     assert records + len(entries) <= BURST + 200 / 60 * PER_MINUTE + 200 / WINDOW + 2
 
 

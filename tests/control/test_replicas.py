@@ -308,13 +308,13 @@ def test_nothing_is_lost_and_no_number_is_used_twice_between_processes(fleet: Fl
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    said = [json.loads(line) for writer in writers for line in writer.communicate()[0].splitlines()]
+    written = [json.loads(line) for writer in writers for line in writer.communicate()[0].splitlines()]
     assert [writer.returncode for writer in writers] == [0, 0]
     # Each update was based on the previous one's result: none is lost, none was applied twice.
-    assert len(said) == 50
+    assert len(written) == 50
     assert harness.config(id_)[0]["Comment"] == "50"
-    assert len({one["etag"] for one in said}) == 50
-    assert {one["number"] for one in said} == set(range(first + 1, first + 51))
+    assert len({one["etag"] for one in written}) == 50
+    assert {one["number"] for one in written} == set(range(first + 1, first + 51))
     follow(harness)
     assert harness.number() == first + 50
     with harness.store.read() as transaction:

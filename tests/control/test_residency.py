@@ -19,7 +19,7 @@ from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.residency import for_region
 from keyfront.model.snapshot import Snapshot
 from tests.control.harness import ACCOUNT, BOTH, Harness, bring_back, many, minimal, save, trusting, where
-from tests.control.test_guard import allow, denied, holder, told
+from tests.control.test_guard import allow, denied, holder, refusal_of
 from tests.keys import ec_pem
 
 STORES = BOTH
@@ -293,7 +293,7 @@ def test_who_may_untie_is_a_matter_of_policies(make: Make) -> None:
     }
     caller = holder(allow("*"), deny)
     assert "explicit deny" in denied(harness, caller, "UntagResource", Resource=named, TagKeys=keys)
-    assert told(harness, holder(allow("*")), "UntagResource", Resource=named, TagKeys=keys) is None
+    assert refusal_of(harness, holder(allow("*")), "UntagResource", Resource=named, TagKeys=keys) is None
 
 
 # ---- several feeds, crashes, and missing feeds

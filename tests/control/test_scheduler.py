@@ -82,8 +82,8 @@ def test_what_is_due_is_done(running: Running, world: World, caplog: pytest.LogC
         running.until(lambda: "2 SIGNING" in world.stages())
     assert running.made == 1
     assert "1 DRAINING" in world.stages()
-    said = [line for line in caplog.messages if line.startswith("rotation of photos: ")]
-    assert [line.split()[3] for line in said if "confirm" not in line][:4] == [
+    log_lines = [line for line in caplog.messages if line.startswith("rotation of photos: ")]
+    assert [line.split()[3] for line in log_lines if "confirm" not in line][:4] == [
         "create",
         "register",
         "publish",

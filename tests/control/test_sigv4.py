@@ -265,13 +265,13 @@ AUTHORIZATIONS = [
 ]  # fmt: skip
 
 
-@rows(("header", "says"), AUTHORIZATIONS)
-def test_headers_that_make_no_sense(header: str, says: str) -> None:
+@rows(("header", "message"), AUTHORIZATIONS)
+def test_headers_that_make_no_sense(header: str, message: str) -> None:
     sent = Sent()
     sent.header("authorization", header)
     error = sent.refused()
     assert (error.code, error.status) == ("IncompleteSignature", 400)
-    assert says in error.message
+    assert message in error.message
 
 
 def test_parts_without_blanks_between_them() -> None:

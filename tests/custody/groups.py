@@ -57,7 +57,7 @@ class Group:
         self.written = NOW
         self.trusted: dict[str, Algorithm] = {}
 
-    def kept(self) -> VersionedRecord | None:
+    def stored(self) -> VersionedRecord | None:
         return load(self.place, self.name)
 
     def sign_with(
@@ -66,8 +66,8 @@ class Group:
         """Switch: `id_` signs from now on, and the previous signing key is in `before`."""
         self.place.keys[f"memory:/{id_}"] = key(id_, algorithm)
         self.trusted[id_] = algorithm
-        kept = self.kept()
-        entries = list(kept.record.entries) if kept else []
+        loaded = self.stored()
+        entries = list(loaded.record.entries) if loaded else []
         entries = [
             self.into(entry, before) if entry.stage is Stage.SIGNING else entry
             for entry in entries
@@ -84,17 +84,17 @@ class Group:
     def write(
         self, entries: tuple[Entry, ...] | None = None, terms: RotationPolicy | None = None
     ) -> KeyGroupRecord:
-        kept = self.kept()
+        loaded = self.stored()
         self.terms = terms or self.terms
         self.written += 1
         record = KeyGroupRecord(
             self.name,
             "kg-1",
             self.terms,
-            entries if entries is not None else kept.record.entries if kept else (),
-            kept.record.serial if kept else 0,
+            entries if entries is not None else loaded.record.entries if loaded else (),
+            loaded.record.serial if loaded else 0,
         )
-        return save(self.place, record, kept.version if kept else None, now=self.written).record
+        return save(self.place, record, loaded.version if loaded else None, now=self.written).record
 
     def signer(
         self,

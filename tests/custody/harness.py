@@ -40,7 +40,7 @@ class Harness(msgspec.Struct, frozen=True):
         """The place, opened anew: it shares nothing with one that was opened before."""
         return open_place(self.uri, self.environment)
 
-    def kept(self) -> Records:
+    def record_store(self) -> Records:
         return open_records(self.uri, self.environment)
 
 

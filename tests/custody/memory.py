@@ -42,13 +42,13 @@ class MemoryPlace:
         self.remote = remote
         self.cut_off = False
         self.in_memory = False
-        self.asked = 0
+        self.calls = 0
         self.on_ask: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._writes = 0
 
     def ask(self) -> None:
-        self.asked += 1
+        self.calls += 1
         self.on_ask()
         if self.cut_off:
             raise CustodyUnavailable("the place cannot be asked now")

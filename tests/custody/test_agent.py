@@ -75,20 +75,20 @@ class Harness:
         made = self.place.create(name, algorithm, now=now)  # type: ignore[arg-type]
         self.public[f"ID{name}"] = made.public_key
         records = open_records(self.records)
-        kept = load(records, group)
+        loaded = load(records, group)
         entries = [
             msgspec.structs.replace(entry, stage=Stage.DRAINING, draining=now, drain_until=now + 99)
-            for entry in (kept.record.entries if kept else ())
+            for entry in (loaded.record.entries if loaded else ())
         ]
         entries.append(Entry(made.uri, Stage.SIGNING, now, f"ID{name}", published=now, signing=now))
         terms = RotationPolicy(
             self.records, max_lifetime=3600.0, max_staleness=0.6
         )  # it polls every 0.2 seconds
-        serial = kept.record.serial if kept else 0
+        serial = loaded.record.serial if loaded else 0
         save(
             records,
             KeyGroupRecord(group, "kg", terms, tuple(entries), serial),
-            kept and kept.version,
+            loaded and loaded.version,
             now=now,
         )
 
@@ -172,7 +172,7 @@ def tokened(harness: Harness) -> Iterator[Agent]:
         yield agent
 
 
-class Asked:
+class Client:
     """One connection to an agent, and its latest answer."""
 
     def __init__(self, agent: Agent, token: str | None = None) -> None:
@@ -217,10 +217,10 @@ def test_an_application_signs_without_a_key(harness: Harness, agent: Agent, grou
     )
     cookies = sign_cookies("https://cdn.test/*", signer, expires=soon, hash_name="SHA256")
     assert reason(URL, cookies.header, keys=KeyRing(harness.public), now=time.time()) == "granted"
-    said = agent.audit[-1]
-    assert said["signed"] == signer.key_pair_id
-    assert (said["caller"], said["pid"]) == (f"uid:{os.getuid()}", os.getpid())
-    assert (said["key_group"], said["resource"], said["expires"]) == (
+    entry = agent.audit[-1]
+    assert entry["signed"] == signer.key_pair_id
+    assert (entry["caller"], entry["pid"]) == (f"uid:{os.getuid()}", os.getpid())
+    assert (entry["key_group"], entry["resource"], entry["expires"]) == (
         group,
         "https://cdn.test/*",
         soon,
@@ -238,11 +238,11 @@ def test_by_token(harness: Harness, tokened: Agent) -> None:
 
 
 def test_a_hash_of_ones_own(harness: Harness, agent: Agent) -> None:
-    for asked, said in (("SHA1", False), ("SHA256", True)):
+    for hash_name, named in (("SHA1", False), ("SHA256", True)):
         for group in ("films", "rsa"):
-            signer = signer_for(group, agent=agent.address, hash_name=asked)  # type: ignore[arg-type]
+            signer = signer_for(group, agent=agent.address, hash_name=hash_name)  # type: ignore[arg-type]
             url = sign_url(URL, signer, expires=int(time.time()) + 60)
-            assert ("Hash-Algorithm=SHA256" in url) is said
+            assert ("Hash-Algorithm=SHA256" in url) is named
             assert harness.verdict(url) == "granted"
 
 
@@ -253,13 +253,13 @@ def test_by_the_environment(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_whole_urls_and_cookies_for_those_who_have_no_sdk(harness: Harness, agent: Agent) -> None:
-    asked = Asked(agent)
-    status, answer = asked.post(
+    client = Client(agent)
+    status, answer = client.post(
         "/v1/url", {"key_group": "films", "url": "https://cdn.test/a b.jpg", "lifetime": 60}
     )
     assert status == 200
     assert harness.verdict(answer["url"]) == "granted"
-    status, answer = asked.post(
+    status, answer = client.post(
         "/v1/cookies",
         {"key_group": "rsa", "resource": "https://cdn.test/*", "lifetime": 60, "hash": "SHA256"},
     )
@@ -274,16 +274,16 @@ def test_from_a_shell(harness: Harness, agent: Agent) -> None:
     if curl is None:
         pytest.skip("there is no curl")
     path = agent.address.removeprefix("unix:")
-    asked = '{"key_group": "films", "url": "https://cdn.test/films/1.mp4", "lifetime": 600}'
-    argv = [curl, "-sS", "--fail", "--unix-socket", path, "http://agent/v1/url", "--json", asked]
-    told = json.loads(subprocess.run(argv, check=True, capture_output=True, timeout=20).stdout)
-    assert harness.verdict(told["url"]) == "granted"
+    body = '{"key_group": "films", "url": "https://cdn.test/films/1.mp4", "lifetime": 600}'
+    argv = [curl, "-sS", "--fail", "--unix-socket", path, "http://agent/v1/url", "--json", body]
+    answer = json.loads(subprocess.run(argv, check=True, capture_output=True, timeout=20).stdout)
+    assert harness.verdict(answer["url"]) == "granted"
 
 
 def test_a_ready_made_query(harness: Harness, agent: Agent) -> None:
     expires = int(time.time()) + 60
     text = canned_policy(URL, str(expires)).decode()
-    status, answer = Asked(agent).post("/v1/sign", {"key_group": "films", "policy": text})
+    status, answer = Client(agent).post("/v1/sign", {"key_group": "films", "policy": text})
     assert status == 200
     assert harness.verdict(f"{URL}?Expires={expires}&{answer['parameters']}") == "granted"
 
@@ -410,39 +410,39 @@ REFUSED: dict[str, tuple[str, Callable[[], Any], int, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(agent: Agent, name: str) -> None:
     path, body, status, error = REFUSED[name]
-    found, answer = Asked(agent).post(path, body())
+    found, answer = Client(agent).post(path, body())
     assert (found, answer["error"]) == (status, error), answer
 
 
 def test_within_its_bounds(harness: Harness, agent: Agent) -> None:
-    asked = Asked(agent)
+    client = Client(agent)
     for url in (URL, "https://cdn.test/films/", "https://cdn.test/exact"):
-        status, answer = asked.post("/v1/url", {"key_group": "bounded", "url": url, "lifetime": 60})
+        status, answer = client.post("/v1/url", {"key_group": "bounded", "url": url, "lifetime": 60})
         assert status == 200
         assert harness.verdict(answer["url"]) == "granted"
 
 
 def test_refusals_are_recorded_one_a_second(agent: Agent) -> None:
-    asked = Asked(agent)
+    client = Client(agent)
     before = len(agent.audit)
     started = time.time()
     for _ in range(50):
-        asked.post(SIGN, {"key_group": "photos", "policy": policy()})
-    told = agent.audit[before:]
-    assert len(told) <= time.time() - started + 2
-    assert all(line["caller"] == f"uid:{os.getuid()}" for line in told)
+        client.post(SIGN, {"key_group": "photos", "policy": policy()})
+    entries = agent.audit[before:]
+    assert len(entries) <= time.time() - started + 2
+    assert all(line["caller"] == f"uid:{os.getuid()}" for line in entries)
 
 
 @pytest.mark.parametrize("token", [None, "", "b7" * 31, "B7" * 32, TOKEN + "0", "é"])
 def test_without_a_token(tokened: Agent, token: str | None) -> None:
-    status, answer = Asked(tokened, token and token.encode().decode("latin-1")).post(
+    status, answer = Client(tokened, token and token.encode().decode("latin-1")).post(
         SIGN, {"key_group": "films", "policy": policy()}
     )
     assert (status, answer["error"]) == (401, "NotAllowed")
 
 
 def test_a_token_that_no_rule_names(tokened: Agent) -> None:
-    assert Asked(tokened, "c8" * 32).post(SIGN, {"key_group": "films", "policy": policy()})[0] == 403
+    assert Client(tokened, "c8" * 32).post(SIGN, {"key_group": "films", "policy": policy()})[0] == 403
 
 
 def test_what_is_no_http_ends_the_connection_and_not_the_agent(agent: Agent) -> None:
@@ -462,7 +462,7 @@ def test_what_is_no_http_ends_the_connection_and_not_the_agent(agent: Agent) -> 
                 assert sock.recv(100).startswith((b"HTTP/1.1 400", b""))
             except ConnectionResetError:
                 pass
-    assert Asked(agent).post("/v1/key", {"key_group": "films"})[0] == 200
+    assert Client(agent).post("/v1/key", {"key_group": "films"})[0] == 200
 
 
 def test_nobody_takes_all_connections(agent: Agent) -> None:
@@ -478,7 +478,7 @@ def test_nobody_takes_all_connections(agent: Agent) -> None:
             sock.close()
     for _ in range(200):  # until the agent has noticed that they are gone
         try:
-            assert Asked(agent).post("/v1/key", {"key_group": "films"})[0] == 200
+            assert Client(agent).post("/v1/key", {"key_group": "films"})[0] == 200
             break
         except (ConnectionError, http.client.HTTPException):
             continue
@@ -501,19 +501,19 @@ def test_rules_by_group(harness: Harness, tmp_path: Path) -> None:
     options = ("--allow", f"group:{gid}=films", "--allow", f"group:{absent}=rsa")
     with Agent(harness, "--socket", str(tmp_path / "s"), *options) as agent:
         assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o666
-        asked = Asked(agent)
-        assert asked.post("/v1/key", {"key_group": "films"})[0] == 200
-        assert asked.post("/v1/key", {"key_group": "rsa"})[0] == 403
+        client = Client(agent)
+        assert client.post("/v1/key", {"key_group": "films"})[0] == 200
+        assert client.post("/v1/key", {"key_group": "rsa"})[0] == 403
 
 
 def test_other_methods(agent: Agent) -> None:
-    asked = Asked(agent)
-    asked.connection.request("GET", SIGN)
-    answer = asked.connection.getresponse()
+    client = Client(agent)
+    client.connection.request("GET", SIGN)
+    answer = client.connection.getresponse()
     assert answer.status == 405
     assert json.loads(answer.read())["error"] == "NotFound"
     assert (
-        asked.post(SIGN, {"key_group": "films", "policy": policy()}, **{"Content-Type": "text/plain"})[0]
+        client.post(SIGN, {"key_group": "films", "policy": policy()}, **{"Content-Type": "text/plain"})[0]
         == 415
     )
 
@@ -653,13 +653,13 @@ def test_what_it_does_not_start_with(
     for file, (text, mode) in files.items():
         (tmp_path / file).write_text(text)
         (tmp_path / file).chmod(mode)
-    options, says = WRONG_STARTS[name]
+    options, message = WRONG_STARTS[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["keyfront", "agent", "--records", f"file:{tmp_path}/keys/", *options])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
 

@@ -106,10 +106,10 @@ def test_what_its_errors_mean(aws: Moto, code: str, status: int, expected: type[
 def test_throttling_that_passes_is_not_seen(aws: Moto) -> None:
     place = placed("awskms", aws)
     place.create("one", "ECDSA-P256", now=time.time())
-    handle, before = place.handle("one"), aws.asked("Sign")
+    handle, before = place.handle("one"), aws.calls_of("Sign")
     aws.fault("Sign", "ThrottlingException", times=3)
     assert handle.public_key.verify(b"data", handle.sign(b"data", "SHA256"), "SHA256")
-    assert aws.asked("Sign") == before + 4
+    assert aws.calls_of("Sign") == before + 4
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -122,12 +122,14 @@ def test_where_nobody_listens(scheme: str, aws: Moto) -> None:
         place.create("one", "ECDSA-P256", now=time.time())
 
 
-@pytest.mark.parametrize(("scheme", "asks"), [("awssm", "DescribeSecret"), ("awsssm", "GetParameter")])
-def test_a_key_that_was_loaded_signs_on_while_its_place_is_away(scheme: str, asks: str, aws: Moto) -> None:
+@pytest.mark.parametrize(("scheme", "operation"), [("awssm", "DescribeSecret"), ("awsssm", "GetParameter")])
+def test_a_key_that_was_loaded_signs_on_while_its_place_is_away(
+    scheme: str, operation: str, aws: Moto
+) -> None:
     place = placed(scheme, aws, "&check-every=0")
     held = place.create("one", "ECDSA-P256", now=time.time())
     handle = place.handle("one")
-    aws.fault(asks, "InternalServiceError", status=500, times=99)
+    aws.fault(operation, "InternalServiceError", status=500, times=99)
     assert held.public_key.verify(b"data", handle.sign(b"data", "SHA1"), "SHA1")
     with pytest.raises(CustodyUnavailable):
         place.handle("one")
@@ -137,14 +139,14 @@ def test_a_key_that_was_loaded_signs_on_while_its_place_is_away(scheme: str, ask
         handle.sign(b"data", "SHA1")
 
 
-@pytest.mark.parametrize(("scheme", "asks"), [("awssm", "DescribeSecret"), ("awsssm", "GetParameter")])
-def test_its_place_is_not_asked_at_every_signature(scheme: str, asks: str, aws: Moto) -> None:
+@pytest.mark.parametrize(("scheme", "operation"), [("awssm", "DescribeSecret"), ("awsssm", "GetParameter")])
+def test_its_place_is_not_asked_at_every_signature(scheme: str, operation: str, aws: Moto) -> None:
     place = placed(scheme, aws)
     place.create("one", "ECDSA-P256", now=time.time())
-    handle, before = place.handle("one"), aws.asked(asks)
+    handle, before = place.handle("one"), aws.calls_of(operation)
     for _ in range(20):
         handle.sign(b"data", "SHA256")
-    assert aws.asked(asks) == before
+    assert aws.calls_of(operation) == before
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -156,7 +158,7 @@ def test_another_region_is_another_place(scheme: str, aws: Moto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "says"),
+    ("uri", "message"),
     [
         ("awskms:keyfront/?regoin=x", "no option 'regoin'"),
         ("awskms:keyfront/?kms-key=x", "no option 'kms-key'"),
@@ -167,8 +169,8 @@ def test_another_region_is_another_place(scheme: str, aws: Moto) -> None:
         ("awssm:keyfront/?region=not a region", "region"),
     ],
 )
-def test_what_makes_no_sense(uri: str, says: str, aws: Moto) -> None:
-    with pytest.raises(CustodyError, match=says):
+def test_what_makes_no_sense(uri: str, message: str, aws: Moto) -> None:
+    with pytest.raises(CustodyError, match=message):
         open_place(uri, aws.environment)
 
 
@@ -200,9 +202,9 @@ def test_a_service_that_quotes_what_it_refuses_is_not_quoted(scheme: str, operat
     aws.fault(operation, "ValidationException", message=f"Value '{key.to_pem()}' at 'value' failed")
     with pytest.raises(CustodyError, match="ValidationException") as raised:
         placed(scheme, aws).import_key("one", key, now=time.time())
-    said = f"{raised.value!r} {raised.value.__cause__!r}"
-    assert "BEGIN" not in said
-    assert all(line not in said for line in key.to_pem().splitlines()[1:-1])
+    text = f"{raised.value!r} {raised.value.__cause__!r}"
+    assert "BEGIN" not in text
+    assert all(line not in text for line in key.to_pem().splitlines()[1:-1])
 
 
 def test_a_process_that_is_forked_off_has_connections_of_its_own(aws: Moto) -> None:
@@ -344,10 +346,10 @@ def test_nothing_is_thrown_away_while_nobody_can_tell_whether_it_has_its_name(
     aws.fault("DescribeKey", "NotFoundException")  # the name is not in use
     aws.fault("CreateAlias", "InternalFailure", status=500, done=True)
     aws.fault("DescribeKey", "NotFoundException", times=3)  # the change has not reached all parts of KMS yet
-    before = aws.asked("ScheduleKeyDeletion")
+    before = aws.calls_of("ScheduleKeyDeletion")
     with pytest.raises(CustodyUnavailable, match="does not tell yet whose"):
         place.create("one", "ECDSA-P256", now=time.time())
-    assert aws.asked("ScheduleKeyDeletion") == before
+    assert aws.calls_of("ScheduleKeyDeletion") == before
     assert place.describe("one").delete_at is None
 
 

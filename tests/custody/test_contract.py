@@ -372,11 +372,11 @@ def test_one_place_in_many_threads(harness: Harness) -> None:
 def test_nothing_that_is_said_holds_a_secret(harness: Harness) -> None:
     place = harness.place()
     (held,) = make(harness, "one", place=place)
-    said = [repr(place), repr(held), repr(place.handle("one")), held.uri, place.uri]
+    texts = [repr(place), repr(held), repr(place.handle("one")), held.uri, place.uri]
     secrets = list(harness.secrets)
     for algorithm in harness.imports[-1:]:
         key = made_elsewhere(algorithm)
-        said.append(repr(place.import_key("two", key, now=time.time())))
+        texts.append(repr(place.import_key("two", key, now=time.time())))
         secrets += key.to_pem().splitlines()[1:-1]
     if harness.exports:
         secrets += place.export("one").to_pem().splitlines()[1:-1]
@@ -384,8 +384,8 @@ def test_nothing_that_is_said_holds_a_secret(harness: Harness) -> None:
         try:
             ask("nowhere")
         except KeyfrontError as error:
-            said.append(f"{error!r} {error.__cause__!r}")
-    for text in said:
+            texts.append(f"{error!r} {error.__cause__!r}")
+    for text in texts:
         for secret in secrets:
             assert secret not in text
 
@@ -404,26 +404,26 @@ def test_it_keeps_records_or_says_that_it_does_not(at: str, request: pytest.Fixt
     harness: Harness = request.getfixturevalue(at)
     assert harness.records is (at in KEEPING)
     if harness.records:
-        assert harness.kept().names() == []
+        assert harness.record_store().names() == []
     else:
         with pytest.raises(CustodyError, match="records"):
-            harness.kept()
+            harness.record_store()
 
 
 def test_a_record_is_written_by_who_knows_what_is_there(keeping: Harness) -> None:
-    records = keeping.kept()
+    records = keeping.record_store()
     assert records.read("photos") is None
     assert records.names() == []
     first = records.write("photos", b"one", None)
     assert (first.name, first.data) == ("photos", b"one")
-    assert keeping.kept().read("photos") == first
+    assert keeping.record_store().read("photos") == first
     with pytest.raises(RecordChanged):
         records.write("photos", b"two", None)
     second = records.write("photos", b"two", first.version)
     assert second.version != first.version
     with pytest.raises(RecordChanged):
         records.write("photos", b"three", first.version)
-    assert keeping.kept().read("photos") == second
+    assert keeping.record_store().read("photos") == second
     back = records.write("photos", b"one", second.version)
     assert back.version not in {first.version, second.version}, "what came back is not what was there before"
     with pytest.raises(RecordChanged):
@@ -431,7 +431,7 @@ def test_a_record_is_written_by_who_knows_what_is_there(keeping: Harness) -> Non
 
 
 def test_a_record_is_removed_by_who_knows_what_is_there(keeping: Harness) -> None:
-    records = keeping.kept()
+    records = keeping.record_store()
     first = records.write("photos", b"one", None)
     second = records.write("photos", b"two", first.version)
     with pytest.raises(RecordChanged):
@@ -439,22 +439,22 @@ def test_a_record_is_removed_by_who_knows_what_is_there(keeping: Harness) -> Non
     assert records.read("photos") == second
     records.remove("photos", second.version)
     assert records.read("photos") is None
-    assert keeping.kept().names() == []
+    assert keeping.record_store().names() == []
     with pytest.raises(RecordChanged):
         records.remove("photos", second.version)
     with pytest.raises(RecordChanged):
         records.write("photos", b"three", second.version)
     third = records.write("photos", b"one", None)
     assert third.version not in {first.version, second.version}
-    assert keeping.kept().read("photos") == third
+    assert keeping.record_store().read("photos") == third
 
 
 def test_what_a_record_may_be(keeping: Harness) -> None:
-    records = keeping.kept()
+    records = keeping.record_store()
     texts = {"lines": b"a\r\nb\n\n", "long": b'"\xc3\xa9' * (MOST_BYTES // 3), "one": b"{", "space": b" "}
     for name, text in texts.items():
         records.write(name, text, None)
-    again = keeping.kept()
+    again = keeping.record_store()
     assert again.names() == sorted(texts)
     for name, text in texts.items():
         found = again.read(name)
@@ -474,19 +474,19 @@ def test_what_a_record_may_be(keeping: Harness) -> None:
 def test_keys_and_records_of_one_name_are_two(keeping: Harness) -> None:
     place = keeping.place()
     (held,) = make(keeping, "photos", place=place)
-    record = keeping.kept().write("photos", b"one", None)
+    record = keeping.record_store().write("photos", b"one", None)
     assert list(keeping.place().list()) == [held]
-    assert keeping.kept().names() == ["photos"]
+    assert keeping.record_store().names() == ["photos"]
     place.delete("photos", grace=0, now=time.time())
-    assert keeping.kept().read("photos") == record
+    assert keeping.record_store().read("photos") == record
 
 
 def test_of_those_who_race_to_change_a_record_one_does(keeping: Harness) -> None:
-    first = keeping.kept().write("photos", b"0", None)
+    first = keeping.record_store().write("photos", b"0", None)
     start = threading.Barrier(4)
 
     def race(number: int) -> Record | None:
-        records = keeping.kept()
+        records = keeping.record_store()
         start.wait(20)
         try:
             return records.write("photos", b"%d" % number, first.version)
@@ -495,14 +495,14 @@ def test_of_those_who_race_to_change_a_record_one_does(keeping: Harness) -> None
 
     with ThreadPoolExecutor(4) as pool:
         written = [record for record in pool.map(race, range(4)) if record is not None]
-    assert written == [keeping.kept().read("photos")]
+    assert written == [keeping.record_store().read("photos")]
 
 
 def test_no_change_of_a_record_is_lost(keeping: Harness) -> None:
-    keeping.kept().write("count", b"0", None)
+    keeping.record_store().write("count", b"0", None)
 
     def count(_: int) -> None:
-        records = keeping.kept()
+        records = keeping.record_store()
         done = 0
         while done < 3:
             seen = records.read("count")
@@ -515,6 +515,6 @@ def test_no_change_of_a_record_is_lost(keeping: Harness) -> None:
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(count, range(3)))
-    last = keeping.kept().read("count")
+    last = keeping.record_store().read("count")
     assert last is not None
     assert last.data == b"9"

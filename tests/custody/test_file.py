@@ -280,7 +280,7 @@ def test_a_kek_takes_another_s_place(before: str, after: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("kek", "environment", "says"),
+    ("kek", "environment", "message"),
     [
         ("env:P", {}, "no P"),
         ("env:P", {"P": ""}, "no P"),
@@ -297,10 +297,12 @@ def test_a_kek_takes_another_s_place(before: str, after: str, tmp_path: Path) ->
         ("gopher:" + PASSPHRASE, {}, "never the secret itself"),
     ],
 )
-def test_a_kek_that_is_none(kek: str, environment: dict[str, str], says: str, with_passphrase: Path) -> None:
+def test_a_kek_that_is_none(
+    kek: str, environment: dict[str, str], message: str, with_passphrase: Path
+) -> None:
     with pytest.raises(CustodyError) as caught:
         place(with_passphrase, kek, environment).handle("one")
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert PASSPHRASE not in str(caught.value)
     assert KEY_TEXT not in str(caught.value)
 
@@ -618,19 +620,19 @@ def test_a_crash_leaves_nothing_or_a_whole_key(after: int, tmp_path: Path) -> No
     uri = f"file:{tmp_path}/keys/"
     with subprocess.Popen([sys.executable, "-c", _WRITER, uri], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
-        told = [writer.stdout.readline().split() for _ in range(after + 1)][1:]
+        lines = [writer.stdout.readline().split() for _ in range(after + 1)][1:]
         writer.send_signal(signal.SIGKILL)
-        told += [line.split() for line in writer.stdout.read().splitlines() if len(line.split()) == 2]
-    told = [one for one in told if len(one) == 2 and len(one[1]) == 64]
+        lines += [line.split() for line in writer.stdout.read().splitlines() if len(line.split()) == 2]
+    lines = [one for one in lines if len(one) == 2 and len(one[1]) == 64]
     at = open_place(uri)
     found = {held.name: held for held in at.list()}
-    for name, fingerprint in told:
+    for name, fingerprint in lines:
         assert found[name].public_key.fingerprint == fingerprint
     for held in found.values():
         assert at.export(held.name).public_key == held.public_key
     count = open_records(uri).read("count")
     assert count is not None
-    assert int(count.data) >= len(told) - 1
+    assert int(count.data) >= len(lines) - 1
     at.create("after", "ECDSA-P256", now=time.time())
     assert not list((tmp_path / "keys").glob(".*.tmp")), "what was left behind is swept"
 
@@ -659,10 +661,10 @@ def test_one_of_many_processes_gets_the_name(tmp_path: Path) -> None:
         assert one.stdin is not None
         one.stdin.write("\n")
         one.stdin.flush()
-    said = [one.communicate(timeout=30)[0].split() for one in racing]
+    outputs = [one.communicate(timeout=30)[0].split() for one in racing]
     at = open_place(uri)
-    assert [first for first, _ in said if first != "exists"] == [at.describe("one").public_key.fingerprint]
-    for number, (_, own) in enumerate(said):
+    assert [first for first, _ in outputs if first != "exists"] == [at.describe("one").public_key.fingerprint]
+    for number, (_, own) in enumerate(outputs):
         assert at.export(f"own{number}").public_key.fingerprint == own
 
 

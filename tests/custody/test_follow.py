@@ -64,12 +64,12 @@ def test_it_is_a_signer_like_any_other(group: Group) -> None:
 def test_nothing_is_read_before_the_first_signature_nor_for_those_after(
     place: MemoryPlace, group: Group
 ) -> None:
-    before = place.asked
+    before = place.calls
     signer = group.signer(clock=Clock())
-    assert place.asked == before
+    assert place.calls == before
     for _ in range(100):
         signed(signer)
-    assert place.asked == before + 2, "the record, and the key"
+    assert place.calls == before + 2, "the record, and the key"
 
 
 def test_it_switches_when_it_has_seen_the_record_and_not_before(group: Group, clock: Clock) -> None:
@@ -221,11 +221,11 @@ def test_a_record_that_takes_too_long_to_read_is_named_as_the_reason(group: Grou
 def test_who_signs_does_not_wait_again_and_again_for_a_place_that_is_away(group: Group, clock: Clock) -> None:
     signer = group.signer(clock=clock)
     group.place.cut_off = True
-    before = group.place.asked
+    before = group.place.calls
     for _ in range(50):
         with pytest.raises(CustodyUnavailable):
             signed(signer)
-    assert group.place.asked == before + 1
+    assert group.place.calls == before + 1
     clock.now += 1
     group.place.cut_off = False
     assert key_of(signed(signer)) == "KA"
@@ -274,9 +274,9 @@ def test_a_group_without_a_record(place: MemoryPlace) -> None:
 def test_a_record_that_is_removed_counts_as_not_seen(group: Group, clock: Clock) -> None:
     signer = group.signer(clock=clock)
     signed(signer)
-    kept = group.kept()
-    assert kept is not None
-    group.place.remove(record_name("films"), kept.version)
+    stored = group.stored()
+    assert stored is not None
+    group.place.remove(record_name("films"), stored.version)
     with pytest.raises(CustodyError):
         signer.refresh()
     signed(signer)
@@ -324,10 +324,10 @@ def test_a_return_to_an_earlier_key_is_followed_and_an_old_copy_is_not(group: Gr
 def test_two_records_of_one_serial(group: Group, clock: Clock) -> None:
     signer = group.signer(clock=clock)
     signer.refresh()
-    kept = group.kept()
-    assert kept is not None
-    forged = msgspec.structs.replace(kept.record, key_group_id="kg-2")
-    group.place.write(record_name("films"), forged.to_bytes(), kept.version)
+    stored = group.stored()
+    assert stored is not None
+    forged = msgspec.structs.replace(stored.record, key_group_id="kg-2")
+    group.place.write(record_name("films"), forged.to_bytes(), stored.version)
     with pytest.raises(CustodyUnavailable, match="old copy"):
         signer.refresh()
 
@@ -336,9 +336,9 @@ def test_two_records_of_one_serial(group: Group, clock: Clock) -> None:
 def test_a_damaged_record_counts_as_not_seen(group: Group, clock: Clock, data: bytes) -> None:
     signer = group.signer(clock=clock)
     signer.refresh()
-    kept = group.kept()
-    assert kept is not None
-    group.place.write(record_name("films"), data, kept.version)
+    stored = group.stored()
+    assert stored is not None
+    group.place.write(record_name("films"), data, stored.version)
     with pytest.raises(CustodyError, match="cannot be read"):
         signer.refresh()
     assert key_of(signed(signer)) == "KA"
@@ -348,9 +348,9 @@ def test_when_no_key_signs_nobody_does(group: Group, clock: Clock) -> None:
     """An emergency without a successor available: immediately, and not only when the record has become stale."""
     signer = group.signer(clock=clock)
     signed(signer)
-    kept = group.kept()
-    assert kept is not None
-    group.write(tuple(group.into(entry, Stage.RETIRED) for entry in kept.record.entries))
+    stored = group.stored()
+    assert stored is not None
+    group.write(tuple(group.into(entry, Stage.RETIRED) for entry in stored.record.entries))
     with pytest.raises(CustodyError, match="no key of key group 'films' signs now"):
         signer.refresh()
     with pytest.raises(CustodyError, match="no key of key group 'films' signs now"):
@@ -434,9 +434,9 @@ def test_a_key_is_tried_before_it_signs(group: Group, clock: Clock) -> None:
 
 def test_another_key_than_the_one_that_cloudfront_knows(group: Group, clock: Clock) -> None:
     signer = group.signer(clock=clock)
-    kept = group.kept()
-    assert kept is not None
-    (entry,) = kept.record.entries
+    stored = group.stored()
+    assert stored is not None
+    (entry,) = stored.record.entries
     group.write((msgspec.structs.replace(entry, fingerprint=key("KA").public_key.fingerprint),))
     signer.refresh()
     group.write((msgspec.structs.replace(entry, fingerprint="00" * 32, key_pair_id="KX"),))
@@ -464,11 +464,11 @@ def test_a_key_that_is_gone_from_custody_is_left_in_the_same_breath() -> None:
 
 def test_a_key_that_asks_its_place_does_so_while_nobody_waits(group: Group, clock: Clock) -> None:
     """A key from Secrets Manager, held in memory and rechecked now and then (loaded.py)."""
-    asked: list[str] = []
+    threads: list[str] = []
     held = HeldKey("awssm:k/KA", "KA", key("KA").public_key, NOW, exportable=True)
 
     def describe() -> HeldKey:
-        asked.append(threading.current_thread().name)
+        threads.append(threading.current_thread().name)
         return held
 
     handle = LoadedHandle(held.uri, key("KA"), Watch(describe, held, 3600.0))
@@ -476,11 +476,11 @@ def test_a_key_that_asks_its_place_does_so_while_nobody_waits(group: Group, cloc
         "films", KeySource(lambda: group.place, lambda _: handle), clock=clock, background=False
     )
     signed(signer)
-    assert asked == []
+    assert threads == []
     signer.refresh()
-    assert len(asked) == 1
+    assert len(threads) == 1
     signed(signer)
-    assert len(asked) == 1
+    assert len(threads) == 1
     held = msgspec.structs.replace(held, delete_at=NOW)
     with pytest.raises(NoSuchKey):
         signer.refresh()
@@ -511,7 +511,7 @@ def test_nothing_is_signed_for_longer_than_the_terms_allow(group: Group, clock: 
 
 
 @rows(
-    ("asked", "terms", "given", "found"),
+    ("requested", "terms", "given", "found"),
     [
         (None, None, None, "SHA256"),
         (None, "SHA1", None, None),
@@ -520,10 +520,10 @@ def test_nothing_is_signed_for_longer_than_the_terms_allow(group: Group, clock: 
         ("SHA256", "SHA1", None, "SHA256"),
     ],
 )
-def test_which_hash(asked: str, terms: str, given: str, found: str | None) -> None:
+def test_which_hash(requested: str, terms: str, given: str, found: str | None) -> None:
     group = Group(MemoryPlace(), RotationPolicy("memory:/", hash_name=terms))  # type: ignore[arg-type]
     group.sign_with("KA")
-    url = signed(group.signer(hash_name=asked), hash_name=given)  # type: ignore[arg-type]
+    url = signed(group.signer(hash_name=requested), hash_name=given)  # type: ignore[arg-type]
     assert (f"Hash-Algorithm={found}" in url) if found else ("Hash-Algorithm" not in url)
     assert verdict(url, group.ring) == "granted"
 
@@ -533,11 +533,11 @@ def test_a_hash_that_the_key_cannot_use() -> None:
     group.sign_with("KA")
     handle = group.place.handle("memory:/KA")
     handle.hash_names = ("SHA256",)
-    for asked in (None, "SHA1"):
+    for requested in (None, "SHA1"):
         signer = KeyGroupSigner(
-            "films", KeySource(lambda: group.place, lambda _: handle), background=False, hash_name=asked
+            "films", KeySource(lambda: group.place, lambda _: handle), background=False, hash_name=requested
         )
-        if asked is None:
+        if requested is None:
             assert "Hash-Algorithm=SHA256" in signed(signer)
             with pytest.raises(SigningError, match="cannot sign with SHA1"):
                 signed(signer, hash_name="SHA1")
@@ -648,7 +648,7 @@ def test_signer_for_gives_the_same_signer_again_and_opens_nothing(monkeypatch: p
 
 
 @rows(
-    ("said", "error"),
+    ("arguments", "error"),
     [
         ({"records": "nothing:/k/"}, CustodyError),
         ({"agent": "tcp:9"}, CustodyError),
@@ -657,9 +657,9 @@ def test_signer_for_gives_the_same_signer_again_and_opens_nothing(monkeypatch: p
         ({"interval": 0}, CustodyError),
     ],
 )
-def test_what_signer_for_cannot_mean(said: dict[str, object], error: type[Exception]) -> None:
+def test_what_signer_for_cannot_mean(arguments: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error):
-        signer_for("films", **said)  # type: ignore[arg-type]
+        signer_for("films", **arguments)  # type: ignore[arg-type]
 
 
 def test_to_import_keyfront_loads_no_custody() -> None:
@@ -680,14 +680,14 @@ def test_keys_are_opened_only_where_they_may_be(tmp_path: Path, monkeypatch: pyt
     record = KeyGroupRecord(
         "films", "kg", RotationPolicy(own), (Entry(made.uri, Stage.SIGNING, NOW, "KA", signing=NOW),)
     )
-    kept = save(open_records(own), record, None, now=NOW)
+    stored = save(open_records(own), record, None, now=NOW)
     for places in ([own], [f"file:{tmp_path}/./own/"], [theirs, own], []):
         signer_for("films", records=own, places=places).refresh()
     monkeypatch.setenv("KEYFRONT_PLACES", f"{own} pkcs11:token/")
     signer = signer_for("films", records=own)
     signer.refresh()
     entry = Entry(other.uri, Stage.SIGNING, NOW, "KB", signing=NOW)
-    save(open_records(own), msgspec.structs.replace(kept.record, entries=(entry,)), kept.version, now=NOW)
+    save(open_records(own), msgspec.structs.replace(stored.record, entries=(entry,)), stored.version, now=NOW)
     with pytest.raises(CustodyError, match="not one of the places where this signer may open keys"):
         signer.refresh()
     with pytest.raises(CustodyError, match="names a key"):

@@ -132,13 +132,13 @@ def _pair(session: Any, label: str, id_: bytes = b"1") -> None:
     parameters = session.create_domain_parameters(
         KeyType.EC, {Attribute.EC_PARAMS: bytes.fromhex("06082a8648ce3d030107")}, local=True
     )
-    said: Any = {
+    attributes: Any = {
         "id": id_,
         "label": label,
         "store": True,
         "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY,
     }
-    parameters.generate_keypair(**said)
+    parameters.generate_keypair(**attributes)
 
 
 def test_a_pair_that_another_program_made(uri: str, place: Custody, session: Any) -> None:
@@ -172,11 +172,11 @@ def test_notes_speak_of_their_own_key_only(place: Custody, session: Any) -> None
 def test_what_is_no_key_of_ours_is_left_out(place: Custody, session: Any) -> None:
     _pair(session, "not a name")
     _pair(session, "")
-    said: Any = {"store": True, "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY}
-    session.generate_keypair(KeyType.RSA, 1024, label="small", **said)
+    attributes: Any = {"store": True, "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY}
+    session.generate_keypair(KeyType.RSA, 1024, label="small", **attributes)
     session.create_domain_parameters(
         KeyType.EC, {Attribute.EC_PARAMS: bytes.fromhex("06052b81040022")}, local=True
-    ).generate_keypair(label="p384", **said)
+    ).generate_keypair(label="p384", **attributes)
     place.create("ours", "ECDSA-P256", now=time.time())
     assert [held.name for held in place.list()] == ["ours"]
     for name in ("small", "p384"):
@@ -295,7 +295,7 @@ def test_a_pin_is_tried_once(softhsm: SoftHsm, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ("pin-source=env:NOBODY", "NOBODY holds no PIN"),
         ("pin-source=file:/nowhere/pin", "No such file"),
@@ -307,9 +307,9 @@ def test_a_pin_is_tried_once(softhsm: SoftHsm, tmp_path: Path) -> None:
         ("", "requires a PIN"),
     ],
 )
-def test_a_pin_that_is_none(options: str, says: str, softhsm: SoftHsm) -> None:
+def test_a_pin_that_is_none(options: str, message: str, softhsm: SoftHsm) -> None:
     softhsm.token("pinless") if not options else None
-    with pytest.raises(CustodyError, match=says) as caught:
+    with pytest.raises(CustodyError, match=message) as caught:
         list(open_place(f"pkcs11:pinless/?module-path={softhsm.module}&{options}".rstrip("&")).list())
     assert "4711" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
@@ -323,7 +323,7 @@ def test_a_pin_that_others_may_read_is_refused(softhsm: SoftHsm, label: str, tmp
 
 
 @pytest.mark.parametrize(
-    ("uri", "says"),
+    ("uri", "message"),
     [
         ("pkcs11:/one?module-path=/x.so", "names no token"),
         ("pkcs11:a/b/one?module-path=/x.so", "names no token"),
@@ -332,8 +332,8 @@ def test_a_pin_that_others_may_read_is_refused(softhsm: SoftHsm, label: str, tmp
         ("pkcs11:a/one?module-path=/nowhere/x.so", "/nowhere/x.so cannot be used"),
     ],
 )
-def test_a_place_that_is_none(uri: str, says: str, softhsm: SoftHsm) -> None:
-    with pytest.raises(CustodyError, match=says):
+def test_a_place_that_is_none(uri: str, message: str, softhsm: SoftHsm) -> None:
+    with pytest.raises(CustodyError, match=message):
         open_key(uri)
 
 
@@ -348,14 +348,14 @@ def test_a_fork_signs_too(uri: str, place: Custody) -> None:
     read, write = os.pipe()
     child = os.fork()
     if not child:  # pragma: no cover
-        said = "failed"
+        result = "failed"
         try:
             fits = held.public_key.verify(b"y", handle.sign(b"y", "SHA256"), "SHA256")
-            said = "signed" if fits and list(open_place(uri).list()) == [held] else "wrong"
+            result = "signed" if fits and list(open_place(uri).list()) == [held] else "wrong"
         except BaseException as error:  # on any exception, the child must exit here
-            said = repr(error)
+            result = repr(error)
         finally:
-            os.write(write, said.encode())
+            os.write(write, result.encode())
             os._exit(0)
     os.close(write)
     with os.fdopen(read) as pipe:
@@ -375,8 +375,12 @@ def test_another_process_sees_the_same_keys(softhsm: SoftHsm, uri: str, place: C
         timeout=60,
         check=True,
     )
-    (told,) = json.loads(done.stdout)
-    assert (told["URI"], told["Labels"], told["Exportable"]) == (held.uri, {"application": "gallery"}, False)
+    (shown,) = json.loads(done.stdout)
+    assert (shown["URI"], shown["Labels"], shown["Exportable"]) == (
+        held.uri,
+        {"application": "gallery"},
+        False,
+    )
     handle = place.handle("one")
     subprocess.run(
         [*argv, "delete", held.uri], env=softhsm.environment, capture_output=True, timeout=60, check=True

@@ -82,7 +82,7 @@ def test_a_record_is_changed_by_who_has_seen_what_is_there() -> None:
         save(place, first.record, first.version, now=NOW)
     third = save(place, second.record, second.version, now=NOW - DAY)  # the clock was set back
     fourth = save(place, third.record, third.version, now=NOW + 1)
-    serials = [kept.record.serial for kept in (first, second, third, fourth)]
+    serials = [loaded.record.serial for loaded in (first, second, third, fourth)]
     assert serials == [NOW * 1000, NOW * 1000 + 1, NOW * 1000 + 2, NOW * 1000 + 1000]
 
 
@@ -96,8 +96,8 @@ def test_a_record_from_a_backup_is_newer_once_it_is_saved() -> None:
 
 def test_a_record_in_another_groups_place_is_none() -> None:
     place = MemoryPlace()
-    kept = save(place, RECORD, None, now=NOW)
-    place.write("films", kept.record.to_bytes(), None)
+    saved = save(place, RECORD, None, now=NOW)
+    place.write("films", saved.record.to_bytes(), None)
     with pytest.raises(CustodyError, match="that of key group 'photos', not of 'films'"):
         load(place, "films")
     place.cut_off = True
@@ -107,7 +107,7 @@ def test_a_record_in_another_groups_place_is_none() -> None:
 
 @dataclass
 class Wrong:
-    says: str
+    message: str
     entries: tuple[Entry, ...] = (OLD, NEW)
     terms: RotationPolicy = RECORD.terms
     group: str = "photos"
@@ -148,7 +148,7 @@ def test_what_signers_could_not_go_by_is_neither_written_nor_read(name: str) -> 
         parse_record(record.to_bytes())
     place = MemoryPlace()
     if not wrong.serial:
-        with pytest.raises(CustodyError, match=wrong.says):
+        with pytest.raises(CustodyError, match=wrong.message):
             save(place, record, None, now=NOW)
     assert not place.texts
 

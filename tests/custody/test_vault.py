@@ -252,9 +252,9 @@ def test_a_kek_in_transit(bao: Bao) -> None:
 
 def test_a_vault_that_is_sealed_or_gone() -> None:
     with Bao() as bao:
-        kept, signs = kv(bao, "&check-every=0"), transit(bao)
-        loaded, remote = made(kept, bao).handle("one"), made(signs, bao).handle("one")
-        place = open_place(kept, bao.environment)
+        records, signs = kv(bao, "&check-every=0"), transit(bao)
+        loaded, remote = made(records, bao).handle("one"), made(signs, bao).handle("one")
+        place = open_place(records, bao.environment)
         bao.call("put", "sys/seal")
         with pytest.raises(CustodyUnavailable, match="sealed"):
             place.describe("one")
@@ -266,7 +266,7 @@ def test_a_vault_that_is_sealed_or_gone() -> None:
             remote.sign(b"data", "SHA256")
         assert bao.root not in f"{raised.value!r} {raised.value.__cause__!r} {raised.value.__context__!r}"
         with pytest.raises(CustodyUnavailable):
-            open_records(kept, bao.environment).read("one")
+            open_records(records, bao.environment).read("one")
         assert loaded.public_key.verify(b"data", loaded.sign(b"data", "SHA256"), "SHA256")
 
 
@@ -347,7 +347,7 @@ def test_only_a_certificate_that_is_trusted() -> None:
 
 
 @rows(
-    ("uri", "says"),
+    ("uri", "message"),
     [
         ("vault:kv/?address=http://127.0.0.1:1", "not a place"),
         ("vault:secret/x/?address=http://127.0.0.1:1", "not a place"),
@@ -362,8 +362,8 @@ def test_only_a_certificate_that_is_trusted() -> None:
         ("vault:transit/?address=http://127.0.0.1:1&ca-file=/none", "no file"),
     ],
 )
-def test_what_makes_no_sense(uri: str, says: str) -> None:
-    with pytest.raises(CustodyError, match=says) as raised:
+def test_what_makes_no_sense(uri: str, message: str) -> None:
+    with pytest.raises(CustodyError, match=message) as raised:
         open_place(uri, {"VAULT_TOKEN": "x"})
     assert "pass@" not in str(raised.value)
 
@@ -427,7 +427,7 @@ def test_nothing_is_left_of_a_key_that_is_deleted(grace: float, bao: Bao) -> Non
     place.delete("one", grace=grace, now=time.time() - 2 * DAY)
     assert list(place.list()) == []
     versions = bao.call("get", f"secret/metadata/{path}/one")["data"]["versions"]
-    assert [said["destroyed"] for said in versions.values()] == [
+    assert [version["destroyed"] for version in versions.values()] == [
         True,
         True,
         True,

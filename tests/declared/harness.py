@@ -113,7 +113,7 @@ def _with_ids(value: Any, made: Mapping[tuple[str, str], str]) -> Any:
     return [_with_ids(item, made) for item in value] if isinstance(value, list) else value
 
 
-def said(plan_: Plan) -> list[str]:
+def lines_of(plan_: Plan) -> list[str]:
     """A plan in short form: `~ Distribution site: Enabled true → false`."""
     marks = {"create": "+", "update": "~", "disable": "0", "delete": "-"}
     lines = []

@@ -107,5 +107,5 @@ DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any], list[tuple[str, Any, 
 
 @pytest.mark.parametrize("case", DIFFERENT)
 def test_a_difference(case: str) -> None:
-    before, after, told = DIFFERENT[case]
-    assert differences(before, after) == [Difference(*each) for each in told]
+    before, after, expected = DIFFERENT[case]
+    assert differences(before, after) == [Difference(*each) for each in expected]

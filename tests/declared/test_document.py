@@ -80,7 +80,7 @@ def test_secrets_are_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "given", "says"),
+    ("value", "given", "message"),
     [
         ('"${tll}"', (), "site.toml:23: KeyGroup.y.value: there is no variable tll: did you mean ttl?"),
         ('"${secret}"', (), "has no value: give it by KEYFRONT_VAR_secret or a default"),
@@ -95,15 +95,15 @@ def test_secrets_are_known() -> None:
         ("1", ("secret=hush",), "others on this machine can read a command line; use KEYFRONT_VAR_secret"),
     ],
 )
-def test_what_a_variable_cannot_become(value: str, given: tuple[str, ...], says: str) -> None:
+def test_what_a_variable_cannot_become(value: str, given: tuple[str, ...], message: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         filled(value, given=given)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "environment", "says"),
+    ("text", "environment", "message"),
     [
         ("name = ", "", "site.toml: this is not TOML"),
         ("", "", "site.toml: name: a set-up needs a name"),
@@ -130,10 +130,10 @@ def test_what_a_variable_cannot_become(value: str, given: tuple[str, ...], says:
         (NAME + 'endpoint_url = "${n}"\nvariables.n = 1', "", "endpoint_url: must be a text"),
     ],
 )  # fmt: skip
-def test_what_a_file_cannot_say(text: str, environment: str, says: str) -> None:
+def test_what_a_file_cannot_say(text: str, environment: str, message: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         read(text, environment)
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_bare_asks_for_no_values() -> None:
@@ -149,9 +149,9 @@ def test_all_faults_at_once_and_not_too_many() -> None:
     lines = "\n".join(f"x{at} = 1" for at in range(40))
     with pytest.raises(DeclarationError) as caught:
         read(NAME + lines)
-    told = str(caught.value).splitlines()
-    assert len(told) == 21
-    assert told[-1] == "… and 20 more"
+    faults = str(caught.value).splitlines()
+    assert len(faults) == 21
+    assert faults[-1] == "… and 20 more"
 
 
 TEXT = '''name = "x"

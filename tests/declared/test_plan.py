@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from keyfront.declared.desired import setup
 from keyfront.declared.plan import MANAGED, Facts, Found, Named, managed_policies, needed, plan
 from keyfront.errors import DeclarationError
-from tests.declared.harness import NAME, SITE, load, planned, read, said, taken, wish
+from tests.declared.harness import NAME, SITE, lines_of, load, planned, read, taken, wish
 
 BUILT = taken(planned(SITE))
 
@@ -28,7 +28,7 @@ def changed(facts: Facts, kind: str, at: int = 0, **fields: object) -> Facts:
 def test_from_nothing() -> None:
     found = planned(SITE)
     assert found.changes
-    assert [line for line in said(found) if not line.startswith(" ")] == [
+    assert [line for line in lines_of(found) if not line.startswith(" ")] == [
         "+ PublicKey films",
         "+ KeyGroup viewers",
         "+ Distribution site",
@@ -73,18 +73,18 @@ def test_a_key_that_cannot_be_read_is_compared_as_text() -> None:
 
 
 def test_nothing_to_do_the_second_time() -> None:
-    assert said(planned(SITE, BUILT)) == []
+    assert lines_of(planned(SITE, BUILT)) == []
     assert not planned(SITE, BUILT).changes
     assert planned(SITE, BUILT).left_over == ()
 
 
-@pytest.mark.parametrize("kept", range(4))
-def test_what_was_interrupted_is_finished(kept: int) -> None:
+@pytest.mark.parametrize("changed", range(4))
+def test_what_was_interrupted_is_finished(changed: int) -> None:
     whole = planned(SITE)
-    part = taken(msgspec.structs.replace(whole, steps=whole.steps[:kept]))
+    part = taken(msgspec.structs.replace(whole, steps=whole.steps[:changed]))
     rest = planned(SITE, part)
-    assert len(rest.steps) == 3 - kept
-    assert said(planned(SITE, taken(rest, part))) == []
+    assert len(rest.steps) == 3 - changed
+    assert lines_of(planned(SITE, taken(rest, part))) == []
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_was_interrupted_is_finished(kept: int) -> None:
 )
 def test_a_change(old: str, new: str, lines: list[str]) -> None:
     assert old in SITE
-    assert said(planned(SITE.replace(old, new), BUILT)) == [
+    assert lines_of(planned(SITE.replace(old, new), BUILT)) == [
         "~ Distribution site",
         *(f"    DefaultCacheBehavior.{line}" for line in lines),
     ]
@@ -113,14 +113,14 @@ def test_drift_is_put_right() -> None:
         "DefaultRootObject": "x.html",
     }
     found = planned(SITE, changed(BUILT, "Distribution", config=config))
-    assert said(found) == ["~ Distribution site", "    DefaultRootObject: x.html → "]
+    assert lines_of(found) == ["~ Distribution site", "    DefaultRootObject: x.html → "]
     assert found.steps[0].before == config
 
 
 def test_what_this_botocore_does_not_complete_is_kept_in_sight() -> None:
     config = {**(BUILT["Distribution"][0].config or {}), "CacheTagConfig": {"HeaderName": "Tag"}}
     found = planned(SITE, changed(BUILT, "Distribution", config=config))
-    assert said(found) == ["~ Distribution site", "    CacheTagConfig.HeaderName: Tag → None"]
+    assert lines_of(found) == ["~ Distribution site", "    CacheTagConfig.HeaderName: Tag → None"]
 
 
 ROTATED = SITE.replace("rsa.pem", "other.pem")
@@ -128,7 +128,7 @@ ROTATED = SITE.replace("rsa.pem", "other.pem")
 
 def test_another_key_under_the_same_label() -> None:
     found = planned(ROTATED, BUILT)
-    lines = said(found)
+    lines = lines_of(found)
     assert lines[0] == "+ PublicKey films"
     assert lines[1] == "~ KeyGroup viewers"
     old = BUILT["PublicKey"][0]
@@ -138,21 +138,21 @@ def test_another_key_under_the_same_label() -> None:
         f"key group viewers: what was signed with {old.name} ({old.id}) is refused from then on",
     )
     after = taken(found, BUILT)
-    assert said(planned(ROTATED, after)) == []
-    assert said(planned(ROTATED, after, delete=True)) == [f"- PublicKey {old.name}"]
+    assert lines_of(planned(ROTATED, after)) == []
+    assert lines_of(planned(ROTATED, after, delete=True)) == [f"- PublicKey {old.name}"]
     assert [s.action for s in planned(SITE, after).steps] == ["update"]  # and back: the old key still exists
 
 
 def test_a_key_is_the_same_however_it_is_written() -> None:
     pem = (BUILT["PublicKey"][0].config or {})["EncodedKey"].replace("\n", "\r\n") + "\r\n"
     config = {**(BUILT["PublicKey"][0].config or {}), "EncodedKey": pem}
-    assert said(planned(SITE, changed(BUILT, "PublicKey", config=config))) == []
+    assert lines_of(planned(SITE, changed(BUILT, "PublicKey", config=config))) == []
 
 
 def test_a_chosen_name_cannot_get_another_key() -> None:
     named = SITE.replace("[PublicKey.films]", '[PublicKey.films]\nName = "mine"')
     built = taken(planned(named))
-    assert said(planned(named, built)) == []
+    assert lines_of(planned(named, built)) == []
     with pytest.raises(
         DeclarationError, match=r"never changes its EncodedKey: give it another Name, or leave Name"
     ):
@@ -161,7 +161,7 @@ def test_a_chosen_name_cannot_get_another_key() -> None:
 
 def test_all_goes_in_the_order_of_the_api() -> None:
     empty = planned(NAME, BUILT, delete=True)
-    assert said(empty) == [
+    assert lines_of(empty) == [
         "0 Distribution site",
         "- Distribution site",
         "- KeyGroup media-viewers",
@@ -172,7 +172,7 @@ def test_all_goes_in_the_order_of_the_api() -> None:
     disabled = changed(
         BUILT, "Distribution", config={**(BUILT["Distribution"][0].config or {}), "Enabled": False}
     )
-    assert said(planned(NAME, disabled, delete=True))[0] == "- Distribution site"
+    assert lines_of(planned(NAME, disabled, delete=True))[0] == "- Distribution site"
     assert planned(NAME, BUILT).steps == ()
     assert len(planned(NAME, BUILT).left_over) == 3
 
@@ -196,7 +196,7 @@ def test_what_is_not_ours_is_adopted_or_left_alone(comment: str, whose: str) -> 
         caught.value
     )
     assert f"{whose}: --adopt takes it over" in str(caught.value)
-    assert said(planned(SITE, facts, adopt=True)) == [
+    assert lines_of(planned(SITE, facts, adopt=True)) == [
         "~ KeyGroup viewers",
         f"    Comment: {comment} → (keyfront media)",
     ]
@@ -208,14 +208,14 @@ def test_a_distribution_made_by_somebody_else_by_its_caller_reference() -> None:
     facts = changed(BUILT, "Distribution", comment="x", config=theirs)
     with pytest.raises(DeclarationError, match="of this CallerReference already"):
         planned(named, facts)
-    assert said(planned(named, facts, adopt=True))[:2] == [
+    assert lines_of(planned(named, facts, adopt=True))[:2] == [
         "~ Distribution site",
         "    Comment: x → (keyfront media)",
     ]
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "message"),
     [
         (
             'Items = ["films"]',
@@ -230,11 +230,11 @@ def test_a_distribution_made_by_somebody_else_by_its_caller_reference() -> None:
         ("Managed-CachingOptimized", "CachingOptimized", "did you mean Managed-CachingOptimized?"),
     ],
 )
-def test_a_name_that_names_nothing(old: str, new: str, says: str) -> None:
+def test_a_name_that_names_nothing(old: str, new: str, message: str) -> None:
     assert old in SITE
     with pytest.raises(DeclarationError) as caught:
         planned(SITE.replace(old, new))
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_names_and_ids_of_what_others_made() -> None:
@@ -270,8 +270,8 @@ def test_a_new_label_for_an_old_distribution() -> None:
     assert "a.example.com already; it is left over from this set-up: CallerReference = 'media/site'" in str(
         caught.value
     )
-    kept = renamed.replace("[Distribution.main]", '[Distribution.main]\nCallerReference = "media/site"')
-    assert said(planned(kept, built)) == []
+    changed = renamed.replace("[Distribution.main]", '[Distribution.main]\nCallerReference = "media/site"')
+    assert lines_of(planned(changed, built)) == []
 
 
 def test_an_alias_of_somebody_else() -> None:
@@ -289,7 +289,7 @@ def test_tags() -> None:
     step = planned(tagged, facts).steps[0]
     assert (step.tags, step.untag) == ({"team": "a", "tier": "1"}, ("old",))
     assert [d.path for d in step.differences] == ["Tags[team]", "Tags[tier]", "Tags[old]"]
-    assert said(planned(SITE, facts)) == []  # a file without Tags leaves them alone
+    assert lines_of(planned(SITE, facts)) == []  # a file without Tags leaves them alone
 
 
 def test_what_a_change_means_to_viewers() -> None:
@@ -312,10 +312,10 @@ def test_a_guarded_error_page_is_told_before_it_is_shown_to_all() -> None:
         + "\n[[Distribution.site.CustomErrorResponses]]\nErrorCode = 403\nResponsePagePath = '/login.html'\n"
     )
     page += "ResponseCode = '403'\nErrorCachingMinTTL = 0\n"
-    told = "distribution site: the custom error page /login.html for 403 is served without a signature, although "
+    warning = "distribution site: the custom error page /login.html for 403 is served without a signature, although "
     for facts in ({}, BUILT):
         notes = planned(page, facts).notes
-        assert any(note.startswith(told) for note in notes), notes
+        assert any(note.startswith(warning) for note in notes), notes
     opened = (
         page + "\n[[Distribution.site.CacheBehaviors]]\nPathPattern = '/login.html'\nTargetOriginId = 'app'\n"
     )
@@ -335,7 +335,7 @@ def test_what_the_file_refers_to_is_not_left_over() -> None:
     old = BUILT["PublicKey"][0]
     both = ROTATED.replace('Items = ["films"]', f'Items = ["films", "{old.name}"]')
     found = planned(both, BUILT, delete=True)
-    assert said(found) == [
+    assert lines_of(found) == [
         "+ PublicKey films",
         "~ KeyGroup viewers",
         f"    Items: ['{old.name}'] → ['films', '{old.name}']",

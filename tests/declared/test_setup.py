@@ -64,7 +64,7 @@ def test_the_ceremony_is_added(line: str, member: str, becomes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "becomes"),
+    ("text", "becomes"),
     [
         ("[]", {"Enabled": False, "Quantity": 0}),
         ('["g"]', {"Enabled": True, "Quantity": 1, "Items": [NamedReference("KeyGroup", "g")]}),
@@ -74,8 +74,8 @@ def test_the_ceremony_is_added(line: str, member: str, becomes: Any) -> None:
         ),
     ],
 )  # fmt: skip
-def test_key_groups_are_enabled_by_being_listed(said: str, becomes: Any) -> None:
-    config = distribution(_behavior(said))
+def test_key_groups_are_enabled_by_being_listed(text: str, becomes: Any) -> None:
+    config = distribution(_behavior(text))
     assert config["CacheBehaviors"]["Items"][0]["TrustedKeyGroups"] == becomes
 
 
@@ -176,7 +176,7 @@ KEY_OF = "[PublicKey.k]\nEncodedKey = "
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[KeyGroup.g]\nItem = []", "site.toml:3: KeyGroup.g.Item: there is no such member of KeyGroupConfig: did"),
         ("[KeyGroup.g]\nItem = []", "KeyGroup.g: Items is missing"),
@@ -212,10 +212,10 @@ KEY_OF = "[PublicKey.k]\nEncodedKey = "
         ("[Distribution.d.DefaultCacheBehavior]\nMinTTL = 0.5", "MinTTL: must be a whole number"),
     ],
 )  # fmt: skip
-def test_what_is_refused(text: str, says: str) -> None:
+def test_what_is_refused(text: str, message: str) -> None:
     with pytest.raises(DeclarationError) as caught:
         wish(NAME + text)
-    assert says in str(caught.value), caught.value
+    assert message in str(caught.value), caught.value
 
 
 def test_the_headers_by_which_an_origin_knows_its_edges_are_secret() -> None:

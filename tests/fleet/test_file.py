@@ -397,7 +397,7 @@ async def test_readers_see_whole_snapshots_while_others_are_published(tmp_path: 
 
 
 def test_kill_9_while_publishing_loses_nothing_that_was_safe(tmp_path: Path) -> None:
-    said = 0
+    acknowledged = 0
     for round_ in range(4):
         with subprocess.Popen(
             [sys.executable, "-m", "tests.fleet.publisher", str(tmp_path)],
@@ -407,12 +407,12 @@ def test_kill_9_while_publishing_loses_nothing_that_was_safe(tmp_path: Path) -> 
         ) as publisher:
             assert publisher.stdout is not None
             for _ in range(3 + 4 * round_):
-                said = int(publisher.stdout.readline())
+                acknowledged = int(publisher.stdout.readline())
             publisher.kill()
             for line in publisher.stdout.readlines():
                 if line.endswith(b"\n"):
-                    said = int(line)
+                    acknowledged = int(line)
         found = FileFeed(tmp_path).poll(None)
         assert found is not None
-        assert said <= found.number <= said + 1
+        assert acknowledged <= found.number <= acknowledged + 1
         assert found == snapshot(found.number, size=50)

@@ -399,6 +399,6 @@ def open_world(place: str, options: Mapping[str, str], environment: Mapping[str,
     return WORLDS[place]
 
 
-def actions(told: Iterable[RotationEvent], moment: str = "after") -> list[str]:
+def actions(events: Iterable[RotationEvent], moment: str = "after") -> list[str]:
     known = {action.value for action in Action}
-    return [each.action for each in told if each.moment == moment and each.action in known]
+    return [each.action for each in events if each.moment == moment and each.action in known]

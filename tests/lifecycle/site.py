@@ -102,7 +102,7 @@ class Site:
         )
         return sign_url(URL, signer, expires=int(self.now + lifetime), now=self.now)
 
-    def says(self, link: str, now: float | None = None) -> str:
+    def verdict(self, link: str, now: float | None = None) -> str:
         """An edge's decision on it: granted, or the reason for denial."""
         return reason(link, keys=self.ring, now=self.now if now is None else now)
 

@@ -180,11 +180,11 @@ def test_a_command_is_told(tmp_path: Path) -> None:
     }
     Hooks([hook], environment).on_event(EVENT)
     assert msgspec.json.decode(out.read_bytes(), type=RotationEvent) == EVENT
-    told = dict(line.split("=", 1) for line in (tmp_path / "out.env").read_text().splitlines())
-    assert "secret" not in told.values()
-    assert told["OPS_TOKEN"] == "x"
+    variables = dict(line.split("=", 1) for line in (tmp_path / "out.env").read_text().splitlines())
+    assert "secret" not in variables.values()
+    assert variables["OPS_TOKEN"] == "x"
     assert {
-        name: told[f"KEYFRONT_{name}"] for name in ("MOMENT", "GROUP", "ACTION", "KEY_PAIR_ID", "AT")
+        name: variables[f"KEYFRONT_{name}"] for name in ("MOMENT", "GROUP", "ACTION", "KEY_PAIR_ID", "AT")
     } == {
         "MOMENT": "before",
         "GROUP": "films",

@@ -29,7 +29,7 @@ PAIRS: dict[int, PrivateKey] = {number: generate_private_key("ECDSA-P256") for n
 replace = msgspec.structs.replace
 
 
-def entry(number: int, stage: Stage, **said: float | bool) -> Entry:
+def entry(number: int, stage: Stage, **changes: float | bool) -> Entry:
     """Key `number`, which reached its stage a day ago."""
     since = NOW - DAY
     times: dict[str, float | bool] = {
@@ -39,7 +39,7 @@ def entry(number: int, stage: Stage, **said: float | bool) -> Entry:
         "drain_until": since + 30 * DAY if stage is Stage.DRAINING else 0.0,
         "retired": since if stage is Stage.RETIRED else 0.0,
     }
-    times.update(said)
+    times.update(changes)
     return Entry(
         f"{PLACE}p-{number}",
         stage,
@@ -60,7 +60,7 @@ def facts(
     modified: float = NOW - DAY,
     status: str = "Deployed",
     skew: float | None = 0.0,
-    **said: object,
+    **changes: object,
 ) -> Facts:
     """Everything matches the record, except for keys that are `out` of the group, or unknown to CloudFront."""
     ids = {e.key_pair_id: e for e in entries if e.key_pair_id and not e.gone}
@@ -82,7 +82,7 @@ def facts(
         {},
         skew,
     )
-    return replace(made, **said)
+    return replace(made, **changes)
 
 
 CREATED, PUBLISHED, SIGNING, DRAINING, RETIRED = Stage
@@ -384,7 +384,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
 }
 
 
-def said(found: Step | Wait | Done) -> str:
+def text_of(found: Step | Wait | Done) -> str:
     if isinstance(found, Done):
         return "done"
     if isinstance(found, Wait):
@@ -396,7 +396,7 @@ def said(found: Step | Wait | Done) -> str:
 @rows("name", TABLE)
 def test_what_comes_next(name: str) -> None:
     known, expected = TABLE[name]
-    found = said(next_step(known, NOW))
+    found = text_of(next_step(known, NOW))
     expected = expected.replace("K- ", "- ")
     assert found.startswith(expected) if expected.startswith("!") else expected in found, found
 
@@ -867,16 +867,16 @@ def clear_fails(world: World, how: str) -> None:
 
 def look_for(world: World, days: float, every: float) -> list[str]:
     """The output of one executor over some days."""
-    executor, said, ends = world.executor(), [], world.now + days * DAY
+    executor, problems, ends = world.executor(), [], world.now + days * DAY
     while world.now < ends:
         outcome = executor.step("photos")
         if outcome.taken is not None and not outcome.error:
-            said.append(f"{outcome.taken.action.value} {outcome.taken.name.rpartition('-')[2]}")
+            problems.append(f"{outcome.taken.action.value} {outcome.taken.name.rpartition('-')[2]}")
         elif outcome.error:
-            said.append(f"! {outcome.error}")
+            problems.append(f"! {outcome.error}")
         if not outcome.moved and not world.obey():
             world.now += every
-    return said
+    return problems
 
 
 @pytest.mark.parametrize("how", ["destroy", "unregister"])
@@ -885,10 +885,10 @@ def test_a_clean_up_that_fails_holds_up_no_schedule_and_no_emergency(how: str) -
     world.start()
     world.run(days=1)
     clear_fails(world, how)
-    said = look_for(world, 300, 0.25 * DAY)
-    assert "switch 3" in said
-    assert "switch 4" in said
-    assert any(each.startswith("! ") for each in said)
+    problems = look_for(world, 300, 0.25 * DAY)
+    assert "switch 3" in problems
+    assert "switch 4" in problems
+    assert any(each.startswith("! ") for each in problems)
     signing = world.record.signing
     assert signing is not None
     world.executor().emergency("photos", signing.key_pair_id)
@@ -908,9 +908,9 @@ def test_a_full_account_gets_room_by_the_key_that_has_drained() -> None:
     world.run(days=8)
     assert world.stages() == "1 DRAINING, 2 SIGNING"
     world.quota = 2
-    said = look_for(world, 30, 0.25 * DAY)
-    assert any("TooManyPublicKeys" in each for each in said)
-    assert said.index("unregister 1") < said.index("register 3") < said.index("switch 3")
+    problems = look_for(world, 30, 0.25 * DAY)
+    assert any("TooManyPublicKeys" in each for each in problems)
+    assert problems.index("unregister 1") < problems.index("register 3") < problems.index("switch 3")
 
 
 def test_what_failed_is_tried_again_after_a_while_and_told_until_then(world: World) -> None:
@@ -1008,9 +1008,9 @@ def test_a_key_that_is_not_the_records_is_not_deleted(world: World, late: bool) 
     if late:
         describe = world.describe
 
-        def describe_once(asked: str) -> HeldKey:
-            found = describe(asked)
-            if asked == name:
+        def describe_once(wanted: str) -> HeldKey:
+            found = describe(wanted)
+            if wanted == name:
                 swap()
             return found
 

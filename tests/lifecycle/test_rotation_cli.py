@@ -49,8 +49,8 @@ class Site:
         return [str(item) for item in found]
 
     def stages(self) -> list[str]:
-        kept = load(open_records(self.custody, self.environment), "photos")
-        return [entry.stage.value for entry in kept.record.entries] if kept else []
+        loaded = load(open_records(self.custody, self.environment), "photos")
+        return [entry.stage.value for entry in loaded.record.entries] if loaded else []
 
 
 @pytest.fixture
@@ -111,9 +111,9 @@ def test_a_key_that_is_there_is_adopted_and_an_emergency_puts_it_out(site: Site)
     assert "--yes" in site.say("emergency", "photos", site.key, status=2).stderr
     assert "not a key of the rotation" in site.say("emergency", "photos", "K0", "--yes", status=2).stderr
     with site.plane.reporting_edge():
-        said = site.say("emergency", "photos", site.key, "--yes").stdout
+        output = site.say("emergency", "photos", site.key, "--yes").stdout
     taken = {action.value for action in Action}
-    words = [line.split()[1] for line in said.splitlines() if line.startswith("photos:")]
+    words = [line.split()[1] for line in output.splitlines() if line.startswith("photos:")]
     steps = [word for word in words if word in taken]  # in between it may print what it waits for
     assert steps[:7] == [
         "create",
@@ -155,8 +155,8 @@ def test_terms_change_and_a_rotation_is_forgotten(site: Site) -> None:
     assert "rotations will wait for slots" in changed.stderr
     assert site.json("terms", "photos")["every"] == "2d"
     assert site.json("terms", "photos", "--every", "never")["application"] == "shop"
-    said = site.say("pause", "photos")
-    assert "paused" in said.stdout
+    output = site.say("pause", "photos")
+    assert "paused" in output.stdout
     site.say("stop", "photos", "--yes")
     assert site.json("status") == []
     assert site.items() == [site.key]

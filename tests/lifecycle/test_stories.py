@@ -48,13 +48,13 @@ def test_a_link_of_the_last_second_is_good_until_its_own_end(site: Site) -> None
     site.now += 1
     site.step()
     assert site.stages == "1 DRAINING, 2 SIGNING"
-    assert site.says(site.link()) == site.says(last) == "granted"
+    assert site.verdict(site.link()) == site.verdict(last) == "granted"
 
     assert site.run(29) == []
-    assert site.says(last, ends - 1) == "granted"
-    assert site.says(last, ends) == "expired"
+    assert site.verdict(last, ends - 1) == "granted"
+    assert site.verdict(last, ends) == "expired"
     assert site.run(2) == key(1, OLD)
-    assert site.says(last, ends - 1) == "unknown_key"
+    assert site.verdict(last, ends - 1) == "unknown_key"
     assert site.stages == "1 RETIRED, 2 SIGNING"
     assert site.held() == ["2"]
 
@@ -68,7 +68,7 @@ def test_rotations_that_overlap_wait_for_a_place(site: Site) -> None:
     wait = site.step().wait
     assert wait is not None
     assert "already, 1 of them not of this rotation, and 2 of its 5 slots are reserved" in wait.reason
-    assert site.says(early) == "granted"
+    assert site.verdict(early) == "granted"
     assert sorted(site.run(31)) == sorted([*key(1, OLD), *key(3, NEW)])
     assert site.stages == "1 RETIRED, 2 DRAINING, 3 SIGNING"
 
@@ -79,10 +79,10 @@ def test_back_to_the_key_before(site: Site) -> None:
     new = site.link(7 * DAY)
     site.executor.rollback(site.group)
     assert site.stages == "1 SIGNING, 2 DRAINING"
-    assert site.says(site.link()) == site.says(new) == "granted"
+    assert site.verdict(site.link()) == site.verdict(new) == "granted"
     before = site.now
     assert site.run(50) == []
-    assert site.says(new, before + 7 * DAY - 1) == "granted"
+    assert site.verdict(new, before + 7 * DAY - 1) == "granted"
     site.executor.resume(site.group)
     assert site.run() == key(2, OLD)
     with pytest.raises(RotationError, match="no key to go back to"):
@@ -94,8 +94,8 @@ def test_a_compromised_key_is_out_at_once(site: Site) -> None:
     site.executor.emergency(site.group, site.entry(1).key_pair_id)
     assert site.run(0, obey=False)[:5] == ["remove 1", "create 2", "register 2", "publish 2", "switch 2"]
     site.obey()
-    assert site.says(stolen) == "unknown_key"
-    assert site.says(site.link()) == "granted"
+    assert site.verdict(stolen) == "unknown_key"
+    assert site.verdict(site.link()) == "granted"
     assert site.run() == key(1, OLD[2:])
     assert site.held() == ["2"]
 
@@ -104,17 +104,17 @@ def test_a_compromised_key_serves_until_its_successor_is_everywhere(site: Site) 
     stolen = site.link(7 * DAY)
     site.executor.emergency(site.group, site.entry(1).key_pair_id, keep_serving=True)
     assert site.run(0, obey=False) == ["create 2", "register 2", "publish 2"]
-    assert site.says(stolen) == site.says(site.link()) == "granted"
+    assert site.verdict(stolen) == site.verdict(site.link()) == "granted"
     assert site.run() == [*key(2, NEW[3:]), "remove 1", *key(1, OLD[2:])]
-    assert site.says(stolen) == "unknown_key"
-    assert site.says(site.link()) == "granted"
+    assert site.verdict(stolen) == "unknown_key"
+    assert site.verdict(site.link()) == "granted"
 
 
 def test_what_somebody_takes_out_by_hand_is_put_back(site: Site) -> None:
     link = site.link()
     site.change_by_hand([site.foreign])
     site.obey()
-    assert site.says(link) == "unknown_key"
+    assert site.verdict(link) == "unknown_key"
     assert site.run() == ["publish 1"]
     site.obey()
-    assert site.says(link) == "granted"
+    assert site.verdict(link) == "granted"

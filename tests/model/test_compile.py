@@ -1084,8 +1084,8 @@ def test_any_config_compiles_or_is_refused(spoilt: list[tuple[tuple[Any, ...], A
         snapshot = compile_snapshot([found], [], [], 1, 0.0)
         assert from_bytes(snapshot.to_bytes()) == snapshot
         listed = (whole.get("CacheBehaviors") or {}).get("Items") or []
-        for one, said in zip(found.behaviors, listed, strict=False):
-            groups = said.get("TrustedKeyGroups") or {}
+        for one, config in zip(found.behaviors, listed, strict=False):
+            groups = config.get("TrustedKeyGroups") or {}
             assert one.restricted == bool(groups.get("Enabled") or groups.get("Items"))
 
 

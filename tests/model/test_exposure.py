@@ -35,9 +35,9 @@ def snapshot(
     ],
 )
 def test_a_page_under_a_guarded_behavior_is_told(path: str, pattern: str) -> None:
-    said = exposed_pages(snapshot(ErrorResponse(403, 0, path, 200)))
-    assert len(said) == bool(pattern)
-    for line in said:
+    pages = exposed_pages(snapshot(ErrorResponse(403, 0, path, 200)))
+    assert len(pages) == bool(pattern)
+    for line in pages:
         assert line.startswith(
             f"distribution E1: the custom error page {path} for 403 is served without a signature"
         )

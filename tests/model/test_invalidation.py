@@ -94,16 +94,16 @@ def test_nothing_that_was_invalidated_is_forgotten(select: Select, monkeypatch: 
                 all_of_them.append(Invalidation(number, paths))
             assert [one.number for one in carried] == sorted({one.number for one in carried})
             assert sum(len(one.paths) for one in carried) <= bound + 3
-            kept = Invalidations(carried, lambda _: select, "/a")
+            compiled = Invalidations(carried, lambda _: select, "/a")
             every = Invalidations(all_of_them, lambda _: select, "/a")
             for text in texts:
                 path, _, query = text.partition("?")
                 key = f"E{path}\nq{len(query)}:{query}" if query else f"E{path}"
                 for number in range(15):
                     if every.is_invalidated(key, number):
-                        assert kept.is_invalidated(key, number), (all_of_them, carried, key, number)
+                        assert compiled.is_invalidated(key, number), (all_of_them, carried, key, number)
                     elif bound == MAX_PATHS:
-                        assert not kept.is_invalidated(key, number)
+                        assert not compiled.is_invalidated(key, number)
 
 
 def test_it_is_quick_at_its_bounds() -> None:

@@ -332,13 +332,13 @@ def test_what_may_not_be_meant() -> None:
     )
     refused = [("c", "no region"), ("a", "no region"), ("d", "no region"), ("d", "region eu")]
     refused += [("a", "region us"), ("c", "region us")]
-    said = warnings(everything, (EU, US, ""))
-    assert sorted(said[:6]) == sorted(
+    messages = warnings(everything, (EU, US, ""))
+    assert sorted(messages[:6]) == sorted(
         f"distribution E{name}, behavior *: none of its trusted key groups has a key for edges in {where}, "
         "so every signature is refused there"
         for name, where in refused
     )
-    assert said[6:] == [
+    assert messages[6:] == [
         "public key K2 of key group g-all is tied to eu by another key group that contains it, and goes nowhere else",
         "public key K1 of key group g-eu, which is tied to eu, is also for us: another key group that contains it is "
         "tied there",
