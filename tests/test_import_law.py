@@ -163,6 +163,8 @@ HEARTS = (
     "keyfront.edge.semantics",
     "keyfront.fleet.edge_counters",
     "keyfront.fleet.feed",
+    "keyfront.fleet.jetstream.head",
+    "keyfront.fleet.jetstream.names",
     "keyfront.fleet.key_counters",
     "keyfront.fleet.remote.content",
     "keyfront.fleet.remote.manifest",

@@ -50,6 +50,7 @@ class NatsControl:
 
     async def kill(self) -> None:
         if self._task is not None:
+            self._stop.set()
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None

@@ -31,7 +31,7 @@ class Attacker:
     """Has all permissions in NATS."""
 
     def __init__(self, fleet: NatsFleet, connection: Client) -> None:
-        self.names = Names(fleet.access)
+        self.names = Names(fleet.access.bucket)
         self.client = connection
         self.js = connection.jetstream()
 

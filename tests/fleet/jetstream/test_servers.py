@@ -132,7 +132,7 @@ async def test_the_guides_permissions_suffice_and_separate_regions(
     )
     assert not [one for one in caplog.records if "efuses" in one.getMessage()]
 
-    names = Names(access)
+    names = Names(access.bucket)
     async with connected(access, server.url, names.inbox("paris")) as own:
         assert (await own.last(names.stream, names.head("eu")))[0]
         monkey = pytest.MonkeyPatch()

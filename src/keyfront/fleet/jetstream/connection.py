@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from nats.aio.client import Client
@@ -21,6 +21,8 @@ log = logging.getLogger("keyfront.fleet")
 
 OPEN = 10.0
 """Seconds to connect, and for one request to JetStream."""
+GRACE = 2.0
+"""Seconds for the last messages when a process stops."""
 CLOSE = 1.0
 """Seconds to close a connection."""
 PING, MAX_PINGS = 5, 2
@@ -121,25 +123,24 @@ async def connected(
         made.lost.set()
 
     try:
-        async with asyncio.timeout(OPEN):
-            await client.connect(
-                server,
-                name="keyfront",
-                error_cb=on_error,
-                closed_cb=on_closed,
-                allow_reconnect=False,
-                connect_timeout=int(OPEN),
-                ping_interval=PING,
-                max_outstanding_pings=MAX_PINGS,
-                inbox_prefix=inbox,
-                **_secured(client, access, server),
-            )
-        if access.tls(server) is not None:
-            _require_tls(client)
-    except (NatsError, OSError, TimeoutError, ValueError) as error:
-        await _close(client)
-        raise Unreachable(_reason(error)) from error
-    try:
+        try:
+            async with asyncio.timeout(OPEN):
+                await client.connect(
+                    server,
+                    name="keyfront",
+                    error_cb=on_error,
+                    closed_cb=on_closed,
+                    allow_reconnect=False,
+                    connect_timeout=int(OPEN),
+                    ping_interval=PING,
+                    max_outstanding_pings=MAX_PINGS,
+                    inbox_prefix=inbox,
+                    **_secured(client, access, server),
+                )
+            if access.tls(server) is not None:
+                _require_tls(client)
+        except (NatsError, OSError, TimeoutError, ValueError) as error:
+            raise Unreachable(_reason(error)) from error
         if client.max_payload < MIN_PAYLOAD:
             raise Unreachable(f"it accepts messages of {client.max_payload} bytes only: raise max_payload")
         yield made
@@ -181,6 +182,25 @@ def _require_tls(client: Client) -> None:
 def _reason(error: BaseException) -> str:
     text = str(error).removeprefix("nats: ").strip().strip("'")
     return text or ("no response in time" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`. When `stop` is set, it has GRACE seconds to end by itself, and is then abandoned: connecting may
+    take long.
+
+    :raises Exception: what the work raises.
+    """
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await asyncio.wait([working], timeout=GRACE)
+        if working.done():
+            working.result()
+    finally:
+        stopped.cancel()
+        working.cancel()
+        await asyncio.wait([working], timeout=2 * CLOSE)
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:

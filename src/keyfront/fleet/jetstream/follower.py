@@ -28,7 +28,7 @@ from keyfront.errors import KeyfrontError, SettingsError, SnapshotRefused
 from keyfront.fleet.feed import STALE, Report
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.jetstream import head, sealed
-from keyfront.fleet.jetstream.connection import Connection, Unreachable, connected, pause
+from keyfront.fleet.jetstream.connection import Connection, Unreachable, connected, pause, unless_stopped
 from keyfront.fleet.jetstream.head import Base, Head
 from keyfront.fleet.jetstream.names import Names
 from keyfront.fleet.jetstream.sealed import FromEdge
@@ -87,6 +87,7 @@ class NatsFollower:
         self._clock = clock
         self._good = LastGood(files.feed, self._edge.region, bytes.fromhex(self._edge.key))
         self._link = LinkState(files, clock)
+        self._serials = _Serials(clock)
         self._reported: dict[str, str] = {}
         self.current = asyncio.Event()
         """Set once the follower has what its control planes have published."""
@@ -98,18 +99,13 @@ class NatsFollower:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop` is set, and then send the last reports."""
-        servers, names = self._access.servers, Names(self._access)
+        servers = self._access.servers
         turn = failures = 0
         while not stop.is_set():
             server, began = servers[turn % len(servers)], time.monotonic()
             try:
-                inbox = names.inbox(self._edge.name)
-                async with connected(self._access, server, inbox, self._refused) as connection:
-                    session = _Session(self._files, self._good, connection, self._link, self._clock)
-                    session.on_current = self.current.set
-                    self._reported.pop(server, None)
-                    await session.run(stop)
-                    continue
+                await unless_stopped(stop, self._connect(server, stop))
+                continue
             except (KeyfrontError, NatsError, APIError, OSError, TimeoutError) as error:
                 self._failed(server, error)
             if time.monotonic() - began > LASTING:
@@ -117,6 +113,15 @@ class NatsFollower:
             rounds = min(failures // len(servers), 10)
             turn, failures = turn + 1, failures + 1
             await pause(stop, self._rng.uniform(0.0, min(MAX_PAUSE, FIRST_PAUSE * 2**rounds)))
+
+    async def _connect(self, server: str, stop: asyncio.Event) -> None:
+        """Use one connection. Raises what `_Session.run` raises."""
+        inbox = Names(self._access.bucket).inbox(self._edge.name)
+        async with connected(self._access, server, inbox, self._refused) as connection:
+            session = _Session(self._files, self._good, connection, self._serials, self._link)
+            session.on_current = self.current.set
+            self._reported.pop(server, None)
+            await session.run(stop)
 
     def _refused(self, text: str) -> None:
         if self._reported.get("") != text:
@@ -133,6 +138,22 @@ class NatsFollower:
             )
 
 
+class _Serials:
+    """The serial numbers of an edge's messages. They grow, also when the clock is set back while the process runs.
+
+    :param clock: epoch seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._last = 0
+
+    def next(self) -> int:
+        """A serial number above all before, also above those before a restart."""
+        self._last = max(self._last + 1, int(self.clock() * 1e6))
+        return self._last
+
+
 class _Session:
     """One connection to NATS."""
 
@@ -141,21 +162,20 @@ class _Session:
         files: EdgeFiles,
         good: LastGood,
         connection: Connection,
+        serials: _Serials,
         link: LinkState,
-        clock: Callable[[], float],
     ) -> None:
         self.on_current: Callable[[], None] = lambda: None
         self._files = files
         self._good = good
         self._connection = connection
         self._link = link
-        self._clock = clock
+        self._next, self._clock = serials.next, serials.clock
         self._edge = edge = files.edge()
         assert edge.nats is not None  # noqa: S101 - the follower has checked it
-        self._names = Names(edge.nats)
+        self._names = Names(edge.nats.bucket)
         self._feed = FileFeed(files.feed, edge.region)
         self._identity = _Identity(files)
-        self._serial = 0
         self._offered = b""
         self._wake = asyncio.Event()
         self._refused: tuple[bytes, str] = (b"", "")
@@ -378,11 +398,6 @@ class _Session:
             )
             return
         await self._connection.client.publish(self._names.edge(self._edge.name, *kind), data)
-
-    def _next(self) -> int:
-        """A serial number above all before, also above those before a restart."""
-        self._serial = max(self._serial + 1, int(self._clock() * 1e6))
-        return self._serial
 
     async def _report(self, stop: asyncio.Event) -> None:
         """Send the workers' reports until `stop` is set, and then those of workers that have exited."""

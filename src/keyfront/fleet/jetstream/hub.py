@@ -32,7 +32,7 @@ from keyfront.errors import ApiError, KeyfrontError, SettingsError, SnapshotRefu
 from keyfront.fleet.jetstream import head, joining, sealed
 from keyfront.fleet.jetstream.access import NatsAccess
 from keyfront.fleet.jetstream.bucket import Bucket
-from keyfront.fleet.jetstream.connection import Connection, connected, pause
+from keyfront.fleet.jetstream.connection import Connection, connected, pause, unless_stopped
 from keyfront.fleet.jetstream.head import Base, Head
 from keyfront.fleet.jetstream.names import Names, token
 from keyfront.fleet.jetstream.sealed import Edges, FromControl, FromEdge, NotGenuine
@@ -143,7 +143,7 @@ class NatsHub(EdgeReports[NatsEdge]):
     ) -> None:
         super().__init__()
         self._access = access
-        self._names = Names(access)
+        self._names = Names(access.bucket)
         self._registry = registry
         self._replicas = replicas
         self._clock = clock
@@ -224,11 +224,8 @@ class NatsHub(EdgeReports[NatsEdge]):
                 server = self._access.servers[turn % len(self._access.servers)]
                 began = time.monotonic()
                 try:
-                    async with connected(
-                        self._access, server, f"{self._names.bucket}.inbox.control", self._refused
-                    ) as connection:
-                        await self._session(connection, stop)
-                        continue
+                    await unless_stopped(stop, self._connect(server, stop))
+                    continue
                 except (KeyfrontError, NatsError, APIError, OSError, TimeoutError) as error:
                     self._failed(server, error)
                 finally:
@@ -241,6 +238,12 @@ class NatsHub(EdgeReports[NatsEdge]):
             watching.cancel()
             self._loop = None
             self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _connect(self, server: str, stop: asyncio.Event) -> None:
+        """Use one connection. Raises what `_session` raises."""
+        inbox = self._names.inbox("control")
+        async with connected(self._access, server, inbox, self._refused) as connection:
+            await self._session(connection, stop)
 
     def _failed(self, server: str, error: Exception) -> None:
         reason = str(error) or type(error).__name__
@@ -357,11 +360,9 @@ class NatsHub(EdgeReports[NatsEdge]):
                 ):
                     self._proven = max(self._proven, found.number + (found.number == offered.number))
                     return False
-                if (
-                    found.number == offered.number
-                    and there[0].signed.key == version.signed.key
-                    and region not in self._renew
-                ):
+                # Another version of Keyfront may have compiled it differently: edges have that one.
+                is_same = there[0].signed.key == version.signed.key or found.digest != offered.digest
+                if found.number == offered.number and is_same and region not in self._renew:
                     self._current[region] = there[0]
                     return True
             made = await self._make(bucket, connection, channel, version, there[0].base if there else None)
@@ -383,11 +384,10 @@ class NatsHub(EdgeReports[NatsEdge]):
             return None
         chain = self._keys.chain
         try:
-            message, _ = sealed.unseal(data, chain[0].public)
+            message, later = sealed.unseal(data, chain[0].public)
             if not isinstance(message, Head):
                 raise SnapshotRefused("it is not a head")
-            known = [*chain, *sealed.endorsements(data)]
-            found = manifest.recognize(message.signed, known)
+            found = manifest.recognize(message.signed, [chain[0], *later])
             if found is None or found.region != region:
                 raise SnapshotRefused("its snapshot is not signed for this region")
             head.check(message, found)

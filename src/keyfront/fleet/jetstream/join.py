@@ -20,7 +20,7 @@ async def join(files: EdgeFiles, access: NatsAccess, token: Token, name: str) ->
     :raises SettingsError: if NATS cannot be reached, no control plane responds, or it refuses.
     :raises OSError: if the files cannot be written.
     """
-    names, failures = Names(access), []
+    names, failures = Names(access.bucket), []
     for server in access.servers:
         try:
             async with connected(access, server, names.inbox(name)) as connection:

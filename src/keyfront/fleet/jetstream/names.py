@@ -16,8 +16,6 @@ stands for the dot, which separates tokens.
 
 from __future__ import annotations
 
-from keyfront.fleet.jetstream.access import NatsAccess
-
 NO_REGION = "_"
 
 
@@ -29,8 +27,8 @@ def token(name: str) -> str:
 class Names:
     """The names in one bucket."""
 
-    def __init__(self, access: NatsAccess) -> None:
-        self.bucket = bucket = access.bucket
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
         self.stream = f"KV_{bucket}"
         self.reports = f"{bucket}_reports"
         self.all_keys = f"$KV.{bucket}.>"

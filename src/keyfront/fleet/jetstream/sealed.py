@@ -112,11 +112,6 @@ def unseal(data: bytes, trusted: bytes) -> tuple[FromControl, list[Endorsement]]
         raise SnapshotRefused("it is a message that this version does not know") from error
 
 
-def endorsements(data: bytes) -> list[Endorsement]:
-    """All endorsements in a message of a control plane that `unseal` accepts."""
-    return _sealed.decode(data).chain
-
-
 # ---- from edges
 
 
