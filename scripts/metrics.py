@@ -14,6 +14,7 @@ from keyfront.control.keys.watch import term_family, use_families, warning_famil
 from keyfront.control.metrics import plane_families
 from keyfront.control.wire.app import Metrics
 from keyfront.fleet.edge_counters import FAMILIES, Family, Kind
+from keyfront.monitoring.delivery_metrics import delivery_families
 from keyfront.monitoring.edge_metrics import PREFIX, fleet_families
 from keyfront.monitoring.exposition import BuildInfo
 from keyfront.runtime.control_process import restarts_family
@@ -41,7 +42,8 @@ says which one is shown. On the control port, for each worker, with `edge` as ad
 _CONTROL = """
 ## Of the control plane
 
-On the control port.
+On the control port; `keyfront_build_info` on both, and `keyfront_log_delivery_…` on the port of `--edge-metrics`, if
+there is one.
 
 | metric | type | labels | what it is |
 | --- | --- | --- | --- |
@@ -83,6 +85,7 @@ def control_rows() -> Iterator[Row]:
         warning_family(()),
         *fleet_families(()),
         restarts_family(),
+        *delivery_families(None),
         *BuildInfo().collect(),
     ]
     for family in families:

@@ -14,10 +14,12 @@ from prometheus_client.registry import Collector
 from keyfront.edge.logs import access_log
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.edge.logs.counters import Counts
+from keyfront.edge.logs.delivery import Status
 from keyfront.edge.serving.measures import measure
 from keyfront.edge.types.record import Record
 from keyfront.fleet.edge_counters import FAMILIES, Kind
 from keyfront.fleet.feed import Report
+from keyfront.monitoring.delivery_metrics import delivery_families
 from keyfront.monitoring.edge_metrics import families, fleet_families, machine_families
 from tests.edge.harness import signed_site
 from tests.origin import CLOSE, ScriptedOrigin, answer
@@ -266,3 +268,24 @@ def test_names_follow_prometheus_conventions() -> None:
         assert (family.scale > 1) == family.name.endswith("_seconds")
         assert list(family.bounds) == sorted(set(family.bounds))
         assert family.help.endswith(".")
+
+
+def test_the_delivery_of_standard_logs() -> None:
+    assert rendered(delivery_families(None)) == {}
+    waiting = Status(3, 500, 7, 1, 2, 4096, 1000.5, 2000.5, "f", "refused")
+    found = {
+        name.removeprefix("keyfront_log_delivery_"): value
+        for name, value in rendered(delivery_families(waiting)).items()
+    }
+    assert found == {
+        "files_total": 3,
+        "records_total": 500,
+        "records_dropped_total": 7,
+        "lines_unreadable_total": 1,
+        "waiting_files": 2,
+        "waiting_bytes": 4096,
+        "failing": 1,
+        "oldest_waiting_timestamp_seconds": 1000.5,
+        "last_timestamp_seconds": 2000.5,
+    }
+    assert not [name for name in rendered(delivery_families(Status())) if "timestamp" in name]

@@ -28,6 +28,7 @@ from keyfront.lifecycle.hooks import read_hooks
 from keyfront.monitoring.edge_metrics import families, fleet_families
 from keyfront.monitoring.exposition import BuildInfo
 from keyfront.monitoring.metrics_access import Audience
+from keyfront.runtime.delivery_collector import DeliveryCollector
 from keyfront.runtime.settings import ControlInherited, ControlSettings, read_token, store_url
 
 log = logging.getLogger("keyfront.control")
@@ -120,6 +121,7 @@ class ControlProcess:
         self._settings = settings
         self._data = Path(settings.data)
         self._socket = inherited.socket
+        self._shown_elsewhere = inherited.edge_metrics
         self._edge_socket = inherited.edges
         self._lifeline = lifeline
         self._ready = ready
@@ -227,6 +229,8 @@ class ControlProcess:
         registry, reports = CollectorRegistry(), EdgeReports(feeds)
         registry.register(reports)
         registry.register(BuildInfo())
+        if not self._shown_elsewhere:
+            registry.register(DeliveryCollector(self._data))
         registry.register(Restarts(self._board, self._names))
         return registry, reports
 

@@ -213,6 +213,7 @@ class Processes:
         self._board = Board.create(workers + 2)
         self._counters = counters.fd if counters is not None and settings.metrics is not None else -1
         self.bank = bank
+        self._data = str(settings.data)
         memory, self._shared = share_memory(settings.worker.edge.memory, workers, settings.data)
         edge = msgspec.structs.replace(
             settings.worker, edge=msgspec.structs.replace(settings.worker.edge, memory=memory)
@@ -242,7 +243,8 @@ class Processes:
         listener, *_ = self._listeners.of(settings.host, settings.port, 1)
         edges, *_ = self._listeners.of(*settings.edges, 1) if settings.edges is not None else (-1,)
         slot = len(workers)
-        inherited = ControlInherited(self._board.fd, listener, tuple(workers), edges)
+        shown = self._counters >= 0
+        inherited = ControlInherited(self._board.fd, listener, tuple(workers), edges, edge_metrics=shown)
         settings = msgspec.structs.replace(settings, inherited=inherited)
         return Child(
             "control",
@@ -267,7 +269,9 @@ class Processes:
     def _metrics_child(self, settings: MetricsSettings, slot: int) -> Child:
         """The process that shows the workers' counters."""
         listener, *_ = self._listeners.of(settings.host, settings.port, 1)
-        inherited = MetricsInherited(self._counters, listener, self._board.fd, slot, self._board.slots)
+        inherited = MetricsInherited(
+            self._data, self._counters, listener, self._board.fd, slot, self._board.slots
+        )
         return Child(
             "metrics",
             self._command("metrics-process", msgspec.structs.replace(settings, inherited=inherited)),

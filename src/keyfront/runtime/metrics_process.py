@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterable
 from ipaddress import ip_network
+from pathlib import Path
 
 import uvicorn
 from anyio import CapacityLimiter, to_thread
@@ -28,6 +29,7 @@ from keyfront.fleet.heartbeat import BEAT, Board
 from keyfront.monitoring.edge_metrics import machine_families
 from keyfront.monitoring.exposition import DENIED, BuildInfo, exposition
 from keyfront.monitoring.metrics_access import Audience
+from keyfront.runtime.delivery_collector import DeliveryCollector
 from keyfront.runtime.settings import MetricsInherited, MetricsSettings, read_token
 from keyfront.uvicorn_server import StoppableServer
 
@@ -59,6 +61,7 @@ def main(settings: MetricsSettings) -> None:
     lifeline, ready = int(os.environ["KEYFRONT_LIFELINE"]), int(os.environ["KEYFRONT_READY"])
     registry = CollectorRegistry()
     registry.register(MachineCounters(CounterMemory(inherited.counters)))
+    registry.register(DeliveryCollector(Path(inherited.data)))
     registry.register(BuildInfo())
     audience = Audience(settings.readers, read_token(settings.token))
 

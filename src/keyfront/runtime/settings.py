@@ -44,13 +44,15 @@ class ControlInherited(msgspec.Struct, frozen=True):
 
     `board` and `socket` are file descriptors of the heartbeat board and of the listening socket. `workers` are the
     names of the edge workers in the order of their slots; the control process has the slot after the last one.
-    `edges` is the socket for edges on other machines; -1: there are none.
+    `edges` is the socket for edges on other machines; -1: there are none. `edge_metrics` means that the metrics of
+    this machine's edge have a port of their own.
     """
 
     board: int
     socket: int
     workers: tuple[str, ...]
     edges: int = -1
+    edge_metrics: bool = False
 
 
 class FeedSettings(msgspec.Struct, frozen=True):
@@ -67,9 +69,10 @@ class FeedSettings(msgspec.Struct, frozen=True):
 
 
 class MetricsInherited(msgspec.Struct, frozen=True):
-    """What the metrics process inherits from its supervisor: file descriptors of the workers' counters, of the
-    listening socket, and of the heartbeat board, on which it has the slot `slot` of `slots`."""
+    """What the metrics process inherits from its supervisor: the data folder, and file descriptors of the workers'
+    counters, of the listening socket, and of the heartbeat board, on which it has the slot `slot` of `slots`."""
 
+    data: str
     counters: int
     socket: int
     board: int
