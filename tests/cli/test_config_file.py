@@ -6,7 +6,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import trustme
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from scripts.configuration import PAGE, page
 
 from keyfront.cli.config_file import ConfigContext, effective, keyed
@@ -63,7 +70,7 @@ def test_the_help_shows_every_option_in_its_group() -> None:
 
 
 def test_what_the_file_sets_is_used(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     file = written(
         tmp_path,
         """
@@ -210,6 +217,65 @@ def test_check_names_every_fault_on_a_line_of_its_own(tmp_path: Path) -> None:
     assert [line.partition(": ")[0] for line in lines] == ["keyfront", "keyfront"]
     assert f"{file}:2" in lines[0]
     assert f"{file}:4" in lines[1]
+
+
+@pytest.fixture
+def unusable(tmp_path: Path) -> Path:
+    """A folder with files of each kind that cannot be used."""
+    folder = tmp_path
+    made = trustme.CA().issue_cert("site.test")
+    for name in ("other-key", "passphrase", "nothing", "garbage"):
+        (folder / name).mkdir()
+    (folder / "nothing" / "readme.txt").touch()
+    chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
+    other = trustme.CA().issue_cert("site.test").private_key_pem.bytes()
+    key = load_pem_private_key(made.private_key_pem.bytes(), None)
+    sealed = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    for name, private in (("other-key", other), ("passphrase", sealed)):
+        (folder / name / "a.crt").write_bytes(chain)
+        (folder / name / "a.key").write_bytes(private)
+    (folder / "garbage" / "a.pem").write_bytes(b"garbage")
+    (folder / "garbage.pem").write_bytes(b"garbage")
+    (folder / "garbage.pem").chmod(0o600)
+    return folder
+
+
+TLS = "[edge]\ntls = '127.0.0.1:0'\ncertificates = "
+EDGES = "[control]\nedges = '127.0.0.1:0'\nedges-tls-cert = "
+NONE = "3: --certificates: there is no certificate that can be used in {}"
+
+
+@rows(
+    ("text", "message"),
+    [
+        (TLS + "'nothing'", NONE + "/nothing"),
+        (
+            TLS + "'other-key'",
+            NONE + "/other-key: the certificate a.crt is refused: a.key is not the key of a.crt",
+        ),
+        (
+            TLS + "'passphrase'",
+            NONE + "/passphrase: the certificate a.crt is refused: its private key is protected",
+        ),
+        (TLS + "'garbage'", NONE + "/garbage: the certificate a.pem is refused: a.pem holds no certificate"),
+        (EDGES + "'garbage.pem'", "3: --edges-tls-cert: the certificate in {}/garbage.pem with the key in"),
+        (
+            EDGES + "'other-key/a.crt'\nedges-tls-key = 'other-key/a.key'",
+            "3: --edges-tls-cert: the certificate in {}/other-key/a.crt with the key in {}/other-key/a.key cannot",
+        ),
+        (
+            "[origins]\norigin-ca = 'garbage.pem'",
+            "2: --origin-ca: no certificate authorities in {}/garbage.pem",
+        ),
+        ("[edge]\ncountry-db = 'garbage.pem'", "2: --country-db: "),
+    ],
+)
+def test_check_names_a_file_that_cannot_be_used(text: str, message: str, unusable: Path) -> None:
+    file = written(unusable, text)
+    done = run("config", "check", str(file))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"keyfront: {file}:{message.replace('{}', str(unusable))}"), done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_check_of_a_valid_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def listens(port: int) -> bool:
 def up(tmp_path: Path) -> Iterator[Up]:
     (tmp_path / "webroot").mkdir()
     options = ("--tls", "127.0.0.1:0", "--acme-webroot", str(tmp_path / "webroot"))
-    with Up(tmp_path / "data", workers=1, options=options) as running:
+    with Up(tmp_path / "data", workers=2, options=options) as running:
         yield running
 
 
@@ -123,4 +124,20 @@ def test_certbot_gets_a_certificate_that_the_edge_then_uses(
     assert done.returncode == 0, done.stdout + done.stderr
     # Where an operator would name certbot's folder with --certificates.
     (up.data / "certificates").symlink_to(tmp_path / "letsencrypt" / "config" / "live")
-    up.until(lambda: all("Pebble" in issuer(up.tls_port, name) for name in NAMES))
+    # Both workers: the kernel distributes connections between them.
+    up.until(lambda: all("Pebble" in issuer(up.tls_port, name) for name in NAMES * 8))
+
+
+def test_each_worker_answers_a_challenge_as_soon_as_it_is_there(up: Up, tmp_path: Path) -> None:
+    """An ACME client writes the file and asks the authority at once, whose request any worker may get."""
+    folder = tmp_path / "webroot" / ".well-known" / "acme-challenge"
+    folder.mkdir(parents=True)
+    for token in ("one", "two"):
+        (folder / token).write_text(f"{token}.thumbprint")
+        for _ in range(20):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{up.edge_port}/.well-known/acme-challenge/{token}",
+                headers={"Host": NAMES[0]},
+            )
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+                assert response.read() == f"{token}.thumbprint".encode()

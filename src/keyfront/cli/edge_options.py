@@ -57,6 +57,17 @@ class EdgeOptions(msgspec.Struct, frozen=True):
             )
         return HealthCheckSettings(tuple(map(health_target, self.health_check)), self.health_max_age)
 
+    def check_country_db(self) -> None:
+        """:raises SettingsError: if it cannot be used."""
+        if self.country_db is None:
+            return
+        from keyfront.edge.geoip import CountryTable
+
+        try:
+            CountryTable(str(self.country_db))  # fails here rather than in the workers
+        except SettingsError as error:
+            raise SettingsError(f"--country-db: {error}") from error
+
     def tls_settings(self, data: Path) -> TlsSettings | None:
         """:param data: the data folder; without `--certificates`, it holds certificates and the local authority.
         :raises SettingsError: if there is no address for the certificates, or they cannot be used.
@@ -71,7 +82,12 @@ class EdgeOptions(msgspec.Struct, frozen=True):
 
         if self.certificates is None:
             return TlsSettings(*address(self.tls), str(data / "certificates"), str(issued_folder(data)))
-        Certificates(self.certificates, time.time(), lambda _: None)  # fails here rather than in the workers
+        try:
+            Certificates(
+                self.certificates, time.time(), lambda _: None
+            )  # fails here rather than in the workers
+        except SettingsError as error:
+            raise SettingsError(f"--certificates: {error}") from error
         return TlsSettings(*address(self.tls), str(self.certificates.absolute()))
 
 

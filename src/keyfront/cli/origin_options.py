@@ -12,6 +12,7 @@ import msgspec
 
 from keyfront.cli.options import FILE, option_group
 from keyfront.cli.values import checked, each, networks
+from keyfront.errors import SettingsError
 
 if TYPE_CHECKING:
     from keyfront.edge.origin.egress import EgressSettings
@@ -39,6 +40,17 @@ class OriginOptions(msgspec.Struct, frozen=True):
         )
         Egress(egress)  # fails here rather than in the workers
         return egress
+
+    def check_authorities(self) -> None:
+        """:raises SettingsError: if the file with additional authorities cannot be used."""
+        if self.origin_ca is None:
+            return
+        from keyfront.edge.origin.pool import TlsContexts
+
+        try:
+            TlsContexts(str(self.origin_ca))  # fails here rather than in the workers
+        except SettingsError as error:
+            raise SettingsError(f"--origin-ca: {error}") from error
 
     def credentials(self, data: Path) -> Path:
         """The file with the credentials for origins, which need not exist.

@@ -157,6 +157,8 @@ def worker_settings(
     from keyfront.edge.worker_settings import WorkerSettings
 
     tls = edge.tls_settings(data)
+    edge.check_country_db()
+    origins.check_authorities()
     credentials = origins.credentials(data)
     host, port = address(edge.edge)
     listens = [
