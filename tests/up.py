@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,8 @@ class Up:
 
     :param host: the address to listen on.
     :param within: words before the command, such as those that run it in a network namespace.
-    :param sockets: listening sockets that are passed as systemd passes them.
+    :param sockets: listening sockets that are passed, at the first start, as systemd passes them.
+    :param environment: environment variables that it gets in addition.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Up:
         host: str = "127.0.0.1",
         within: Sequence[str] = (),
         sockets: Sequence[socket.socket] = (),
+        environment: Mapping[str, str] = {},
     ) -> None:
         self.data = data
         self.enrolled = enrolled
@@ -117,6 +119,7 @@ class Up:
         self.host = host
         self.within = within
         self._sockets = sockets
+        self._environment = environment
         self.edge_port = 0
         self.control_port = 0
         self.tls_port = 0
@@ -140,8 +143,14 @@ class Up:
             argv += ["--workers", str(self.workers)]
         argv += self.options
         self._process = subprocess.Popen(
-            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=fds
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            pass_fds=fds,
+            env={**os.environ, **self._environment},
         )
+        self._sockets = ()
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.log.append(line)

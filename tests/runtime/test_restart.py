@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from keyfront.cli.up import read_settings
+from keyfront.edge.net.listen import reserve
 from keyfront.errors import SettingsError
 from keyfront.runtime.handover import (
     HANDOVER,
@@ -22,7 +23,9 @@ from keyfront.runtime.handover import (
     HandedPort,
     HandedProcesses,
     Handover,
+    duplicated,
     encode,
+    release,
     taken,
 )
 from keyfront.runtime.restart import (
@@ -50,6 +53,43 @@ def test_a_handover_survives_the_environment_and_is_read_once(tmp_path: Path) ->
     assert environment == {"HOME": "/"}
     assert taken(environment, HANDOVER) is None
     assert list(given.fds) == [9, 5, 6, 7, 8]
+
+
+def test_spare_descriptors_hold_what_a_program_that_fails_has_closed(tmp_path: Path) -> None:
+    held = [os.open(tmp_path / name, os.O_CREAT) for name in ("lock", "board", "lifeline", "listener")]
+    lock, board, lifeline, listener = held
+    processes = HandedProcesses(board, 2, -1, (HandedChild("edge-1", 4711, lifeline, 40.0, 1, 10.0),), ())
+    one = HandedListeners("::1", 80, (listener,), given=False)
+    port = HandedPort("edge", "::1", 80, 80, -1)
+    given = Handover(1.0, str(tmp_path), lock, (port,), (one,), processes)
+    second = duplicated(given)
+    assert sorted(second.spare) == sorted(held)
+    assert not {*second.fds} & {*held}
+    assert [os.fstat(fd).st_ino for fd in second.fds] == [os.fstat(fd).st_ino for fd in given.fds]
+    assert (second.ports, second.processes.shared) == (given.ports, -1)
+    assert msgspec.structs.replace(second.processes.edges[0], lifeline=lifeline) == processes.edges[0]
+    environment = {HANDOVER: encode(second)}
+    release(environment, HANDOVER)
+    assert environment == {}
+    for fd in held:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    for fd in second.fds:
+        os.close(fd)
+
+
+def test_a_port_with_connections_that_have_ended_can_be_reserved() -> None:
+    """They are left of a socket of the service manager, which does not set SO_REUSEPORT."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        with socket.create_connection(address) as viewer:
+            accepted, _ = server.accept()
+            accepted.close()  # first, so that it is this end that waits (TIME_WAIT)
+            assert viewer.recv(1) == b""
+        with pytest.raises(OSError, match="Address already in use"):
+            reserve(*address)
+    with reserve(*address) as held:
+        assert held.getsockname() == address
 
 
 @rows(

@@ -6,8 +6,12 @@ import ipaddress
 import json
 import re
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -115,6 +119,32 @@ def test_an_edge_on_another_machine(tmp_path: Path, app: int) -> None:
         follow_edge(control, edge, operator, client, made, key)
 
 
+def restarted_under_load(edge: Up, opens: Callable[[], int]) -> None:
+    """A restart of the edge refuses no connection and loses no request: it follows its control plane again."""
+    before, statuses, over = set(edge.children()), Counter[int | str](), threading.Event()
+
+    def viewer() -> None:
+        while not over.is_set():
+            try:
+                statuses[opens()] += 1
+            except OSError as error:
+                statuses[repr(error)] += 1
+            over.wait(0.02)
+
+    with ThreadPoolExecutor(1) as viewers:
+        viewers.submit(viewer)
+        try:
+            command = [sys.executable, "-m", "keyfront", "restart", "--data", str(edge.data)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "restarted\n", "")
+            edge.until(lambda: not before & set(edge.children()))
+            served = statuses.total()
+            edge.until(lambda: statuses.total() > served + 10)
+        finally:
+            over.set()
+    assert set(statuses) == {200}, statuses
+
+
 def status(data: Path) -> dict[str, Any]:
     """What `keyfront status` says."""
     done = CliRunner().invoke(keyfront, ["status", "--data", str(data), "--json"])
@@ -182,6 +212,9 @@ def follow_edge(
         )
         control.deployed(made["Id"])
         assert opens() == 200
+
+        restarted_under_load(edge, opens)
+        control.until(lambda: not warnings())
 
         # Without its control plane, it serves what it has, also after it was killed.
         control.kill()

@@ -15,21 +15,37 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 import trustme
 from botocore.exceptions import BotoCoreError
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
 
 from keyfront import Signer, load_signer, sign_url
 from keyfront.runtime.reload import RELOADED, RESTARTED, Result, write_result
 from tests.application import Request, Response, served
 from tests.stories.conftest import PAGE
-from tests.up import PATIENCE, Up, distribution_config
+from tests.up import PATIENCE, Up, distribution_config, has_exited, suspended
 
+FAULTS = """
+import os, sys
+folder = os.path.dirname(__file__)
+if "edge-worker" in sys.orig_argv and os.path.exists(f"{folder}/no-workers"):
+    os._exit(1)
+if "KEYFRONT_HANDOVER" in os.environ and os.path.exists(f"{folder}/no-settings"):
+    with open(f"{folder}/data/keyfront.toml", "w") as file:
+        file.write("[edge]\\nmemory = 0\\n")
+"""
+"""Loaded by each of Keyfront's processes (`sitecustomize`): what goes wrong after the trial of a new program."""
 KEYS = Path(__file__).resolve().parents[1] / "vectors" / "keys"
+CACHING_DISABLED = "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"
+ALL_VIEWER = "216adef6-5c7f-47e4-b989-5492eafa07d3"
 UPLOAD = b"photo" * 5000
+ONE = "[supervision]\nworkers = 1\nstuck-after = 5\n[origins]\n"
 PAUSE = 0.05
 """Seconds between two requests of a client."""
 
@@ -163,7 +179,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     (folder / "all.pem").chmod(0o600)
     options = ("--tls", "127.0.0.1:0", "--certificates", str(folder))
     edge, control = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
-    up = Up(folder / "data", workers=0, options=options, sockets=(edge, control))
+    (folder / "sitecustomize.py").write_text(FAULTS)
+    search = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    up = Up(
+        folder / "data",
+        workers=0,
+        options=options,
+        sockets=(edge, control),
+        environment={"PYTHONPATH": search},
+    )
     up.edge_port, up.control_port = edge.getsockname()[1], control.getsockname()[1]
     early = socket.create_connection(edge.getsockname(), PATIENCE)
     early.sendall(b"GET / HTTP/1.1\r\nHost: none.test\r\nConnection: close\r\n\r\n")
@@ -186,6 +210,57 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         up.deployed(made["Id"])
         yield Site(up, made["DomainName"], load_signer(key, KEYS / "rsa.pem"), early)
         assert up.stop() == 0
+
+
+FILM = os.urandom(1 << 20)
+
+
+class Slow:
+    """An application whose `/film` ends when the test says so, and one that returns each message."""
+
+    def __init__(self, host: str, room: str, go_on: threading.Event) -> None:
+        self.host = host
+        self.room = room
+        self.go_on = go_on
+
+
+@pytest.fixture
+def slow(site: Site) -> Iterator[Slow]:
+    go_on = threading.Event()
+
+    class Film(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(FILM)))
+            self.end_headers()
+            sent = len(FILM) // 2
+            self.wfile.write(FILM[:sent])
+            while not go_on.wait(0.2):  # the edge gives up on an origin that sends nothing
+                self.wfile.write(FILM[sent : sent + 1])
+                sent += 1
+            self.wfile.write(FILM[sent:])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def echo(connection: ServerConnection) -> None:
+        for message in connection:
+            connection.send(message)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Film) as film, serve(echo, "127.0.0.1", 0) as room:
+        for server in (film, room):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        hosts = []
+        for name, port in (("film", film.server_address[1]), ("room", room.socket.getsockname()[1])):
+            config = distribution_config(name, port, [])
+            policies = {"CachePolicyId": CACHING_DISABLED, "OriginRequestPolicyId": ALL_VIEWER}
+            config["DefaultCacheBehavior"].update(policies)
+            made = site.up.client().create_distribution(DistributionConfig=config)["Distribution"]
+            site.up.deployed(made["Id"])
+            hosts.append(made["DomainName"])
+        yield Slow(hosts[0], hosts[1], go_on)
+        go_on.set()
+        film.shutdown()
 
 
 def test_a_connection_from_before_the_start_is_served(site: Site) -> None:
@@ -250,22 +325,119 @@ def test_a_program_that_cannot_run_changes_nothing(site: Site) -> None:
     up.until(lambda: any("Keyfront is not restarted, and goes on as before" in line for line in up.log))
 
 
-def test_processes_that_do_not_start_leave_the_ones_before(site: Site) -> None:
-    """A fault that only a worker notices. The program has been replaced by then; the old workers serve on, and are
-    replaced once that is possible."""
+def test_downloads_and_websockets_outlive_a_restart(site: Site, slow: Slow) -> None:
+    """New requests go to the new workers, while the old ones finish what they have begun."""
+    up = site.up
+    before = set(up.worker_pids())
+    download = http.client.HTTPConnection("127.0.0.1", up.edge_port, timeout=PATIENCE)
+    download.request("GET", "/film", headers={"Host": slow.host})
+    response = download.getresponse()
+    received = response.read(len(FILM) // 4)
+    plain = socket.create_connection(("127.0.0.1", up.edge_port), PATIENCE)
+    with connect(f"ws://{slow.room}:{up.edge_port}/", sock=plain, proxy=None) as chat:
+        chat.send("before")
+        assert chat.recv(PATIENCE) == "before"
+        trustme.CA().cert_pem.write_to_path(up.data / "authorities.pem")
+        done = site.restart(ONE + 'origin-ca = "authorities.pem"\n')
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not before & set(up.worker_pids()) or before & set(up.children()), "the old ones drain"
+        assert site.serves()
+        chat.send("after")
+        assert chat.recv(PATIENCE) == "after"
+        slow.go_on.set()
+        received += response.read()
+    assert received == FILM
+    download.close()
+    site.settled(1)
+
+
+def test_a_reload_rereads_the_files_of_workers(site: Site) -> None:
+    """With another setting of the control plane, and the same ones for the worker, of which one names a file."""
     up = site.up
     before = set(up.children())
-    garbage = up.data / "countries.mmdb"
-    garbage.write_bytes(b"garbage")
-    settings = "[supervision]\nworkers = 1\n"
-    done = site.restart(f'{settings}[edge]\ncountry-db = "countries.mmdb"\n')
-    assert done.returncode == 2
-    assert "did not start" in done.stderr
-    assert set(up.children()) == before
+    trustme.CA().cert_pem.write_to_path(up.data / "authorities.pem")
+    site.file.write_text(ONE + 'origin-ca = "authorities.pem"\n[control]\naudit-reads = false\n')
+    done = run("reload", up.data)
+    assert (done.returncode, done.stderr) == (0, "")
+    site.settled(1)
+    assert not before & set(up.children())
+
+
+def test_a_program_that_fails_after_its_trial_leaves_what_runs(site: Site) -> None:
+    """Its settings change in the second between the trial and the takeover. It can neither adopt nor replace what runs,
+    but keeps it."""
+    up, folder = site.up, site.up.data.parent
+    before = set(up.children())
+    pid = up.pid
+    (folder / "no-settings").touch()
+    done = site.restart(ONE)
+    (folder / "no-settings").unlink()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the new program could not take over: its log says why" in done.stderr
+    up.until(lambda: any("memory: 0 is not in the range" in line for line in up.log))
+    assert (up.pid, set(up.children())) == (pid, before)
     assert site.serves()
-    site.file.write_text(settings)
-    os.kill(up.worker_pids()[0], signal.SIGKILL)  # nobody can start it again: everything is replaced
+    assert up.client().list_distributions()["DistributionList"]["Quantity"] >= 1
+    # The cause is still there: the next attempt fails in its trial.
+    done = run("restart", up.data)
+    assert done.returncode == 2
+    assert "keyfront.toml:2: edge.memory: 0 is not in the range" in done.stderr
+    assert set(up.children()) == before
+    # A lost process is a reason to try again without being asked.
+    site.file.write_text(ONE)
+    os.kill(up.worker_pids()[0], signal.SIGKILL)
     up.until(lambda: not before & set(up.children()))
     site.settled(1)
     up.well()
     assert site.serves()
+
+
+def test_processes_that_do_not_start_leave_the_ones_before(site: Site) -> None:
+    """A fault that only a worker notices. The program has been replaced by then; the old workers serve on, one that
+    hangs is killed, and all are replaced once that is possible."""
+    up, folder = site.up, site.up.data.parent
+    before = set(up.children())
+    (folder / "no-workers").touch()
+    done = run("restart", up.data)
+    assert done.returncode == 2
+    assert "did not start" in done.stderr
+    assert set(up.children()) == before
+    assert site.serves()
+    (folder / "no-workers").unlink()
+    (worker,) = up.worker_pids()
+    os.kill(worker, signal.SIGSTOP)  # killed, and as nobody can start it again, everything is replaced
+    up.until(lambda: not before & set(up.children()))
+    assert any(f"(pid {worker}) has had no heartbeat for 5 seconds; killing it" in line for line in up.log)
+    site.settled(1)
+    up.well()
+    assert site.serves()
+
+
+def test_a_supervisor_that_is_killed_amid_a_restart_leaves_nothing_behind(site: Site) -> None:
+    """Neither the old processes nor the new ones run on, and the next start finds everything that was acknowledged."""
+    up = site.up
+    before = set(up.children())
+    with subprocess.Popen(
+        [sys.executable, "-m", "keyfront", "restart", "--data", str(up.data)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        new: set[int] = set()
+
+        def has_begun() -> bool:
+            new.update(pid for pid in up.worker_pids() if pid not in before)
+            return bool(new)
+
+        up.until(has_begun)
+        with suspended(*new):  # they are not ready, so the old ones serve
+            client = up.client()
+            config = {"CallerReference": "2", "Name": "two", "EncodedKey": (KEYS / "rsa.pub").read_text()}
+            key = client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"]
+            up.kill(children=False)
+        assert command.wait(PATIENCE) == 2
+    up.until(lambda: all(has_exited(pid) for pid in before | new))
+    up.start()
+    assert site.serves()
+    assert key in [each["Id"] for each in up.client().list_public_keys()["PublicKeyList"]["Items"]]
+    up.well()

@@ -156,7 +156,12 @@ def keyfront() -> None:
 
 
 def main() -> None:
-    keyfront()
+    if "KEYFRONT_HANDOVER" in os.environ:
+        from keyfront.runtime.caretaker import guarded  # for the program that takes over at a restart
+
+        guarded(keyfront)
+    else:
+        keyfront()
 
 
 if __name__ == "__main__":

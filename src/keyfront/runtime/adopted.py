@@ -13,7 +13,7 @@ import msgspec
 
 from keyfront.fleet.heartbeat import Board
 from keyfront.runtime.handover import HandedChild, HandedProcesses
-from keyfront.runtime.supervisor import end_process
+from keyfront.runtime.supervisor import Watchdog, end_process
 
 logger = logging.getLogger("keyfront.supervisor")
 
@@ -22,15 +22,17 @@ INTERVAL = 0.05
 
 
 class AdoptedProcess:
-    """A child process that this program did not start.
+    """A child process that this program did not start. It is killed when its heartbeats stop.
 
     :param on_loss: called if it exits without having been stopped.
     """
 
-    def __init__(self, child: HandedChild, on_loss: Callable[[], None]) -> None:
+    def __init__(self, child: HandedChild, board: Board, on_loss: Callable[[], None]) -> None:
         self.child = child
         self._on_loss = on_loss
         self._stopping = False
+        watchdog = Watchdog(board, child.slot, child.stuck_after if child.slot >= 0 else 0.0)
+        self._watching = asyncio.create_task(watchdog.watch(lambda: self.runs, self._kill))
         self._exited = asyncio.create_task(self._wait())
 
     async def _wait(self) -> int | None:
@@ -42,7 +44,8 @@ class AdoptedProcess:
                 await asyncio.sleep(INTERVAL)
             status = os.waitstatus_to_exitcode(ended[1])
         except ChildProcessError:
-            pass
+            pass  # already reaped
+        self._watching.cancel()
         os.close(self.child.lifeline)
         if not self._stopping:
             logger.warning("%s (pid %d) has exited", self.child.name, self.child.pid)
@@ -58,6 +61,10 @@ class AdoptedProcess:
         self._stopping = True
         identity = {"child": self.child.name, "child_pid": self.child.pid}
         await end_process(self._send, self._exited, self.child.exit_timeout, identity)
+
+    def _kill(self, why: str) -> None:
+        logger.warning("%s (pid %d) %s; killing it", self.child.name, self.child.pid, why)
+        self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
         if self.runs:  # until it is reaped, no other process has its number
@@ -77,9 +84,10 @@ class AdoptedProcesses:
         self.names = [child.name for child in handed.edges]
         self._handed = handed
         self._board = Board(handed.board, handed.slots)
-        self._edges = [AdoptedProcess(child, on_loss) for child in handed.edges]
-        self._control = [AdoptedProcess(child, on_loss) for child in handed.control]
-        self._metrics = [AdoptedProcess(child, on_loss) for child in handed.metrics]
+        self._edges, self._control, self._metrics = (
+            [AdoptedProcess(child, self._board, on_loss) for child in children]
+            for children in (handed.edges, handed.control, handed.metrics)
+        )
         self.counters, self.bank = handed.counters, handed.bank
 
     def handed(self) -> HandedProcesses:

@@ -4,6 +4,7 @@ own, or a stand-in that responds with 503 while the control plane cannot run."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -208,7 +209,8 @@ class ControlProcess:
 
     def _on_ready(self) -> None:
         if self._ready >= 0:
-            os.write(self._ready, b"ready\n")
+            with contextlib.suppress(BrokenPipeError):  # the parent is gone: the lifeline ends this process
+                os.write(self._ready, b"ready\n")
             os.close(self._ready)
             self._ready = -1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -17,7 +18,8 @@ def main(settings: WorkerSettings) -> None:
     lifeline, ready = int(os.environ["KEYFRONT_LIFELINE"]), int(os.environ["KEYFRONT_READY"])
 
     def on_ready() -> None:
-        os.write(ready, b"ready\n")
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone: the lifeline ends this process
+            os.write(ready, b"ready\n")
         os.close(ready)
 
     run_worker(settings, on_ready, lifeline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -64,7 +65,8 @@ async def _run(settings: FeedSettings, lifeline: int, ready: int) -> None:
             await asyncio.wait_for(follower.current.wait(), patience)
         except TimeoutError:
             log.warning("no control plane has responded yet; this edge serves snapshot %s", follower.number)
-        os.write(ready, b"ready\n")
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone: the lifeline ends this process
+            os.write(ready, b"ready\n")
         os.close(ready)
 
     besides = [asyncio.create_task(beat()), asyncio.create_task(announce())]

@@ -7,7 +7,7 @@ descriptors, and the lock on the data folder stay. The description of them is an
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 
 import msgspec
 
@@ -42,12 +42,14 @@ class HandedListeners(msgspec.Struct, frozen=True):
 
 class HandedChild(msgspec.Struct, frozen=True):
     """A running process. It exits once the descriptor `lifeline` is closed. `exit_timeout` is seconds from SIGTERM to
-    SIGKILL."""
+    SIGKILL. Without a heartbeat in its `slot` of the board for `stuck_after` seconds it is killed; 0 disables this."""
 
     name: str
     pid: int
     lifeline: int
     exit_timeout: float
+    slot: int = -1
+    stuck_after: float = 0.0
 
 
 class HandedProcesses(msgspec.Struct, frozen=True):
@@ -76,7 +78,8 @@ class Handover(msgspec.Struct, frozen=True):
     """Everything that stays open. New members need defaults, because an earlier version writes this.
 
     `began` is when the program was executed, seconds of `time.monotonic()`. `lock` holds the lock on the data folder
-    `data`.
+    `data`. `spare` are further descriptors of the same files, to be closed once the processes are adopted
+    (`runtime/caretaker.py`).
     """
 
     began: float
@@ -85,6 +88,7 @@ class Handover(msgspec.Struct, frozen=True):
     ports: tuple[HandedPort, ...]
     listeners: tuple[HandedListeners, ...]
     processes: HandedProcesses
+    spare: tuple[int, ...] = ()
 
     @property
     def fds(self) -> Iterator[int]:
@@ -100,11 +104,54 @@ def encode(handover: Handover) -> str:
     return msgspec.json.encode(handover).decode()
 
 
+def offered(environment: Mapping[str, str], variable: str) -> Handover | None:
+    """The handover in the environment; None if there is none."""
+    text = environment.get(variable, "")
+    return msgspec.json.decode(text, type=Handover) if text else None
+
+
 def taken(environment: MutableMapping[str, str], variable: str) -> Handover | None:
     """The handover in the environment, which is removed from there: no child process must see it. None if there is
     none."""
-    text = environment.pop(variable, "")
-    return msgspec.json.decode(text, type=Handover) if text else None
+    found = offered(environment, variable)
+    environment.pop(variable, None)
+    return found
+
+
+def release(environment: MutableMapping[str, str], variable: str) -> None:
+    """Record that everything in the handover is adopted: remove it from the environment, and close its spare."""
+    found = taken(environment, variable)
+    for fd in found.spare if found is not None else ():
+        os.close(fd)
+
+
+def duplicated(handover: Handover) -> Handover:
+    """The same with new descriptors of the same files, which no child process inherits; those before are its spare."""
+    fds = {fd: os.dup(fd) for fd in handover.fds}
+    processes = handover.processes
+
+    def children(before: tuple[HandedChild, ...]) -> tuple[HandedChild, ...]:
+        return tuple(msgspec.structs.replace(each, lifeline=fds[each.lifeline]) for each in before)
+
+    return msgspec.structs.replace(
+        handover,
+        lock=fds[handover.lock],
+        ports=tuple(msgspec.structs.replace(port, fd=fds.get(port.fd, -1)) for port in handover.ports),
+        listeners=tuple(
+            msgspec.structs.replace(each, fds=tuple(fds[fd] for fd in each.fds))
+            for each in handover.listeners
+        ),
+        processes=msgspec.structs.replace(
+            processes,
+            board=fds[processes.board],
+            shared=fds.get(processes.shared, -1),
+            edges=children(processes.edges),
+            control=children(processes.control),
+            counters=fds.get(processes.counters, -1),
+            metrics=children(processes.metrics),
+        ),
+        spare=tuple(fds),
+    )
 
 
 def set_inheritable(handover: Handover, inheritable: bool) -> None:

@@ -3,6 +3,7 @@ request: everything it does is in files (`edge.logs.delivery`)."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -41,7 +42,8 @@ def main(settings: DeliverySettings) -> None:
     try:
         signal.signal(signal.SIGTERM, _stop)
         signal.signal(signal.SIGINT, _stop)
-        os.write(ready, b"ready\n")
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone: the lifeline ends this process
+            os.write(ready, b"ready\n")
         os.close(ready)
         while not _locked(lock):  # the process from before a restart may still be at work
             _wait(lifeline, 0.2)

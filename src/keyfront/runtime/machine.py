@@ -62,7 +62,7 @@ class Machine:
 
     A reload starts a new generation of edge workers on the same sockets, replaces the control process, and then lets
     the old workers drain. Connections to the control plane wait in its socket's queue while its process is replaced.
-    If only the control plane's settings differ, the workers stay.
+    If only the control plane's settings differ, and no file that workers read at their start, the workers stay.
     After a restart, the program does the same with the generation that the program before it has started.
 
     :param running: the settings, with port numbers.
@@ -126,7 +126,12 @@ class Machine:
         only_control = not wanted.worker.feed and wanted == msgspec.structs.replace(
             self.running, control=wanted.control
         )
-        if only_control and wanted != self.running and isinstance(self._current, Processes):
+        if (
+            only_control
+            and wanted != self.running
+            and isinstance(self._current, Processes)
+            and self._current.files == files_of(wanted.worker)
+        ):
             await self._current.replace_control(wanted.control)
             self.running = wanted
             return
@@ -184,7 +189,7 @@ class Machine:
 
 
 class Processes:
-    """One generation of child processes.
+    """One generation of child processes. `files` are those that the workers have read.
 
     :param settings: with port numbers.
     :param taken: the names of the workers that drain meanwhile.
@@ -206,6 +211,7 @@ class Processes:
         from keyfront.fleet.remote import is_enrolled
 
         workers = settings.supervision.workers
+        self.files = files_of(settings.worker)
         self._supervision = settings.supervision
         self._log = settings.logs
         self._listeners = listeners
@@ -404,6 +410,19 @@ class Processes:
     def _command(self, name: str, settings: msgspec.Struct) -> list[str]:
         arguments = [msgspec.json.encode(each).decode() for each in (settings, self._log)]
         return [sys.executable, "-m", "keyfront", name, *arguments]
+
+
+def files_of(edge: WorkerSettings) -> tuple[tuple[int, ...], ...]:
+    """The identities of the files that a worker reads only when it starts."""
+    found: list[tuple[int, ...]] = []
+    for path in (edge.edge.ca_file, edge.edge.country_db, edge.edge.shield_secret):
+        try:
+            status = os.stat(path or "")
+        except OSError:
+            found.append(())
+        else:
+            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
 
 
 def _certificate_issuer(settings: UpSettings) -> Callable[[], object] | None:

@@ -4,6 +4,7 @@ shared memory, so a scrape never delays a request of a viewer."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -66,7 +67,8 @@ def main(settings: MetricsSettings) -> None:
     audience = Audience(settings.readers, read_token(settings.token))
 
     def on_ready() -> None:
-        os.write(ready, b"ready\n")
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone: the lifeline ends this process
+            os.write(ready, b"ready\n")
         os.close(ready)
 
     config = uvicorn.Config(

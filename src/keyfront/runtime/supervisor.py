@@ -54,6 +54,29 @@ class Watchdog(msgspec.Struct, frozen=True):
     stuck_after: float
     substitutes: range = range(0)
 
+    async def watch(self, runs: Callable[[], bool], kill: Callable[[str], None]) -> None:
+        """Kill the child when its heartbeats stop.
+
+        :param kill: called with the reason.
+        """
+        if not self.stuck_after:
+            return
+        began = checked = time.monotonic()
+        stood_still = 0.0
+        while runs():
+            await asyncio.sleep(WATCH_INTERVAL)
+            now = time.monotonic()
+            last = max(self.board.last(self.slot), began)
+            if last > checked:
+                stood_still = 0.0
+            elif now - checked > WATCH_INTERVAL + 1:
+                # This process itself was suspended, perhaps with the whole machine: that time does not count.
+                stood_still += now - checked
+            checked = now
+            if now - last - stood_still > self.stuck_after:
+                kill(f"has had no heartbeat for {self.stuck_after:g} seconds")
+                return
+
     def has_substitute(self, now: float) -> bool:
         return any(self.board.accepts(slot, now) for slot in self.substitutes if slot != self.slot)
 
@@ -122,7 +145,9 @@ class Child:
         """The running process, for the program that takes over this one's children; None if there is none."""
         if self._process is None or self._process.returncode is not None or self._lifeline < 0:
             return None
-        return HandedChild(self.name, self.pid, self._lifeline, self.exit_timeout)
+        watchdog = self._watchdog
+        slot, stuck_after = (-1, 0.0) if watchdog is None else (watchdog.slot, watchdog.stuck_after)
+        return HandedChild(self.name, self.pid, self._lifeline, self.exit_timeout, slot, stuck_after)
 
     def _is_stopping(self) -> bool:
         return self._stopping
@@ -233,24 +258,8 @@ class Child:
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         """Kill the process when its heartbeats stop."""
-        if self._watchdog is None or not self._watchdog.stuck_after:
-            return
-        board, slot, limit = self._watchdog.board, self._watchdog.slot, self._watchdog.stuck_after
-        began = checked = time.monotonic()
-        stood_still = 0.0
-        while process.returncode is None:
-            await asyncio.sleep(WATCH_INTERVAL)
-            now = time.monotonic()
-            last = max(board.last(slot), began)
-            if last > checked:
-                stood_still = 0.0
-            elif now - checked > WATCH_INTERVAL + 1:
-                # This process itself was suspended, perhaps with the whole machine: that time does not count.
-                stood_still += now - checked
-            checked = now
-            if now - last - stood_still > limit:
-                self._kill(f"has had no heartbeat for {limit:g} seconds")
-                return
+        if self._watchdog is not None:
+            await self._watchdog.watch(lambda: process.returncode is None, self._kill)
 
     def _kill(self, why: str) -> None:
         self._killed = True

@@ -26,7 +26,7 @@ from keyfront.custody.default_paths import Installation, own_custody
 from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.runtime.adopted import AdoptedProcesses
 from keyfront.runtime.data_format import claim
-from keyfront.runtime.handover import HANDOVER, HandedListeners, Handover, set_inheritable, taken
+from keyfront.runtime.handover import HANDOVER, HandedListeners, Handover, offered, release, set_inheritable
 from keyfront.runtime.installation import local_url, url_host, write_installation
 from keyfront.runtime.log_delivery import LogDelivery
 from keyfront.runtime.machine import Machine, edge_prefix, remove_old_reports
@@ -79,11 +79,12 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
     from keyfront.fleet.file_feed import FileFeed
 
     folder = given.data
-    handover = taken(os.environ, HANDOVER)
+    handover = offered(os.environ, HANDOVER)
     with contextlib.ExitStack() as held:
         # `Requests` unblocks them. Until then, SIGHUP and SIGUSR2 would end the process.
         _block_signals()
-        held.callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
+        if handover is None:  # otherwise, they stay blocked for a caretaker
+            held.callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         listeners = held.enter_context(contextlib.closing(Listeners()))
         if handover is None:
             lock = lock_data_folder(folder, f"another keyfront uses the data folder {folder}")
@@ -102,8 +103,8 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
             ReservedPorts(listeners.holds, handover.ports if handover is not None else ())
         )
         running = reserve_ports(given, ports)
-        requests = Requests()
         raise_open_files()
+        requests = Requests()
         adopted = None
         if handover is None:
             check_sockets(listeners.given, ports.addresses)
@@ -121,6 +122,8 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
             from keyfront.runtime.local_authority import keep_covered
 
             background.append(asyncio.create_task(keep_covered(lambda: machine.running)))
+        if handover is not None:
+            release(os.environ, HANDOVER)
         try:
             if handover is None:
                 if not await until(requests.stop, machine.start()):
