@@ -402,10 +402,14 @@ async def test_too_many_workers_counters_or_renewals_are_refused(fleet: Fleet) -
     names = [f"w{n}" for n in range(300)]
     large = [messages.WorkerReport(f"w{n}", 1, "", b"1" * 3_000_000) for n in range(3)]
     strange = [messages.Status(["w\x1b[2J"])]
+    labels = msgspec.json.encode({"series": [("requests", (f"E{n}", "", "", ""), (1,)) for n in range(5000)]})
+    flood = messages.WorkerReport("w1", 1, "", labels)
     renewals = [messages.Renew(authority.request(authority.new_key()))] * 2
     for several in (
         strange,
         renewals,
+        [messages.Status(["w1"], [flood])],
+        [messages.Ended("e1", 1.0, flood)],
         [messages.Status(names)],
         [messages.Status(names[:9], [one]) for one in large],
     ):

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from keyfront.errors import SettingsError
+from keyfront.fleet.counter_bounds import check_counters
 from keyfront.fleet.feed import STALE, Report
 from keyfront.fleet.remote import messages
 from keyfront.fleet.remote.identity import Identity, Seen
@@ -59,7 +60,7 @@ class ReportingEdge:
     def update(self, message: messages.Status, now: float) -> None:
         """Take in the reports of its workers, at `now` (epoch seconds).
 
-        :raises SettingsError: if they are more or larger than allowed.
+        :raises SettingsError: if they are more or larger than allowed, or their counters are not an honest edge's.
         """
         alive = set(message.alive)
         if len(alive) > MAX_WORKERS or not all(map(NAME.fullmatch, alive)):
@@ -70,6 +71,8 @@ class ReportingEdge:
             raise SettingsError("its reports are too large")
         for name, one in known.items():
             before = self.workers.get(name)
+            if before is None or before.counters != one.counters:
+                check_counters(one.counters)
             if one.refused and (before is None or before.refused != one.refused):
                 log.warning(
                     "edge %s/%s uses snapshot %s and refused another: %s",
@@ -81,12 +84,16 @@ class ReportingEdge:
         self.workers, self.at = known, now
 
     def add_ended(self, message: messages.Ended) -> None:
-        """Keep the last report of a worker that has exited, unless there are too many: then it is sent again."""
+        """Keep the last report of a worker that has exited, unless there are too many: then it is sent again.
+
+        :raises SettingsError: if its counters are not an honest edge's.
+        """
         if not self.ended:
             self.ended_size = 0
         size = len(message.report.counters)
         if len(self.ended) >= MAX_ENDED or self.ended_size + size > MAX_COUNTERS:
             return
+        check_counters(message.report.counters)
         self.ended_size += size
         self.ended[message.id] = self.report(message.report, message.at)
 
