@@ -298,7 +298,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writer.resume()
-        self._start_next()
+        if self._task is None:
+            self._start_next()
 
     # -- flow control: see `request_body.FlowControl` ----------------------------------------------------------------
 
@@ -378,13 +379,14 @@ class Connection(asyncio.Protocol):
         self._parser.head_since = (
             self._time()
         )  # a head may have started to arrive during a response that took its time
-        while self._queue and self._task is None and self._writer.writable:
-            request, keep_alive, body = self._queue.popleft()
+        queue = self._queue
+        while queue and self._task is None and self._writer.writable:
+            request, keep_alive, body = queue.popleft()
             self._queued_bytes -= request.wire_bytes
             self._start(request, keep_alive, body)
-        if len(self._queue) < MAX_QUEUE and self._queued_bytes < MAX_QUEUE_BYTES:
+        if self._paused_for and len(queue) < MAX_QUEUE and self._queued_bytes < MAX_QUEUE_BYTES:
             self.resume_reading("queue")
-        if self._task is None and not self._queue:
+        if self._task is None and not queue:
             if self._refusal:
                 self._write_refusal()
             elif self._eof or self._shared.draining:

@@ -239,12 +239,13 @@ class ResponseWriter:
     def pause(self) -> None:
         """The transport has no room."""
         self.writable = False
-        self.touch()
+        self._progress = self._time()
 
     def resume(self) -> None:
         """The transport has room again."""
         self.writable = True
-        self._wake()
+        if self._room is not None:
+            self._wake()
 
     def close(self) -> None:
         """Allow no further writes, and wake up all tasks that wait for room."""
