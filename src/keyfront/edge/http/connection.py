@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import struct
 from collections import deque
+from functools import partial
 from time import perf_counter
 from typing import Final, cast
 
@@ -38,7 +37,7 @@ from keyfront.edge.http.request_body import Body
 from keyfront.edge.http.request_parser import BETWEEN, BLANK_LINES, HEAD, RequestParser
 from keyfront.edge.http.request_target import MAX_TARGET, in_origin_form
 from keyfront.edge.http.response_writer import ResponseWriter
-from keyfront.edge.http.shared import Shared, broken_off
+from keyfront.edge.http.shared import HUNG_UP, Response, Shared, abort_by_reset
 from keyfront.edge.http.trusted_proxies import address_of
 from keyfront.edge.limits.rates import Floor
 from keyfront.edge.net.tunnel import LINGER, Tunnel
@@ -71,7 +70,6 @@ class Connection(asyncio.Protocol):
         "_handler",
         "_last_accepted",
         "_last_data",
-        "_limit",
         "_parser",
         "_paused_for",
         "_peer_ip",
@@ -88,6 +86,7 @@ class Connection(asyncio.Protocol):
         "_trusted",
         "_upload_floor",
         "_writer",
+        "limit",
         "tunnel",
     )
 
@@ -113,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._paused_for: set[str] = set()  # the reasons not to read
         self._refusal = ""  # how the connection ends once everything before it is answered
         self._eof = False  # the viewer has closed its half
-        self._limit = ""  # the limit for which the connection was aborted
+        self.limit = ""  # the limit for which the connection was aborted
         self._upload_floor = Floor()
         self._received = False  # whether a packet has arrived on the fast path since the last check
         self._last_data = 0.0
@@ -187,7 +186,7 @@ class Connection(asyncio.Protocol):
         name = self._shared.proxies.counted_as(address)
         limit = viewers.connections.enter(name)
         if limit:
-            self._report(limit)
+            self.report(limit)
             return False
         self._counted_as = name
         return True
@@ -199,9 +198,9 @@ class Connection(asyncio.Protocol):
             viewers.connections.leave(name)
 
     def late(self) -> None:
-        self._report("slow_handshake")
+        self.report("slow_handshake")
 
-    def _report(self, limit: str) -> None:
+    def report(self, limit: str) -> None:
         """Count and log that the viewer has reached a limit."""
         self._shared.edge.reached.add(limit, self._peer_ip, self._time())
 
@@ -401,70 +400,30 @@ class Connection(asyncio.Protocol):
 
     async def _respond(self, exchange: Exchange, keep_alive: bool, body: Body | None) -> None:
         """Answer one request that needs more than a memory lookup, up to the end of its response, and log it."""
-        viewers, counted_as = self._shared.viewers, None
-        reply: Reply | None = None
-        detail = ""
-        started = False
+        response = Response(self._shared, self, exchange, body, partial(self._break_off, exchange))
         try:
-            limit = ""
-            if viewers is not None and not exchange.health_check:
-                counted_as = self._shared.proxies.counted_as(exchange.request.client_ip)
-                limit = viewers.requests.enter(counted_as)
-            if limit:
-                counted_as = None
-                self._report(limit)
-                reply = respond.dated(error_pages.limited(limit, exchange.request_id), exchange.now)
-            else:
-                reply = await self._reply(exchange)
-            if reply is None:
-                detail = "ClientHungUpRequest"
-                return
-            if (body is not None and not body.ended) or self._shared.draining:
-                keep_alive = False
-            if reply.upstream is not None:
-                if await self._switch(exchange, reply, reply.upstream):
-                    started, detail = True, reply.detail
+            async with response:
+                reply = response.reply = response.refusal() or await self._reply(exchange)
+                if reply is None:
                     return
-                failure = OriginFailure("OriginCommError", 502, "closed by the origin behind its 101")
-                exchange.explanation = failure.detail
-                reply = respond.dated(error_pages.origin_failed(failure, exchange.request_id), exchange.now)
-            if exchange.request.upgrade == WEBSOCKET:
-                keep_alive = self._parser.resume() and keep_alive
-            started = True
-            keep_alive = await self._writer.write(exchange, reply, keep_alive=keep_alive)
-            detail = reply.detail
-        except (ConnectionResetError, ConnectionAbortedError) as error:
-            clear_traceback(error)
-            detail = "ClientHungUpRequest"
-        except asyncio.CancelledError:
-            detail = "ClientHungUpRequest"
-            raise
-        except Exception as error:
-            detail = self._break_off(exchange, reply, error)
+                if (body is not None and not body.ended) or self._shared.draining:
+                    keep_alive = False
+                if reply.upstream is not None:
+                    if await self._switch(exchange, reply, reply.upstream):
+                        return
+                    failure = OriginFailure("OriginCommError", 502, "closed by the origin behind its 101")
+                    exchange.explanation = failure.detail
+                    reply = error_pages.origin_failed(failure, exchange.request_id)
+                    reply = response.reply = respond.dated(reply, exchange.now)
+                if exchange.request.upgrade == WEBSOCKET:
+                    keep_alive = self._parser.resume() and keep_alive
+                keep_alive = await self._writer.write(exchange, reply, keep_alive=keep_alive)
         finally:
             self._task = None
-            if viewers is not None and counted_as is not None:
-                viewers.requests.leave(counted_as)
-            if reply is not None:
-                close = getattr(reply.body, "aclose", None)
-                if close is not None:
-                    await close()
-                if reply.upstream is not None:
-                    reply.upstream.end()
-            if body is not None:
-                exchange.received = body.total
-            self._handler.log_access(
-                exchange,
-                reply.status if reply is not None and (started or self.tunnel is not None) else 0,
-                exchange.sent,
-                reply.x_cache if reply is not None else "Error",
-                detail,
-                self._limit or (reply.reason if reply is not None else ""),
-            )
             if self.tunnel is not None:
                 self.connection_lost(None)
             elif self._state < LINGERING:
-                if not keep_alive or detail == "ClientHungUpRequest":
+                if not keep_alive or response.detail == HUNG_UP:
                     self._finish(body)
                 else:
                     if body is not None:
@@ -493,17 +452,14 @@ class Connection(asyncio.Protocol):
         finally:
             exchange.interim = None
 
-    def _break_off(self, exchange: Exchange, reply: Reply | None, error: Exception) -> str:
+    def _break_off(self, exchange: Exchange, reply: Reply | None) -> None:
         """End the connection in the middle of a response: the only honest end if the rest of a body is missing. If the
-        viewer can see that something is missing, what was already sent still arrives, including earlier responses.
-        Returns the detail for the log."""
-        detail = broken_off(exchange, reply, error)
+        viewer can see that something is missing, what was already sent still arrives, including earlier responses."""
         if exchange.request.version == "1.0" and (reply is None or reply.length is None):
             self._reset()
         else:
             self._queue.clear()
             self._linger()
-        return detail
 
     async def _switch(self, exchange: Exchange, reply: Reply, upstream: Upstream) -> bool:
         """Run a WebSocket, from its 101 to its end. Returns False if the origin left before the viewer got the 101.
@@ -604,8 +560,8 @@ class Connection(asyncio.Protocol):
         """End the connection of a viewer that is too slow. With `reset`, send an RST: a viewer that does not read would
         never see an orderly close, and the kernel would hold all pending data for it."""
         if self._state is not CLOSED:
-            self._limit = limit
-            self._report(limit)
+            self.limit = limit
+            self.report(limit)
         if reset:
             self._reset()
         else:
@@ -613,9 +569,7 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         """End the connection so that the viewer cannot mistake it for an orderly end: RST instead of FIN."""
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None and not self._transport.is_closing():
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        abort_by_reset(self._transport)
         self.abort()
 
     def check(self, now: float) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import struct
 from functools import partial
 from time import perf_counter
 from typing import Final, cast
@@ -28,7 +26,7 @@ from keyfront.edge.http.http2_session import (
     Stream,
 )
 from keyfront.edge.http.request_body import Body
-from keyfront.edge.http.shared import Shared, broken_off
+from keyfront.edge.http.shared import Response, Shared, abort_by_reset
 from keyfront.edge.limits.rates import Floor
 from keyfront.edge.rules import error_pages, respond
 from keyfront.edge.semantics.fields import HOP_BY_HOP
@@ -37,7 +35,6 @@ from keyfront.edge.serving.fast_path import CachedHeaderBlock, Caller
 from keyfront.edge.types.files import FileRange
 from keyfront.edge.types.messages import Headers, Reply, Request
 from keyfront.edge.types.stored import Stored
-from keyfront.errors import clear_traceback
 
 logger = logging.getLogger("keyfront.edge")
 
@@ -113,7 +110,7 @@ class Http2Connection(asyncio.Protocol):
         self._taken = 0  # bytes that the viewer had accepted at the last check
         self._stalled = 0.0  # since when it accepts nothing, although something is waiting
         self._head_since = 0.0
-        self._limit = ""
+        self.limit = ""
 
     # -- the transport's side ------------------------------------------------------------------------------------------
 
@@ -142,7 +139,7 @@ class Http2Connection(asyncio.Protocol):
             self._session.receive(data)
         except ConnectionFault as fault:
             if fault.code == ENHANCE_YOUR_CALM:
-                self._report("http2_flood")
+                self.report("http2_flood")
             self._end(fault.code)
         except Exception:
             logger.exception("a request could not be handled")
@@ -330,52 +327,21 @@ class Http2Connection(asyncio.Protocol):
 
     async def _respond(self, stream: Stream, exchange: Exchange) -> None:
         """Answer one request that needs more than a memory lookup, up to the end of its response, and log it."""
-        viewers, counted_as = self._shared.viewers, None
-        reply: Reply | None = None
-        detail, started = "", False
+        session, body = self._session, self._bodies.get(stream.id)
+        response = Response(
+            self._shared, self, exchange, body, lambda _: session.reset(stream, INTERNAL_ERROR)
+        )
         try:
-            limit = ""
-            if viewers is not None and not exchange.health_check:
-                counted_as = self._shared.proxies.counted_as(exchange.request.client_ip)
-                limit = viewers.requests.enter(counted_as)
-            if limit:
-                counted_as = None
-                self._report(limit)
-                reply = respond.dated(error_pages.limited(limit, exchange.request_id), exchange.now)
-            else:
-                reply = await self._reply(stream, exchange)
-            started = True
-            await self._write(stream, exchange, reply)
-            detail = reply.detail
-        except (ConnectionResetError, ConnectionAbortedError) as error:
-            clear_traceback(error)
-            detail = "ClientHungUpRequest"
-        except asyncio.CancelledError:
-            detail = "ClientHungUpRequest"
-            raise
-        except Exception as error:
-            detail = self._break_off(stream, exchange, reply, error)
+            async with response:
+                response.reply = response.refusal() or await self._reply(stream, exchange)
+                await self._write(stream, exchange, response.reply)
         finally:
             self._tasks.pop(stream.id, None)
             self._bodies.pop(stream.id, None)
-            if viewers is not None and counted_as is not None:
-                viewers.requests.leave(counted_as)
-            if reply is not None:
-                close = getattr(reply.body, "aclose", None)
-                if close is not None:
-                    await close()
-            self._handler.log_access(
-                exchange,
-                reply.status if reply is not None and started else 0,
-                exchange.sent,
-                reply.x_cache if reply is not None else "Error",
-                detail,
-                self._limit or (reply.reason if reply is not None else ""),
-            )
-            self._session.finished(stream)
+            session.finished(stream)
             self._active = self._time()
             self._flush()
-            if self._session.closing and not self._tasks:
+            if session.closing and not self._tasks:
                 self._transport.close()
 
     async def _reply(self, stream: Stream, exchange: Exchange) -> Reply:
@@ -450,15 +416,9 @@ class Http2Connection(asyncio.Protocol):
         finally:
             self._waiting.discard(waiter)
 
-    def _break_off(self, stream: Stream, exchange: Exchange, reply: Reply | None, error: Exception) -> str:
-        """Reset the stream in the middle of its response. Returns the detail for the log."""
-        detail = broken_off(exchange, reply, error)
-        self._session.reset(stream, INTERNAL_ERROR)
-        return detail
-
     # -- ends ----------------------------------------------------------------------------------------------------------
 
-    def _report(self, limit: str) -> None:
+    def report(self, limit: str) -> None:
         self._shared.edge.reached.add(limit, self._caller.address, self._time())
 
     def _end(self, code: int) -> None:
@@ -491,11 +451,9 @@ class Http2Connection(asyncio.Protocol):
 
     def _cut(self, limit: str) -> None:
         """End the connection of a viewer that is too slow, by RST: it would never see an orderly close."""
-        self._limit = limit
-        self._report(limit)
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None and not self._transport.is_closing():
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.limit = limit
+        self.report(limit)
+        abort_by_reset(self._transport)
         self.abort()
 
     def check(self, now: float) -> None:
@@ -543,7 +501,7 @@ class Http2Connection(asyncio.Protocol):
         elif body.floor.slow(now, body.total, limits.rate, limits.body):
             limit = "slow_upload"
         if limit:
-            self._report(limit)
+            self.report(limit)
             self._session.reset(stream, CANCEL)
             self.gone(stream)
             self._flush()
