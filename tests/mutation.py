@@ -52,9 +52,10 @@ CORE = (
 OPERATORS = re.compile(
     r"core/(AddNot|NumberReplacer|Replace(AndWithOr|OrWithAnd|TrueWithFalse|FalseWithTrue)|ReplaceContinueWithBreak"
     r"|ReplaceBreakWithContinue|ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Mod_Add)"
-    r"|ReplaceComparisonOperator_(?!Is_Eq|Eq_Is|IsNot_NotEq|NotEq_IsNot).*)"
+    r"|ReplaceComparisonOperator_(Is_IsNot|IsNot_Is|(Eq|NotEq|[LG]tE?)_(Eq|NotEq|[LG]tE?)))"
 )
-"""Those whose changes are seldom without any effect, as `==` for `is` would be."""
+"""Those whose changes are valid Python, and seldom without any effect: no `==` in place of `is`, no `is` in place of an
+order."""
 LEAST = 0.9
 """What part of the sample must be noticed."""
 BUDGET = 20.0

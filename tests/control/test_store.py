@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 import sqlalchemy as sa
 
 from keyfront.control.audit import records as audit
-from keyfront.control.store.config_json import dumps, loads
 from keyfront.control.store.database import Sqlite
 from keyfront.control.store.rows import AuditIndex, AuditRow, Row
 from keyfront.control.store.store import Store
@@ -223,24 +221,6 @@ def test_a_writer_that_does_not_end_is_an_error_and_not_a_hang(tmp_path: Path, m
         assert transaction.get("PublicKey", "a") is not None
     first.close()
     second.close()
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {},
-        {"a": [1, 2.5, "x", None, True, {"b": []}]},
-        {"blob": b"\x00\xff", "deep": [{"when": datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)}]},
-        {"text": '"$bytes"'},
-    ],
-)
-def test_json_keeps_what_configs_hold(value: Any) -> None:
-    assert loads(dumps(value)) == value
-
-
-def test_json_refuses_what_no_config_holds() -> None:
-    with pytest.raises(TypeError, match="object"):
-        dumps({"a": object()})
 
 
 WRITER = """

@@ -549,6 +549,7 @@ def test_accept_encoding_is_normalised(
 def test_several_accept_encoding_lines_are_one() -> None:
     asked = request([(b"accept-encoding", b"gzip"), (b"accept-encoding", b"br")])
     assert sent(asked, BOTH)[b"accept-encoding"] == [b"br,gzip"]
+    assert key_suffix(BOTH, asked, "") == "\ne7:br,gzip"
 
 
 # -- CloudFront-* headers (§5.15) ----------------------------------------------------------------------------
@@ -583,6 +584,12 @@ def test_cloudfront_headers_are_made_if_listed(name: str, expected: bytes | None
         client_port=4711,
     )
     assert sent(asked, of).get(name.encode()) == ([expected] if expected is not None else None)
+
+
+def test_the_version_that_a_viewer_speaks_has_two_parts() -> None:
+    name = "cloudfront-viewer-http-version"
+    for version, expected in (("1.0", b"1.0"), ("2", b"2.0")):
+        assert sent(request(version=version), keyed_on(name))[name.encode()] == [expected]
 
 
 def test_an_unknown_country_is_not_forwarded() -> None:

@@ -452,6 +452,7 @@ def test_the_boundary_is_the_same_each_time_and_in_no_part() -> None:
     first, again = (answer(asked, stored(), plain_body, NOW + n) for n in (0, 9))
     assert first.body == again.body
     boundary = (header(first, b"content-type") or b"").partition(b"boundary=")[2]
+    assert len(boundary) == 32, "128 bits"
     hostile = plain_body[:60] + b"\r\n--" + boundary + b"--\r\n" + plain_body[60:]
     hostile = hostile[: len(plain_body)]
     reply = answer(asked, stored(), hostile, NOW)
@@ -708,6 +709,7 @@ def test_a_limit_has_a_result_type_of_its_own() -> None:
         ("a.test:80", None, b"https://a.test/a"),
         ("a.test:8080", 443, b"https://a.test/a"),
         ("a.test:8080", 8443, b"https://a.test:8443/a"),
+        ("a.test:8080", 44, b"https://a.test:44/a"),
         ("a.test", 8443, b"https://a.test/a"),
     ],
 )

@@ -175,6 +175,17 @@ TABLE: dict[str, tuple[Facts, str]] = {
         facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), out="K2", foreign=5),
         "has drained, and stays because no other key of the group signs",
     ),
+    "has drained, and the key that signs is gone": (
+        facts(
+            entry(1, DRAINING, drain_until=NOW),
+            entry(2, SIGNING),
+            entry(3, CREATED),
+            out="K2",
+            unknown="K2",
+            status="InProgress",
+        ),
+        "! p-1 (K1) has drained, and stays because no other key of the group signs",
+    ),
     "released, the only one": (
         facts(
             entry(1, DRAINING, drain_until=NOW - 300, leaving=NOW - 300), entry(2, CREATED), out="K2", held={}
