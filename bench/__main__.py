@@ -18,6 +18,7 @@ SUITES = {
     "http2": "bench.http2",
     "fleet": "bench.fleet",
     "instructions": "bench.instructions",
+    "observability": "bench.observability",
     "logs": "bench.logs",
 }
 

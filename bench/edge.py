@@ -159,8 +159,18 @@ def logging_peers(folder: Path) -> Path:
 
 
 def keyfront(
-    folder: Path, port: int, cores: set[int], name: str = "edge-1", tls: TlsSettings | None = None
+    folder: Path,
+    port: int,
+    cores: set[int],
+    name: str = "edge-1",
+    tls: TlsSettings | None = None,
+    *,
+    standard_log: bool = False,
+    shown: str = "keyfront",
 ) -> contextlib.AbstractContextManager[Server]:
+    """:param standard_log: whether the distribution has a standard log, with cookies.
+    :param shown: the name in the table.
+    """
     origin = Origin("o", "127.0.0.1", http_port=ORIGIN_PORT)
     query = Select("all")
     snapshot = Snapshot(
@@ -178,6 +188,8 @@ def keyfront(
                     Behavior("/o/*", "o", restricted=True, trusted_key_groups=("g",)),
                     Behavior("*", "o", key_query=query, forward_query=query),
                 ),
+                log_bucket="logs.s3.amazonaws.com" if standard_log else "",
+                log_cookies=standard_log,
             ),
         ),
     )
@@ -188,7 +200,7 @@ def keyfront(
         "run_worker(msgspec.json.decode(sys.argv[1], type=WorkerSettings), lambda: None)"
     )
     argv = [sys.executable, "-c", code, msgspec.json.encode(settings).decode()]
-    return running("keyfront", argv, port if tls is None else tls.port, cores)
+    return running(shown, argv, port if tls is None else tls.port, cores)
 
 
 def checkout(root: Path, folder: Path, port: int) -> contextlib.AbstractContextManager[Server]:

@@ -40,15 +40,25 @@ def running(name, argv, port, cores, **_):
     os.execvp("valgrind", [*count, "--log-file=" + sys.argv[3], *argv])
 
 edge.running = running
-edge.keyfront(Path(sys.argv[1]), int(sys.argv[2]), set())
+edge.keyfront(Path(sys.argv[1]), int(sys.argv[2]), set()%s)
 """
 
 
-def count(root: Path, case: Case, requests: int) -> int:
-    """Instructions that the edge of the checkout at `root` executes from its start to its end."""
+def count(root: Path, case: Case, requests: int, options: str = "") -> int:
+    """Instructions that the edge of the checkout at `root` executes from its start to its end.
+
+    :param options: further arguments of `edge.keyfront`, with a comma before each.
+    """
     with tempfile.TemporaryDirectory(prefix="keyfront-bench-") as folder:
         log = Path(folder) / "valgrind.log"
-        argv = [str(root / ".venv" / "bin" / "python"), "-c", CHILD, folder, str(OUR_PORT), str(log)]
+        argv = [
+            str(root / ".venv" / "bin" / "python"),
+            "-c",
+            CHILD % options,
+            folder,
+            str(OUR_PORT),
+            str(log),
+        ]
         environment = dict(os.environ, BENCH_VAR=str(VAR), PYTHONHASHSEED="0")
         server = subprocess.Popen(argv, cwd=root, env=environment)
         try:
