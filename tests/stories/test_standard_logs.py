@@ -63,7 +63,7 @@ class Place:
     def lines(self) -> list[dict[str, str]]:
         """The records in all files of the folder."""
         found = []
-        for path in (self.up.data / "logs" / "delivered" / "media-logs" / "cdn").iterdir():
+        for path in (self.up.data / "logs" / "delivered" / "media-logs" / "cdn").glob("[!.]*"):
             version, fields, *lines = gzip.decompress(path.read_bytes()).decode("ascii").splitlines()
             assert version == "#Version: 1.0"
             assert fields == f"#Fields: {' '.join(LEGACY)}"
@@ -194,7 +194,7 @@ def test_goaccess_reads_it(place: Place, tmp_path: Path) -> None:
     place.up.until(lambda: any(line["cs-uri-stem"] == "/g" for line in place.lines()))
     log = tmp_path / "log"
     folder = place.up.data / "logs" / "delivered" / "media-logs" / "cdn"
-    log.write_bytes(b"".join([gzip.decompress(path.read_bytes()) for path in folder.iterdir()]))
+    log.write_bytes(b"".join([gzip.decompress(path.read_bytes()) for path in folder.glob("[!.]*")]))
     invalid = tmp_path / "invalid"
     command = [goaccess, str(log), "--log-format=CLOUDFRONT", "-o", "json", "--no-global-config"]
     done = subprocess.run(
@@ -229,3 +229,15 @@ def test_every_record_is_delivered_once_whatever_happens(place: Place) -> None:
     assert list(objects[0]) == FIELDS
     assert {line["kf-verdict"] for line in objects} >= {"-", "allowed", "refused"}
     assert all(line["connection-id"] != "-" for line in objects)
+
+
+def test_it_goes_on_after_a_restart(place: Place) -> None:
+    place.up.until(lambda: place.deliverer() != 0)
+    before = place.deliverer()
+    os.kill(place.up.pid, signal.SIGUSR2)
+    place.up.until(lambda: has_exited(before))
+    place.up.until(lambda: sum("keyfront ready" in line for line in place.up.log) == 2)
+    answer = place.up.get(place.host, "/after")
+    place.up.until(lambda: any(line["cs-uri-stem"] == "/after" for line in place.lines()))
+    assert answer.status == 200
+    assert not Path(f"/proc/{before}").exists()  # nor is it a zombie

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,18 +34,27 @@ class LogDelivery:
         self._running = running
         self._child: Child | None = None
         self._with: tuple[object, LogSettings] | None = None
+        self._lock = asyncio.Lock()
 
     async def run(self) -> None:
         """Run until canceled. The process then still runs: see `stop`."""
         from keyfront.edge.logs.delivery import has_work
 
         while True:
-            settings = self._running()
-            if self._child is not None and self._with != (settings.delivery, settings.logs):
-                await self.stop()
-            if self._child is None and has_work(settings.data):
-                await self._start(settings)
+            async with self._lock:
+                settings = self._running()
+                if self._child is not None and self._with != (settings.delivery, settings.logs):
+                    await self.stop()
+                if self._child is None and has_work(settings.data):
+                    await self._start(settings)
             await asyncio.sleep(INTERVAL)
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Within the context, the process does not run."""
+        async with self._lock:
+            await self.stop()
+            yield
 
     async def _start(self, settings: UpSettings) -> None:
         assert settings.delivery is not None  # noqa: S101 - `keyfront up` always has them

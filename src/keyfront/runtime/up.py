@@ -112,8 +112,8 @@ async def run_up(given: UpSettings, reread: Callable[[], UpSettings], command: S
         else:
             adopted = AdoptedProcesses(handover.processes, requests.reload.set)
         machine = Machine(running, listeners, adopted)
-        service = _Service(given, machine, requests, _Inventory(lock, ports, listeners))
         delivery = LogDelivery(lambda: machine.running)
+        service = _Service(given, machine, requests, _Inventory(lock, ports, listeners), delivery)
         background = [
             asyncio.create_task(stay_alive(watchdog_interval(os.environ, os.getpid()))),
             asyncio.create_task(delivery.run()),
@@ -203,12 +203,18 @@ class _Service:
     """Performs reloads and restarts while the machine serves."""
 
     def __init__(
-        self, given: UpSettings, machine: Machine, requests: Requests, inventory: _Inventory
+        self,
+        given: UpSettings,
+        machine: Machine,
+        requests: Requests,
+        inventory: _Inventory,
+        delivery: LogDelivery,
     ) -> None:
         self._given = given
         self._machine = machine
         self._requests = requests
         self._inventory = inventory
+        self._delivery = delivery
 
     async def serve(self, reread: Callable[[], UpSettings], command: Sequence[str]) -> None:
         """Reload or restart whenever that is requested, until Keyfront is to stop."""
@@ -257,7 +263,7 @@ class _Service:
         try:
             if not await until(stop, trial(command, self._handover(began))):
                 return False
-            async with signals_blocked():
+            async with self._delivery.paused(), signals_blocked():
                 if not stop.is_set():
                     # Whatever was requested until now, the new program does by starting.
                     execute(command, self._handover(time.monotonic()))
