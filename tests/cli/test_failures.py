@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,6 +16,7 @@ from keyfront.cli.main import COMMANDS, PROCESSES, LazyGroup, failure_text, keyf
 from keyfront.control.identity.credentials import load
 from keyfront.control.store.store import Store
 from keyfront.errors import KeyfrontError
+from tests.rows import rows
 
 KEY = Path(__file__).parents[1] / "vectors" / "keys" / "rsa.pem"
 
@@ -181,30 +182,34 @@ def a_damaged_record(folder: Path) -> Path:
     return data
 
 
-@pytest.mark.parametrize("command", INSTALLED)
-@pytest.mark.parametrize("make", [a_file, below_a_file, a_loop, too_long, a_damaged_record])
-def test_a_data_folder_that_is_none(make: Callable[[Path], Path], command: str, tmp_path: Path) -> None:
-    failed(command, "--data", str(make(tmp_path)))
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    made: Path = request.param(tmp_path)
+    return made
 
 
-@pytest.mark.parametrize("command", [each for each in INSTALLED if not each.startswith("up ")])
+@pytest.mark.parametrize("place", [a_file, below_a_file, a_loop, too_long, a_damaged_record], indirect=True)
+@rows("command", INSTALLED)
+def test_a_data_folder_that_is_none(place: Path, command: str) -> None:
+    failed(command, "--data", str(place))
+
+
+@rows("command", [each for each in INSTALLED if not each.startswith("up ")])
 def test_a_data_folder_where_nothing_was_started(command: str, tmp_path: Path) -> None:
     why = failed(command, "--data", str(nothing(tmp_path)))
     assert "keyfront up --data" in why or command.startswith("store copy"), why
     assert not nothing(tmp_path).exists(), "no command creates what it does not find"
 
 
-@pytest.mark.parametrize("command", CALLING)
+@rows("command", CALLING)
 def test_no_keyfront_and_no_amazon(command: str) -> None:
     assert "--aws" in failed(command)
 
 
-@pytest.mark.parametrize("command", CALLING)
-@pytest.mark.parametrize("make", [nothing, a_file, a_loop, too_long, a_damaged_record])
-def test_an_account_whose_data_folder_is_none(
-    make: Callable[[Path], Path], command: str, tmp_path: Path
-) -> None:
-    failed(command, "--data", str(make(tmp_path)))
+@pytest.mark.parametrize("place", [nothing, a_file, a_loop, too_long, a_damaged_record], indirect=True)
+@rows("command", CALLING)
+def test_an_account_whose_data_folder_is_none(place: Path, command: str) -> None:
+    failed(command, "--data", str(place))
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import pytest
 
 from keyfront.cli.main import keyfront
+from tests.rows import rows
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -62,7 +62,7 @@ def test_there_are_many() -> None:
     assert len(COMMANDS) > 80
 
 
-@pytest.mark.parametrize(("page", "line"), COMMANDS)
+@rows(("page", "line"), COMMANDS)
 def test_a_command_of_a_page_meets_the_command_line(page: str, line: str) -> None:
     rest = words(line)[1:]
     command: click.Command = keyfront

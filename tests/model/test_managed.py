@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-import pytest
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
@@ -40,8 +39,8 @@ def test_names_and_ids_are_unique() -> None:
     assert len({config["Name"] for _, _, config in ALL}) == len(ALL)
 
 
-@pytest.mark.parametrize("cache_policy_id", CACHE_POLICIES)
-@pytest.mark.parametrize("origin_request_policy_id", ["", *ORIGIN_REQUEST_POLICIES])
+@rows("cache_policy_id", CACHE_POLICIES)
+@rows("origin_request_policy_id", ["", *ORIGIN_REQUEST_POLICIES])
 def test_every_pair_compiles(cache_policy_id: str, origin_request_policy_id: str) -> None:
     (one,) = compiled(
         DefaultCacheBehavior=behavior(

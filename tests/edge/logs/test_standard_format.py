@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import msgspec
-import pytest
 
 from keyfront.edge.logs import standard_format
 from keyfront.edge.logs.delivery import render
@@ -95,7 +94,7 @@ def test_every_field_has_a_value_or_none() -> None:
     assert " ".join(LEGACY) == FIELD_NAMES
 
 
-@pytest.mark.parametrize("code", range(256))
+@rows("code", range(256))
 def test_escapes(code: int) -> None:
     """Exactly the bytes and characters that CloudFront escapes."""
     character = chr(code)
