@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 import pytest
 
@@ -11,26 +9,6 @@ from keyfront.fleet.jetstream import head
 from tests.fleet.jetstream.conftest import NatsFleet
 from tests.fleet.remote.harness import until
 from tests.fleet.snapshots import snapshot
-
-
-async def test_snapshots_go_there_and_reports_come_back(fleet: NatsFleet) -> None:
-    control = await fleet.control()
-    machine = await fleet.following(control)
-    for number in (1, 2):
-        control.hub.publish(snapshot(number))
-        await machine.reaches(number)
-    assert machine.snapshot() == snapshot(2)
-    machine.work({"run": "r", "keys": [["K1", "SHA1", "E0", 3]]})
-    await until(
-        lambda: control.reports().get("paris/worker-1") and control.reports()["paris/worker-1"].counters
-    )
-    report = control.reports()["paris/worker-1"]
-    assert (report.number, report.region, report.refused) == (2, "", "")
-    assert report.counters["keys"] == [["K1", "SHA1", "E0", 3]]
-    assert str(report.counters["run"]).endswith(":r")
-    assert report.counters["run"] != "r"
-    (one,) = control.hub.reports(time.time())
-    assert (one.name, one.number, one.counters) == ("paris/worker-1", 2, {})
 
 
 async def test_the_last_report_of_a_worker_is_kept_until_it_is_stored(fleet: NatsFleet) -> None:

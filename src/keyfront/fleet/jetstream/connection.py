@@ -99,6 +99,24 @@ class Connection:
         return Unreachable(f"{what}: {_reason(error)}")
 
 
+class _Client(Client):
+    """A client that does not log in over a connection that should be encrypted and is not: nats-py leaves it to the
+    server whether to encrypt."""
+
+    def __init__(self, *, encrypted: bool) -> None:
+        super().__init__()
+        self._encrypted = encrypted
+
+    def check_encryption(self) -> None:
+        """:raises ConnectionError: if the server should encrypt and does not."""
+        if self._encrypted and not self._server_info.get("tls_required"):
+            raise ConnectionError("the server does not offer TLS")
+
+    def _connect_command(self) -> bytes:
+        self.check_encryption()
+        return super()._connect_command()
+
+
 @contextlib.asynccontextmanager
 async def connected(
     access: NatsAccess, server: str, inbox: str, on_refusal: Callable[[str], None] = lambda _: None
@@ -110,7 +128,8 @@ async def connected(
     :raises Unreachable: if it cannot be made.
     :raises SettingsError: if a file cannot be used.
     """
-    client = Client()
+    context = access.tls(server)
+    client = _Client(encrypted=context is not None)
     made = Connection(client, server, access)
 
     async def on_error(error: Exception) -> None:
@@ -135,10 +154,10 @@ async def connected(
                     ping_interval=PING,
                     max_outstanding_pings=MAX_PINGS,
                     inbox_prefix=inbox,
-                    **_secured(client, access, server),
+                    tls=context,
+                    **access.login(),
                 )
-            if access.tls(server) is not None:
-                _require_tls(client)
+            client.check_encryption()
         except (NatsError, OSError, TimeoutError, ValueError) as error:
             raise Unreachable(_reason(error)) from error
         if client.max_payload < MIN_PAYLOAD:
@@ -153,30 +172,6 @@ async def _close(client: Client) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(CLOSE):
             await client.close()
-
-
-def _secured(client: Client, access: NatsAccess, server: str) -> dict[str, Any]:
-    """The arguments that log in and encrypt. nats-py leaves it to the server whether to encrypt; no password is sent
-    over a connection that should be encrypted and is not."""
-    context, login = access.tls(server), access.login()
-    if context is None:
-        return login
-
-    def checked(value: str) -> Callable[[], str]:
-        def read() -> str:
-            _require_tls(client)
-            return value
-
-        return read
-
-    found = {name: checked(one) if name in ("user", "password") else one for name, one in login.items()}
-    return {"tls": context, **found}
-
-
-def _require_tls(client: Client) -> None:
-    """:raises ConnectionError: if the server does not encrypt."""
-    if not client._server_info.get("tls_required"):
-        raise ConnectionError("the server does not offer TLS")
 
 
 def _reason(error: BaseException) -> str:

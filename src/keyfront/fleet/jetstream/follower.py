@@ -410,12 +410,13 @@ class _Session:
             workers = [sealed.Worker(one.name, one.number, one.refused) for one in live]
             state = (workers, self._good.proof, self._refused[1], self._damaged)
             due = now - sent >= (REVOKED_STATUS if self._is_revoked else STATUS)
+            if not self._is_revoked:
+                await self._count(live, now)  # before the status that names the worker
             if due or (state != last and not self._is_revoked):
                 sent, last = now, state
                 at = self._clock()
                 await self._send(sealed.Status(self._next(), at, software, *state), "status")
             if not self._is_revoked:
-                await self._count(live, now)
                 if due:
                     await self._send_ended(now)
                     self._check_silence(now)

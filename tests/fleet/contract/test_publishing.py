@@ -1,4 +1,4 @@
-"""A control plane whose edges follow over HTTPS: `Deployed`, key usage, and numbers after a restore."""
+"""A control plane whose edges follow over a network: `Deployed`, key usage, and numbers after a restore."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from keyfront.control.store.store import Store
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.regions import Regions
 from tests.control.harness import CALLER
-from tests.fleet.remote.conftest import Fleet
+from tests.fleet.contract.conftest import AnyFleet
+from tests.fleet.jetstream.harness import NatsControl
 from tests.fleet.remote.harness import Control, until
 from tests.keys import rsa_pem
 from tests.up import distribution_config
@@ -23,7 +24,7 @@ ACCOUNT = "000000000000"
 class Plane:
     """A control plane with a store of its own, and the hub of `control`."""
 
-    def __init__(self, fleet: Fleet, name: str, control: Control) -> None:
+    def __init__(self, fleet: AnyFleet, name: str, control: Control | NatsControl) -> None:
         folder = fleet.folder / name
         folder.mkdir()
         self.control = control
@@ -50,12 +51,10 @@ class Plane:
         return published.number
 
 
-async def test_deployed_waits_for_edges_elsewhere_and_their_usage_counts(fleet: Fleet) -> None:
+async def test_deployed_waits_for_edges_elsewhere_and_their_usage_counts(fleet: AnyFleet) -> None:
     control = await fleet.control()
     plane = await asyncio.to_thread(Plane, fleet, "one", control)
-    machine = fleet.machine()
-    await machine.join(control)
-    machine.follow()
+    machine = await fleet.following(control)
     await machine.reaches(plane.number())
     machine.work()
     await until(control.reports)
@@ -84,14 +83,12 @@ async def test_deployed_waits_for_edges_elsewhere_and_their_usage_counts(fleet: 
     assert counted() == 7
 
 
-async def test_a_restored_control_plane_goes_on_above_its_edges(fleet: Fleet) -> None:
+async def test_a_restored_control_plane_goes_on_above_its_edges(fleet: AnyFleet) -> None:
     control = await fleet.control()
     plane = await asyncio.to_thread(Plane, fleet, "one", control)
     for name in ("a", "b", "c"):
         plane.call("CreateDistribution", DistributionConfig=distribution_config(name, 8000, []))
-    machine = fleet.machine()
-    await machine.join(control)
-    machine.follow()
+    machine = await fleet.following(control)
     await machine.reaches(plane.number())
     before = plane.number()
     await machine.stop()
