@@ -193,6 +193,43 @@ def test_counters_never_jump_back_under_load(site: Site) -> None:
     assert counted > 0
 
 
+def test_a_control_plane_with_another_edge(site: Site, tmp_path: Path) -> None:
+    """The other edge has no port of its own, so the control plane shows what it reports; its counters are not mixed
+    with those of the first."""
+    before = site.up.metrics()
+    with Up(tmp_path / "data", feed=site.up.data, workers=1) as other:
+        (name,) = {
+            re.findall(r'edge="([^"]+)"', sample)[0]
+            for sample in site.up.metrics(control=True)
+            if sample.startswith("keyfront_edge_info") and "at-" in sample
+        }
+        for target, status in (("/page", 200), ("/page", 200), ("/members/a", 403)):
+            assert other.get(site.host, target).status == status
+
+        def reported() -> Counter[str]:
+            found = site.up.metrics(control=True)
+            return Counter(
+                {n: int(v) for n, v in found.items() if n.startswith("keyfront_edge_requests_total")}
+            )
+
+        labels = f'distribution="{site.id}",edge="{name}",reason="%s",result="%s",status="%d"'
+        expected = {
+            f"keyfront_edge_requests_total{{{labels % each}}}": 1
+            for each in (("", "Miss", 200), ("", "Hit", 200), ("missing_key_pair_id", "Error", 403))
+        }
+        site.up.until(lambda: reported() == expected)
+        found = site.up.metrics(control=True)
+        assert found[f'keyfront_edge_snapshot_number{{edge="{name}"}}'] == found["keyfront_snapshot_number"]
+        assert found[f'keyfront_edge_snapshot_refused{{edge="{name}"}}'] == 0
+        reports = f'keyfront_edge_last_report_timestamp_seconds{{edge="{name}"}}'
+        site.up.until(lambda: site.up.metrics(control=True)[reports] > found[reports])
+        assert found['keyfront_region_edges{region=""}'] == 3
+    site.up.until(lambda: not any(name in sample for sample in site.up.metrics(control=True)))
+    after = site.up.metrics()
+    counted = f'keyfront_edge_response_bytes_total{{distribution="{site.id}"}}'
+    assert after[counted] == before[counted]
+
+
 def test_formats_and_access(site: Site) -> None:
     def ask(port: int, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", port)

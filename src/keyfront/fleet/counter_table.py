@@ -23,6 +23,8 @@ import tempfile
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import chain, repeat
+from operator import sub
 from typing import Final
 
 import msgspec
@@ -107,13 +109,19 @@ class CounterTable:
 
     def since_start(self) -> list[Series]:
         """What this process has counted, and its gauges. Series that have not changed are left out."""
-        found = []
-        for family, labels, at in self._all():
-            cells = self.cells[at : at + family.cells].tolist()
-            if family.kind is not Kind.GAUGE and at < len(self._base):
-                cells = [cell - base for cell, base in zip(cells, self._base[at:], strict=False)]
-            if any(cells) if family.kind is not Kind.GAUGE else cells[0] != ABSENT:
-                found.append((family.name, labels, tuple(cells)))
+        now = self.cells[: self._header[_USED]].tolist()
+        counted = list(map(sub, now, chain(self._base, repeat(0))))
+        found: list[Series] = []
+        for name, series in self._families.items():
+            family = BY_NAME[name]
+            if family.kind is Kind.GAUGE:
+                found += [(name, labels, (now[at],)) for labels, at in series.items() if now[at] != ABSENT]
+            elif family.cells == 1:
+                found += [(name, labels, (counted[at],)) for labels, at in series.items() if counted[at]]
+            else:
+                width = family.cells
+                every = [(labels, tuple(counted[at : at + width])) for labels, at in series.items()]
+                found += [(name, labels, cells) for labels, cells in every if any(cells)]
         return found
 
     def _all(self) -> Iterator[tuple[Family, tuple[str, ...], int]]:

@@ -18,6 +18,13 @@ _STATUSES: Final = {int(status): str(int(status)) for status in HTTPStatus} | {0
 _VERSIONS: Final = frozenset({"1.0", "1.1", "2.0"})
 _DENIALS: Final = frozenset(denial.reason for denial in Denial)
 
+_MOST_PLACES: Final = 8192
+
+_Place = tuple[str, int, str, str, str]
+"""A request's distribution, status, result, reason, and HTTP version."""
+_Cells = tuple[int, int, int, int, int]
+"""Where it is counted: as a request, by version, the bytes sent and received, and the duration."""
+
 
 class Counts:
     """Sums over all requests of this worker, and the expiry times of the signatures that it accepted. The follower
@@ -33,6 +40,7 @@ class Counts:
         self.keys: Counter[tuple[str, str, str]] = Counter()
         """Requests allowed by each key, hash and distribution, without a limit on their number."""
         self.ends: dict[str, ExpiryStats] = {}
+        self._places: dict[_Place, _Cells] = {}
         self._cells = table.cells
         self._requests = table.of(families.REQUESTS)
         self._versions = table.of(families.VERSIONS)
@@ -58,18 +66,16 @@ class Counts:
         """Count requests by their records."""
         cells = self._cells
         for record in records:
-            distribution, verdict = record.distribution, record.verdict
-            status = _STATUSES.get(record.status, OTHER)
-            cells[self._requests[distribution, status, record.result, record.reason]] += 1
-            cells[
-                self._versions[record.protocol_version if record.protocol_version in _VERSIONS else OTHER,]
-            ] += 1
-            cells[self._sent[distribution,]] += record.bytes
-            cells[self._received[distribution,]] += record.request_bytes
-            if record.status != 101:  # the time that a WebSocket was open is not response time
-                at = self._duration[distribution,]
-                cells[at] += 1
-                cells[at + 1] += record.time_taken_us
+            distribution, verdict, status = record.distribution, record.verdict, record.status
+            place = (distribution, status, record.result, record.reason, record.protocol_version)
+            requests, versions, sent, received, duration = self._places.get(place) or self._locate(place)
+            cells[requests] += 1
+            cells[versions] += 1
+            cells[sent] += record.bytes
+            cells[received] += record.request_bytes
+            if status != 101:  # the time that a WebSocket was open is not response time
+                cells[duration] += 1
+                cells[duration + 1] += record.time_taken_us
             if verdict == "allowed":
                 key_id, algorithm = record.key_pair_id, record.hash_algorithm
                 self.keys[key_id, algorithm, distribution] += 1
@@ -87,18 +93,34 @@ class Counts:
         for counter in counters:
             hits = counter.hits
             distribution = counter.distribution
-            cells[self._requests[distribution, "200", "Hit", ""]] += hits
-            cells[self._versions[counter.version,]] += hits
-            cells[self._sent[distribution,]] += counter.sent
-            cells[self._received[distribution,]] += counter.received
-            at = self._duration[distribution,]
-            cells[at] += hits
-            cells[at + 1] += counter.taken_us
+            place = (distribution, 200, "Hit", "", counter.version)
+            requests, versions, sent, received, duration = self._places.get(place) or self._locate(place)
+            cells[requests] += hits
+            cells[versions] += hits
+            cells[sent] += counter.sent
+            cells[received] += counter.received
+            cells[duration] += hits
+            cells[duration + 1] += counter.taken_us
             if counter.key is not None:
                 key_id, algorithm, group = counter.key
                 self.keys[key_id, algorithm, distribution] += hits
                 cells[self._signatures[key_id, group, algorithm, distribution]] += hits
             counter.hits = counter.sent = counter.received = counter.taken_us = 0
+
+    def _locate(self, place: _Place) -> _Cells:
+        """Where a request is counted, which is then remembered."""
+        distribution, status, result, reason, version = place
+        found = (
+            self._requests[distribution, _STATUSES.get(status, OTHER), result, reason],
+            self._versions[version if version in _VERSIONS else OTHER,],
+            self._sent[distribution,],
+            self._received[distribution,],
+            self._duration[distribution,],
+        )
+        if len(self._places) >= _MOST_PLACES:
+            self._places.clear()
+        self._places[place] = found
+        return found
 
     def verified(self, us: int) -> None:
         """Record how long a signature check took (microseconds) whose request has no `Record`."""
