@@ -33,7 +33,7 @@ def test_the_largest_report_of_an_honest_edge_is_accepted() -> None:
     ]
     keys = [(f"K{number:0{MAX_TEXT - 1}}", "SHA256", OTHER, 7) for number in range(100)]
     check_counters(report(series=full, keys=keys, ends=[("K1", 4102444800, 3600.0, 4102444800)], run="r"))
-    check_counters(report(series=series(REQUESTS.name, REQUESTS.limit)))
+    check_counters(report(series=series(REQUESTS.name, REQUESTS.limit + 1)))
     check_counters(msgspec.json.encode(Sums()))
     check_counters(b"{}")
 
@@ -47,8 +47,8 @@ def test_the_largest_report_of_an_honest_edge_is_accepted() -> None:
         (b'{"other": ' + b"[" * 100_000, "cannot be read"),
         (report(series=[[1, 2, 3]]), "cannot be read"),
         (
-            report(series=series(REQUESTS.name, REQUESTS.limit + 1)),
-            "4001 series of requests, and may have 4000",
+            report(series=series(REQUESTS.name, REQUESTS.limit + 2)),
+            "4002 series of requests, and may have 4001",
         ),
         (report(series=series("later", MAX_OF_OTHERS + 1)), "series of unknown families, and may have 1000"),
         (report(series=[(VERIFY.name, ("x",) * 17, (1,))]), "17 labels of a series, and may have 16"),

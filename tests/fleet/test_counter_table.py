@@ -8,9 +8,11 @@ import signal
 import sys
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from keyfront.fleet import counter_table
+from keyfront.fleet.counter_bounds import check_counters
 from keyfront.fleet.counter_table import BANK, FRESH, CounterMemory, CounterTable
 from keyfront.fleet.edge_counters import (
     CONNECTIONS,
@@ -22,6 +24,7 @@ from keyfront.fleet.edge_counters import (
     SNAPSHOT,
     VERIFY,
     Series,
+    Sums,
 )
 from keyfront.monitoring.edge_metrics import merged
 
@@ -131,14 +134,35 @@ def test_all_families_fit_up_to_their_limits() -> None:
         assert len(table.of(family)) == family.limit + bool(family.labels)
 
 
-def test_names_that_do_not_fit_are_other_and_finally_not_shown() -> None:
+def test_labels_that_a_control_plane_would_refuse_are_other() -> None:
     table = CounterTable.private()
-    for number in range(100):
-        add(table, (f"{number}" + "x" * 100_000, "200", "Hit", ""))
+    for label in ("x" * 256, "x" * 257, "a\u00a0b", "a\nb", "\ud800"):
+        add(table, (label, "200", "Hit", ""))
+    assert only(table.since_start(), "requests") == [
+        ("requests", ("x" * 256, "200", "Hit", ""), (1,)),
+        ("requests", (OTHER,) * 4, (4,)),
+    ]
+
+
+def test_the_longest_names_leave_room_for_other() -> None:
+    """With labels of the greatest length, there is less room than the limits allow; nothing is lost then."""
+    table = CounterTable.private()
+    for number in range(REQUESTS.limit):
+        add(table, (f"{number:0256d}",) * 4)
+    for number in range(3):
+        table.cells[table.of(LIMITS)[f"{number}",]] += 1
     found = only(table.since_start(), "requests")
-    assert sum(cells[0] for _, _, cells in found) == 100
-    assert found[-1][1] == (OTHER,) * 4
-    assert max(len(labels[0]) for _, labels, _ in found) > 100_000
+    assert sum(cells[0] for _, _, cells in found) == REQUESTS.limit
+    assert 2000 < len(found) < REQUESTS.limit
+
+
+def test_a_control_plane_accepts_a_report_with_every_series_that_there_can_be() -> None:
+    table = CounterTable.private()
+    for family in FAMILIES:
+        for number in range(family.limit + 2):
+            labels = tuple(f"{number}" for _ in family.labels)
+            table.cells[table.of(family)[labels]] += 1
+    check_counters(msgspec.json.encode(Sums(series=table.since_start())))
 
 
 def test_a_histogram() -> None:

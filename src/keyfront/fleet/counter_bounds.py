@@ -16,13 +16,11 @@ from typing import Final
 import msgspec
 
 from keyfront.errors import SettingsError
-from keyfront.fleet.edge_counters import BY_NAME, FAMILIES, Sums
+from keyfront.fleet.edge_counters import BY_NAME, FAMILIES, MAX_TEXT, Sums
 
-MAX_TEXT: Final = 256
-"""Characters in a label value or a name; the longest that an honest edge has is a file name (255)."""
 MAX_OF_OTHERS: Final = 1000
 """Series of families that this version does not know."""
-MAX_SERIES: Final = sum(family.limit for family in FAMILIES) + MAX_OF_OTHERS
+MAX_SERIES: Final = sum(family.limit + 1 for family in FAMILIES) + MAX_OF_OTHERS
 MAX_LABELS: Final = 16
 MAX_CELLS: Final = 64
 """Labels and integers of a series."""
@@ -63,7 +61,7 @@ def _check_series(sums: Sums) -> None:
         _check_texts((name, *labels))
         _check_integers(cells)
     for name, number in numbers.items():
-        limit = BY_NAME[name].limit if name else MAX_OF_OTHERS
+        limit = BY_NAME[name].limit + 1 if name else MAX_OF_OTHERS  # one for what does not fit
         _at_most(f"series of {name or 'unknown families'}", number, limit)
 
 

@@ -29,7 +29,7 @@ from typing import Final
 
 import msgspec
 
-from keyfront.fleet.edge_counters import BY_NAME, FAMILIES, OTHER, Family, Kind, Series
+from keyfront.fleet.edge_counters import BY_NAME, FAMILIES, MAX_TEXT, OTHER, Family, Kind, Series
 
 BANKS: Final = 2
 BANK: Final = 256
@@ -164,7 +164,10 @@ class Cells(dict[tuple[str, ...], int]):
     def __missing__(self, labels: tuple[str, ...]) -> int:
         other = (OTHER,) * len(labels)
         # One series is left for what does not fit; the memory has room for all families up to their limits.
-        if len(self) >= self._family.limit and labels != other:
+        fits = len(self) < self._family.limit and all(
+            len(label) <= MAX_TEXT and label.isprintable() for label in labels
+        )
+        if not fits and labels != other:
             return self[other]
         at = self._table.add_series(self._family, labels)
         if at is None:

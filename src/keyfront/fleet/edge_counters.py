@@ -3,7 +3,7 @@
 Values are integers, in the unit of a family divided by its `scale`: a duration is stored in microseconds. A series is
 one combination of label values of a family. All label values are the operator's own (distributions, origins, keys, key
 groups) or constants of the code; nothing that a viewer chooses is one. A family has at most `limit` series per worker:
-what does not fit is added to the series whose labels are all `other`.
+what does not fit is added to one more series, whose labels are all `other`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import msgspec
 
 OTHER: Final = "other"
 """The label value for what has no series of its own."""
+MAX_TEXT: Final = 256
+"""Characters in a label value; the longest that an edge has is a file name (255)."""
 
 
 class Kind(Enum):
