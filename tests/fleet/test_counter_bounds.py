@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from keyfront.errors import SettingsError
-from keyfront.fleet.counter_bounds import MAX_KEYS, MAX_OF_OTHERS, MAX_TEXT, check_counters
-from keyfront.fleet.edge_counters import FAMILIES, OTHER, REQUESTS, VERIFY, Sums
+from keyfront.fleet.counter_bounds import MAX_KEYS, MAX_OF_OTHERS, check_counters
+from keyfront.fleet.edge_counters import FAMILIES, MAX_TEXT, OTHER, REQUESTS, VERIFY, Sums
 from keyfront.monitoring.edge_metrics import families
 from tests.rows import rows
 
