@@ -88,6 +88,9 @@ def test_a_key_is_imported_again_only_if_it_is_the_same() -> None:
 
 
 FILE = sealed_key("a", ONE, created=NOW, labels={"app": "web"}, folder_key=FOLDER)
+_BOUND = f"{FILE.format}\0a\0{ONE.public_key.fingerprint}".encode()
+FORGED = replace(FILE, sealed=FOLDER.seal(OTHER.to_pem().encode(), _BOUND))
+"""Sealed by somebody who has the folder's key, with another private half."""
 
 
 def test_a_key_file_opens_with_its_folders_key() -> None:
@@ -129,8 +132,3 @@ def test_what_is_no_key_file(data: bytes) -> None:
 def test_a_key_file_that_is_not_what_it_says(opened: Callable[[], object], reason: str) -> None:
     with pytest.raises(CustodyError, match=reason):
         opened()
-
-
-_BOUND = f"{FILE.format}\0a\0{ONE.public_key.fingerprint}".encode()
-FORGED = replace(FILE, sealed=FOLDER.seal(OTHER.to_pem().encode(), _BOUND))
-"""Sealed by somebody who has the folder's key, with another private half."""
