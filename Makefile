@@ -75,6 +75,7 @@ docs: $(SETUP) ## write the generated pages and parts of pages anew
 	$(BIN)/python -m scripts.architecture
 	$(BIN)/python -m scripts.configuration
 	$(BIN)/python -m scripts.metrics
+	$(BIN)/python -m scripts.reasons
 
 bench: $(SETUP) ## figures beside the peers, as ratios (PEERS=folder of the peer servers)
 	$(BIN)/python -m bench

@@ -62,6 +62,7 @@ _EDGE |= {"follower": {"types", "cache", "logs", "serving"}}
 INNER: dict[str, dict[str, set[str]]] = {
     "edge": _EDGE
     | {
+        "explain": {"types", "semantics", "rules", "http"},
         "worker": {*_EDGE, "worker_settings"},
         "worker_settings": {"logs", "net", "serving", "http"},
         "asgi_app": {*_EDGE},
@@ -157,6 +158,7 @@ HEARTS = (
     "keyfront.declared.problems",
     "keyfront.declared.resources",
     "keyfront.declared.translate",
+    "keyfront.edge.explain",
     "keyfront.edge.limits",
     "keyfront.edge.origin.egress",
     "keyfront.edge.rules",

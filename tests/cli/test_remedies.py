@@ -77,6 +77,7 @@ CASES = {
     ("cli.control_options", "keyfront edge"): MENTION,
     ("cli.up", "keyfront up"): MENTION,
     ("cli.edge", "keyfront edge join --control https"): EDGES,
+    ("cli.distribution_source", "keyfront up --data {}"): STARTS,
     ("cli.edge", "keyfront up --data {}"): STARTS,
     ("cli.edge", "keyfront edge enroll-token"): EDGES,
     ("cli.edge", "keyfront edge"): MENTION,

@@ -300,7 +300,12 @@ PAGES = (
     ),
     guide(
         "explain",
-        {"So Python quote_plus": EXAMPLE},
+        {
+            "So Python quote_plus": EXAMPLE,
+            "refused expired": EXAMPLE,
+            "--request-id ID": EXAMPLE,
+            "The signer was given": EXAMPLE,
+        },
         exits={"keyfront explain": 1},
         before=KEYS,
         names=SPACE_SIGNED,

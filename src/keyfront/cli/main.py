@@ -31,7 +31,7 @@ COMMANDS = {
     "custody": "custody:custody",
     "edge": "edge:edge",
     "env": "env:env",
-    "explain": "sign:explain",
+    "explain": "explain:explain",
     "key": "key:key",
     "logs": "logs:logs",
     "plan": "declared:plan_command",

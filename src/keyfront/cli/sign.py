@@ -1,4 +1,4 @@
-"""`keyfront sign`, `sign-cookies` and `explain`: the signing core on the command line.
+"""`keyfront sign` and `sign-cookies`: the signing core on the command line.
 
 They need no server and no network. Keys are files, never arguments, which other users can read.
 """
@@ -6,50 +6,25 @@ They need no server and no network. Keys are files, never arguments, which other
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import click
 import msgspec
 
 from keyfront.cli.durations import MomentType
-from keyfront.cli.options import FILE_OR_STDIN, json_option, option_group
-from keyfront.cli.param_type import ParamType
-from keyfront.errors import ExpiredWarning, KeyLoadError
+from keyfront.cli.options import FILE_OR_STDIN, option_group
+from keyfront.errors import ExpiredWarning
 from keyfront.signing import sign as signing
-from keyfront.signing.explain import Report, explain_url
-from keyfront.signing.keys import HashName, PublicKey, load_public_key, parse_private_key
+from keyfront.signing.keys import HashName, parse_private_key
 from keyfront.signing.policy import Moment, epoch_of, parse_policy
 from keyfront.signing.sign import LocalSigner, Signer
-from keyfront.signing.verify import KeyRing
-
-
-class _KeyFile(ParamType[tuple[str, PublicKey]]):
-    """`ID=FILE`: a public key and its ID."""
-
-    name = "ID=FILE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, PublicKey]:
-        id_, equals, path = str(value).partition("=")
-        if not (id_ and equals and path):
-            self.fail("give ID=FILE, such as K2JCJMDEHXQW5F=public_key.pem", param, ctx)
-        try:
-            return id_, load_public_key(Path(path).read_bytes())
-        except OSError as error:
-            self.fail(f"{path}: {error.strerror}", param, ctx)
-        except KeyLoadError as error:
-            self.fail(f"{path}: {error}", param, ctx)
-
 
 _MOMENT = MomentType()
-_KEY_FILE = _KeyFile()
 
 
 def read_file(path: Path) -> bytes:
@@ -293,99 +268,3 @@ def sign_cookies(
     else:
         for value in cookies.set_cookie:
             click.echo(f"Set-Cookie: {value}")
-
-
-class BehaviorOptions(msgspec.Struct, frozen=True):
-    """What `explain` must know about the distribution: its keys, and its other host names."""
-
-    trusted: tuple[tuple[str, PublicKey], ...]
-    known: tuple[tuple[str, PublicKey], ...]
-    hosts: tuple[str, ...]
-
-
-behavior_options = option_group(
-    "behavior",
-    BehaviorOptions,
-    click.option(
-        "--public-key",
-        "trusted",
-        multiple=True,
-        type=_KEY_FILE,
-        help="A key that the cache behavior trusts; repeatable.",
-    ),
-    click.option(
-        "--known-key",
-        "known",
-        multiple=True,
-        type=_KEY_FILE,
-        help="A key that exists but is not trusted there; repeatable.",
-    ),
-    click.option(
-        "--other-host", "hosts", multiple=True, metavar="NAME", help="Another name of the same distribution."
-    ),
-)
-
-
-@click.command()
-@click.argument("url")
-@click.option(
-    "--cookie", "cookies", multiple=True, metavar="NAME=VALUE", help="A cookie, or a complete Cookie header."
-)
-@behavior_options
-@click.option("--ip", default="", help="The viewer's address.")
-@click.option("--now", "moment", type=_MOMENT, help="Evaluate as of this time.")
-@json_option
-@click.pass_context
-def explain(
-    ctx: click.Context,
-    url: str,
-    cookies: tuple[str, ...],
-    behavior: BehaviorOptions,
-    ip: str,
-    moment: Moment | None,
-    as_json: bool,
-) -> None:
-    """Explain check by check why a request for URL is granted or refused. Exit status 0: granted; 1: refused.
-
-    keyfront explain 'https://cdn.example.com/a.jpg?Expires=…' --public-key K2JCJMDEHXQW5F=public_key.pem
-    """
-    clock = time.time()
-    report = explain_url(
-        url,
-        keyring=KeyRing(dict(behavior.trusted)),
-        now=clock if moment is None else epoch_of(moment, clock, "now"),
-        cookie_header="; ".join(re.sub(r"\A[Cc]ookie:\s*", "", cookie) for cookie in cookies),
-        client_ip=ip,
-        known_keys=dict(behavior.known),
-        other_hosts=behavior.hosts,
-    )
-    if as_json:
-        click.echo(report.to_json())
-    else:
-        print_report(report)
-    ctx.exit(0 if report.granted else 1)
-
-
-_MARKS = {True: click.style("✓", "green"), False: click.style("✗", "red", bold=True), None: "·"}
-
-
-def print_report(report: Report) -> None:
-    """Print the verdict, the checks, and the hints. Expected and seen texts stand below each other and are never
-    wrapped, so that they can be compared, and copied."""
-    if report.granted:
-        click.echo(f"{click.style('granted', 'green', bold=True)} by the signed {report.mode}")
-    elif any(cause.code == "no_keys" for cause in report.causes):
-        click.echo(f"{click.style('not checked', 'yellow', bold=True)}: no public key was given")
-        click.echo(click.style(report.cause, bold=True))
-    else:
-        click.echo(
-            f"{click.style('refused', 'red', bold=True)} {report.denial} "
-            f"(the viewer sees {report.code}: {report.message})\n{click.style(report.cause, bold=True)}"
-        )
-    for check in report.checks:
-        click.echo(f"{_MARKS[check.passed]} {click.style(check.name, bold=check.passed is False)}")
-        for label, text in (("expected", check.expected), ("seen", check.seen)):
-            if text:
-                click.echo(f"    {click.style(f'{label:<8}', dim=True)}  {text}")
-        if check.hint and check.hint != report.cause:
-            click.echo(f"    {check.hint}")

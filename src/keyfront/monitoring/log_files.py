@@ -163,6 +163,41 @@ def repaired(file: Path, folder: Path) -> Path | None:
     return None
 
 
+def find_record(files: Iterable[Path], request_id: str) -> bytes | None:
+    """The line of the access record with this request ID, None if no file has it. The last files are searched first.
+
+    :raises SettingsError: if a file cannot be read.
+    """
+    member = json.dumps({"request_id": request_id}, separators=(",", ":"))[1:-1].encode()
+    for file in reversed(list(files)):
+        try:
+            found = _line_with(file, member)
+        except FileNotFoundError:
+            continue  # removed since
+        except OSError as error:
+            raise SettingsError(f"{file} cannot be read: {error.strerror or error}") from None
+        if found is not None:
+            return found
+    return None
+
+
+def _line_with(file: Path, text: bytes) -> bytes | None:
+    rest = b""
+    try:
+        for piece in _pieces(file):
+            data = rest + piece
+            at = data.find(text)
+            if at >= 0 and (end := data.find(b"\n", at)) >= 0:
+                return data[data.rfind(b"\n", 0, at) + 1 : end]
+            # A line that is not finished is searched again with what follows, unless it is too long to be a record.
+            rest = data[data.rfind(b"\n") + 1 :]
+            if len(rest) > _PIECE:
+                rest = b""
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        pass
+    return rest if text in rest else None
+
+
 def is_compressed(file: Path) -> bool:
     """Whether the file is compressed with gzip, whatever its name says."""
     with file.open("rb") as raw:

@@ -89,12 +89,19 @@ def explain_url(
 
     :raises SigningError: if it is not an http or https URL.
     """
+    scheme, host, target = requested(url)
+    viewer = _Presented(scheme, host, target, cookie_header, client_ip, split_url(url.strip()).fragment[1:])
+    return _Explanation(viewer, _Known(keyring, known_keys or {}, tuple(other_hosts)), now).report()
+
+
+def requested(url: str) -> tuple[str, str, str]:
+    """The scheme, Host, and target that a browser sends for a URL as pasted by a user.
+
+    :raises SigningError: if it is not an http or https URL.
+    """
     parts = split_url(url.strip())
     target = re.sub("[^!-~]+", lambda match: quote(match[0], safe="", errors="replace"), parts.target)
-    viewer = _Presented(
-        parts.scheme.lower(), parts.host.lower(), target, cookie_header, client_ip, parts.fragment[1:]
-    )
-    return _Explanation(viewer, _Known(keyring, known_keys or {}, tuple(other_hosts)), now).report()
+    return parts.scheme.lower(), parts.host.lower(), target
 
 
 def explain(  # noqa: PLR0913 - public API of the SDK: `verify`'s request, and options by keyword
