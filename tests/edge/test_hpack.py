@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import hpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jh2 import _hazmat
 
 from keyfront.edge.http.hpack import (
     Codec,
@@ -23,6 +27,27 @@ from tests.rows import rows
 
 PATH = b"\x04\x87/abcdef"
 FIELD = st.tuples(st.binary(min_size=1, max_size=12), st.binary(max_size=300))
+
+
+def test_what_is_needed_of_the_codecs_private_module() -> None:
+    """`jh2._hazmat` may change in any version, so pyproject.toml admits only versions that were tested: here at the one
+    that is locked, by `tests/install` with `--long` at both ends."""
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    (range_,) = [
+        one for one in pyproject["project"]["optional-dependencies"]["server"] if one.startswith("jh2")
+    ]
+    assert "<5.1" in range_
+    assert issubclass(_hazmat.HPACKError, Exception)
+    assert issubclass(_hazmat.OversizedHeaderListError, Exception)
+    encoder, decoder = _hazmat.Encoder(), _hazmat.Decoder(1000)
+    listed = [(b":status", b"200", False), (b"a", b"b", True), (b"c", b"d", False)]
+    assert decoder.decode(encoder.encode(listed), True) == listed
+    assert decoder.decode(encoder.encode(listed, False), True) == listed
+    assert encoder.encode([(b"a", b"?", True)], False) == b"\x10\x01a\x01?"  # the field is not in the table
+    assert encoder.encode([(b"c", b"d", False)]) == b"\xbe"  # this one is
+    encoder.header_table_size = 100
+    assert encoder.encode([]) == b"\x3f\x45"
+    assert encoder.encode([]) == b""
 
 
 def fields(block: bytes, decoder: hpack.Decoder | None = None) -> Headers:

@@ -431,6 +431,10 @@ def test_in_a_browser_the_refusal_leads_to_the_login_and_back(site: Site, host: 
         page.wait_for_url(f"https://{host}/film/1.ts")
         assert page.text_content("body") == "a segment"
         page.goto(f"https://{host}/watch")
+        # It speaks HTTP/2 with the edge, whose fast path answers what it requests again.
+        assert page.evaluate("performance.getEntries()[0].nextHopProtocol") == "h2"
+        again = "fetch('/film/1.ts', {cache: 'no-store'}).then(response => response.text())"
+        assert [page.evaluate(again) for _ in range(5)] == ["a segment"] * 5
         with page.expect_response("**/renew") as renewed:
             page.evaluate("renew()")
         assert renewed.value.status == 200
