@@ -189,7 +189,8 @@ def sent_by(chance: random.Random, polite: bool) -> tuple[bytes, int]:
 def spoilt(chance: random.Random, data: bytes) -> bytes:
     """With a few bytes changed, removed, or repeated, mostly after the preface."""
     for _ in range(chance.randint(1, 5)):
-        at = chance.randrange(len(PREFACE) if chance.random() < 0.9 else 0, len(data) + 1)
+        first = len(PREFACE) if chance.random() < 0.9 else 0
+        at = chance.randrange(min(first, len(data)), len(data) + 1)
         length = chance.choice((0, 1, 4, 9, 100))
         new = chance.choice((b"", bytes([chance.randrange(256)]), data[at : at + length] * 2))
         data = data[:at] + new + data[at + length :]
