@@ -362,8 +362,7 @@ def _print_outcome(outcome: Outcome, source: Source) -> None:
         )
         click.echo(click.style("granted", "green", bold=True) + by)
     else:
-        code = outcome.signature.code if outcome.signature is not None else ""
-        seen = f"{outcome.status} {code}".strip()
+        seen = f"{outcome.status} {outcome.code}".strip()
         click.echo(f"{click.style('refused', 'red', bold=True)} {outcome.reason} (the viewer sees {seen})")
         click.echo(click.style(outcome.cause, bold=True))
         if outcome.cure:

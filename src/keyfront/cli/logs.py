@@ -330,7 +330,7 @@ def query(question: str, source: SourceOptions, form: str | None) -> None:
 @source_options
 def export(file: Path, source: SourceOptions) -> None:
     """Write the records to a new Parquet FILE, ordered by time. Queries over it (--from FILE) are several times as
-    fast, and it takes a tenth of the space.
+    fast, and it takes a small part of the space.
 
     \b
         keyfront logs export yesterday.parquet --since 2026-11-30T00:00:00Z --until 2026-12-01T00:00:00Z

@@ -27,6 +27,11 @@ NO_COOKIES: Final = (
     "are left out here. Answer preflights where no signature is required, or use signed URLs."
 )
 
+OTHER_READING: Final = (
+    "The signature is valid for the URL as it is written, but an origin can read this path in another way, and for "
+    "that reading it is not."
+)
+
 
 class Asked(msgspec.Struct, frozen=True):
     """The request to explain.
@@ -46,14 +51,15 @@ class Outcome(msgspec.Struct, frozen=True):
     """What the edge does with the request.
 
     `reason` is the name of the refusal, empty if the request is served; `status` is then 0, because it depends on the
-    response. `names` are the names of the distribution, and `path` is the path whose behavior applies. `trusted` are
-    the key IDs that the behavior trusts; None if it requires no signature. `signature` is the report on the signature,
-    if one is required and the request got as far.
+    response. `code` is CloudFront's Code for a refused signature. `names` are the names of the distribution, and `path`
+    is the path whose behavior applies. `trusted` are the key IDs that the behavior trusts; None if it requires no
+    signature. `signature` is the report on the signature, if one is required and the request got as far.
     """
 
     granted: bool
     status: int
     reason: str
+    code: str
     cause: str
     cure: str
     url: str
@@ -133,9 +139,9 @@ def explain_request(
                 "The policy names a network; without the viewer's address (--ip), that is not checked."
             )
         elif decision.denied is not None and report is not None and report.granted:
-            notes.append(
-                "The signature is valid for the URL as it is written, but an origin can read this path in another way, "
-                "and for that reading it is not."
+            return msgspec.structs.replace(
+                _outcome(asked, reason, site, route, path=path, notes=notes, report=report),
+                cause=OTHER_READING,
             )
     return _outcome(asked, reason, site, route, path=path, notes=notes, report=report)
 
@@ -172,6 +178,7 @@ def _outcome(
         granted=not reason,
         status=known.status,
         reason=reason,
+        code=known.code,
         cause=cause if reason else "",
         cure=known.cure,
         url=asked.url,
