@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from keyfront import load_signer, sign_url
 from tests.keys import KEYS
@@ -246,7 +247,11 @@ def test_formats_and_access(site: Site) -> None:
         assert answer.headers["Content-Type"].startswith("text/plain; version=")
         answer, body = ask(port, Accept="application/openmetrics-text; version=1.0.0", Accept_Encoding="gzip")
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-        assert gzip.decompress(body).endswith(b"# EOF\n")
+        text = gzip.decompress(body).decode()
+        assert text.endswith("# EOF\n")
+        assert (
+            len(list(text_string_to_metric_families(text))) > 20
+        )  # raises ValueError for what is not OpenMetrics
         forwarded = {"X_Forwarded_For": "203.0.113.9"}
         answer, body = ask(port, **forwarded)
         assert (answer.status, b"--metrics-token" in body) == (403, True)
@@ -254,6 +259,18 @@ def test_formats_and_access(site: Site) -> None:
         assert answer.status == 403
         answer, _ = ask(port, **forwarded, Authorization=f"Bearer {TOKEN}")
         assert answer.status == 200
+
+
+def test_the_process_that_answers_is_replaced_and_knows_everything(site: Site) -> None:
+    up = site.up
+    before = up.metrics()
+    (pid,) = [pid for pid in up.children() if pid not in (*up.worker_pids(), up.control_pid())]
+    os.kill(pid, signal.SIGKILL)
+    up.until(lambda: pid not in up.children())
+    after = up.metrics()  # the connection waits until the next one accepts it
+    assert {n: v for n, v in after.items() if n.endswith("_total")} == {
+        n: v for n, v in before.items() if n.endswith("_total")
+    }
 
 
 # -- the dashboard, the alert rules, and a real Prometheus -----------------------------------------------------------
