@@ -194,6 +194,9 @@ def test_a_fault_has_a_file_and_a_line(text: str, message: str, tmp_path: Path) 
         ("[control]\nedge-certificates = '1s'", "2: --edge-certificates must be between"),
         ("[control]\nedges-tls-key = 'site.toml'", "2: --edges-tls-key requires --edges-tls-cert"),
         ("[control]\nedges-tls-cert = 'site.toml'", "2: --edges-tls-cert requires --edges"),
+        ("[nats]\nnats-bucket = 'other'", "2: --nats-bucket requires --nats"),
+        ("[nats]\nnats = ['nats://a']\nnats-bucket = 'a.b'", "3: --nats-bucket 'a.b': 1 to 32 letters"),
+        ("[nats]\nnats = ['nats://a']\nnats-creds = 'site.toml'", "3: --nats-creds: "),
         (
             "[control]\nedges-tls-cert = 'site.toml'\nedges = '127.0.0.1:0'",
             "2: --edges-tls-cert: the certificate",
