@@ -1,5 +1,5 @@
 """Which tests run in which process, if there are several (`-n`): every file in one of them, so that its fixtures are
-set up once, and so do all files that share a running Keyfront.
+set up once, and so do all files that share a running Keyfront, or the servers that hold keys.
 
 pytest-xdist's `--dist loadgroup` silently has no effect with pytest 9.2
 (https://github.com/pytest-dev/pytest-xdist/issues/1386).
@@ -8,10 +8,14 @@ pytest-xdist's `--dist loadgroup` silently has no effect with pytest 9.2
 from __future__ import annotations
 
 import functools
+import re
 
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.imports import ROOT
+
+SERVERS = {"stories": r"\bshared_up\b", "custody": r"\btests\.(moto|openbao)\b|\bvault_kv_place\b"}
+"""What occurs in the files of a folder whose tests share running servers."""
 
 
 class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -28,5 +32,7 @@ def work_unit(file: str) -> str:
     :param file: relative to the repository.
     """
     path = ROOT / file
-    shares = path.parent.name == "stories" and "shared_up" in path.read_text()
-    return "shared_up" if shares else file
+    server = SERVERS.get(path.parent.name)
+    if server is not None and re.search(server, path.read_text()):
+        return f"servers of {path.parent.name}"
+    return file
