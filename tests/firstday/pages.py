@@ -265,6 +265,7 @@ PAGES = (
         "standard-logs",
         {
             "goaccess": Skip("tests/stories/test_standard_logs.py runs it, on files that take minutes here"),
+            "keyfront logs query": Skip("tests/cli/test_logs.py runs it, on files that take minutes here"),
             "[[delivery]]": Save("deliveries.toml"),
         },
         names=CLIENT + distribution("standard-logs"),

@@ -15,6 +15,7 @@ import duckdb
 import msgspec
 
 from keyfront.edge.logs import standard_format
+from keyfront.edge.logs.parquet_format import parquet
 from keyfront.edge.types.record import LogRecord, Record
 from keyfront.errors import SettingsError
 from keyfront.monitoring import log_schema
@@ -159,6 +160,7 @@ def test_keyfronts_own_standard_logs(tmp_path: Path) -> None:
         write(tmp_path / "a.gz", head + standard_format.separated([said], fields, "FRA56-P1", "\t")),
         write(tmp_path / "b.gz", head + standard_format.separated([said], fields, "FRA56-P1", ",")),
         write(tmp_path / "c.gz", standard_format.json_lines([said], fields, "FRA56-P1")),
+        write(tmp_path / "d.parquet", parquet([said], fields, "FRA56-P1")),
         write(
             tmp_path / "E1.2026-09-21-14.d.gz",
             standard_format.w3c_head(standard_format.LEGACY)
@@ -168,7 +170,7 @@ def test_keyfronts_own_standard_logs(tmp_path: Path) -> None:
     names = [name for name in log_schema.NAMES if name in WRITTEN]
     legacy, *others = answer(f"SELECT {', '.join(names)} FROM requests ORDER BY file", *files)
     whole = [getattr(said, name, "FRA56-P1") for name in names]
-    assert [list(row) for row in others] == [whole] * 3
+    assert [list(row) for row in others] == [whole] * 4
     own = ("behavior", "country", "verdict", "reason", "signed_by", "key_pair_id", "key_group")
     assert list(legacy) == [None if name in own else cell for name, cell in zip(names, whole, strict=True)]
 
