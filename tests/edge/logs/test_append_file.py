@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -120,6 +121,20 @@ def test_a_full_file_takes_no_more(tmp_path: Path) -> None:
     writer.write(line(5), 1)
     assert (writer.lost, writer.failing) == (2, "")
     assert numbers(tmp_path) == [5]
+
+
+def test_a_process_that_hangs_does_not_stop_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    writer = LineWriter(AppendFile(path, 0o600), "it")
+    writer.write(line(0), 1)
+    with path.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for number in range(1, 4):
+            writer.write(line(number), 1)
+        assert "another process keeps it locked" in writer.failing
+    writer.write(line(4), 1)
+    assert (writer.failing, writer.lost) == ("", 2)  # one is held, the others are lost
+    assert numbers(tmp_path) == [0, 1, 4]
 
 
 def test_each_line_is_written_once_or_counted_as_lost(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ the file and then takes the lock therefore knows that the file is complete.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from time import gmtime, strftime, time
+from time import gmtime, sleep, strftime, time
 from typing import Final
 
 import msgspec
@@ -26,6 +27,8 @@ PARTS: Final = 10
 """How many files the space of a rotated log is divided into."""
 SMALL: Final = 1 << 20
 """Bytes of a file that is not rotated daily: small logs stay in one file for up to a day after their first record."""
+LOCK_WAITS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
+"""Seconds between the attempts to lock a file: the loop of a worker stands still meanwhile."""
 _DAY: Final = 86_400
 _TIME: Final = re.compile(rb'\{"time":(\d{1,12})')
 
@@ -62,6 +65,7 @@ class AppendFile:
         self._retention = retention
         self._clock = clock
         self._fd = -1
+        self._contended = False
         self._began = 0.0  # the time of the file's first record, epoch seconds
 
     def append(self, data: bytes) -> bool:
@@ -100,7 +104,7 @@ class AppendFile:
                 self._began = 0.0
                 if self._retention.age and (found := _TIME.match(os.pread(self._fd, 64, 0))) is not None:
                     self._began = float(found[1])
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            self._wait_for_lock()
             try:
                 named, opened = os.stat(self._path), os.fstat(self._fd)
             except FileNotFoundError:
@@ -112,6 +116,25 @@ class AppendFile:
                 if (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino):
                     return opened.st_size
             self.close()
+
+    def _wait_for_lock(self) -> None:
+        """Lock the opened file. A writer holds the lock for some microseconds, unless its process hangs: then only the
+        first of the others' attempts waits for it.
+
+        :raises TimeoutError: if another process keeps the lock.
+        """
+        for wait in () if self._contended else LOCK_WAITS:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                sleep(wait)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._contended = True
+            raise TimeoutError(errno.ETIMEDOUT, "another process keeps it locked") from None
+        self._contended = False
 
     def _unlock(self) -> None:
         if self._fd >= 0:
