@@ -152,6 +152,7 @@ CONDITIONS: list[tuple[dict[str, Any], bool]] = [
     ({"StringNotEquals": {"aws:username": ["bob", "eve"]}}, True),
     ({"StringEqualsIgnoreCase": {"aws:username": "ADA"}}, True),
     ({"StringNotEqualsIgnoreCase": {"aws:username": "ADA"}}, False),
+    ({"StringEqualsIgnoreCase": {"aws:username": "A*"}}, False),
     ({"StringLike": {"aws:username": "a?a"}}, True),
     ({"StringLike": {"aws:UserAgent": "Boto3/*"}}, True),
     ({"StringNotLike": {"aws:UserAgent": "*oto*"}}, False),

@@ -552,6 +552,11 @@ def test_several_accept_encoding_lines_are_one() -> None:
     assert key_suffix(BOTH, asked, "") == "\ne7:br,gzip"
 
 
+def test_a_long_accept_encoding_counts_like_a_short_one() -> None:
+    for value in (b"gzip, br", b"gzip, " + b"x-unknown, " * 1000 + b"br"):
+        assert key_suffix(BOTH, request([(b"accept-encoding", value)]), "") == "\ne7:br,gzip"
+
+
 # -- CloudFront-* headers (§5.15) ----------------------------------------------------------------------------
 
 

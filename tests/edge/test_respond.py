@@ -446,6 +446,14 @@ def test_several_ranges() -> None:
     assert reply.length == len(reply.body)
 
 
+def test_parts_have_no_type_if_the_origin_gave_none() -> None:
+    meta = stored()
+    meta.headers = [each for each in meta.headers if each[0] != b"content-type"]
+    reply = answer(request((b"range", b"bytes=0-1, 5-9")), meta, BODY, NOW, boundary="mine")
+    assert isinstance(reply.body, bytes)
+    assert reply.body.startswith(b"\r\n--mine\r\nContent-Range: bytes 0-1/100\r\n\r\n")
+
+
 def test_the_boundary_is_the_same_each_time_and_in_no_part() -> None:
     asked = request((b"range", b"bytes=0-40,50-"))
     plain_body = b"a" * 200

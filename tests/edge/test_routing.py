@@ -224,7 +224,9 @@ def test_a_digest_covers_all_but_the_invalidations() -> None:
         msgspec.structs.replace(made, behaviors=(Behavior("*", "app", max_ttl=1),)),
         msgspec.structs.replace(made, invalidations=(Invalidation(1, ("/*",)),)),
     ]
-    digest = routing(made).sites["E1"].digest
+    site = routing(made).sites["E1"]
+    digest = site.digest
+    assert site.digest is digest, "it is computed once"
     assert [routing(each).sites["E1"].digest == digest for each in changed] == [False, False, True]
     assert len(digest) == 16
 
@@ -245,3 +247,20 @@ def test_a_name_is_a_domain_name_or_an_alias_without_a_wildcard() -> None:
     routed = routing(distribution("E1", "a.test", "*.b.test"))
     names = ("a.test", "e1.cloudfront.localhost", "x.b.test", "*.b.test", "c.test")
     assert [routed.has_name(name) for name in names] == [True, True, False, False, False]
+
+
+@rows(
+    ("name", "offered"),
+    [
+        ("new.test", True),
+        ("old.test", False),
+        ("x.wild.test", False),
+        ("unknown.test", False),
+        (None, False),
+        ("", False),
+    ],
+)
+def test_http2_is_offered_where_the_distribution_has_it(name: str | None, offered: bool) -> None:
+    new, old = distribution("E1", "new.test"), distribution("E2", "old.test", "*.wild.test", http2=False)
+    assert routing(new, old).offers_http2(name) is offered
+    assert routing(new).offers_http2(name)

@@ -282,6 +282,7 @@ def test_headers_depend_on_the_viewers_origin_only_with_cors() -> None:
         (0.0, "", 0.0, False),
         (50.0, "", 49.9, True),
         (50.0, "", 50.0, False),
+        (50.0, "", 50.1, False),
         (0.0, "server-timing", 0.0, True),
         (0.0, "no-cache, Server-Timing", 99.0, True),
         (0.0, "server-timings", 0.0, False),
