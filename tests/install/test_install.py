@@ -97,7 +97,7 @@ def test_the_wheel_carries_every_file_of_the_package_and_nothing_else(wheel: Pat
 def test_every_package_has_a_lower_bound_that_the_lock_meets() -> None:
     locked = pins(ROOT / "requirements" / "dev.txt")
     for text in requirements("server", *(set(PROJECT["optional-dependencies"]) - {"server"})):
-        name, bound = re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", text).groups()  # type: ignore[union-attr]
+        name, bound = re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)(?:,<[\d.]+)?", text).groups()  # type: ignore[union-attr]
         assert version(locked[name]) >= version(bound), text
 
 
