@@ -42,7 +42,8 @@ def printed() -> Iterator[Printed]:
 
 def _strings(tree: ast.Module) -> Iterator[str]:
     skipped: set[int] = set()
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    for node in nodes:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             for each in body:  # a docstring of a module, a class, a function, or a constant
@@ -50,7 +51,7 @@ def _strings(tree: ast.Module) -> Iterator[str]:
                     skipped.add(id(each.value))
         if isinstance(node, ast.JoinedStr):
             skipped.update(id(value) for value in node.values)
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.JoinedStr):
             yield "".join(
                 str(value.value) if isinstance(value, ast.Constant) else "{}" for value in node.values
