@@ -2,8 +2,9 @@
 
 Most requests resemble an earlier one. A viewer's requests over one connection have the same header section, byte for
 byte, and popular content is requested by the same target. Two things are therefore cached: the header section of a
-request without a body, as it was sent, once llhttp has parsed it (`CachedHeaderBlock`), with everything that follows
-from it alone; and the plan of each URL (`decide`). If both are found, nothing is left to parse. Whatever depends on the
+request without a body, as it was sent, once it has been parsed (`CachedHeaderBlock`), with everything that follows
+from it alone; and the plan of each URL (`decide`). If both are found, nothing is left to parse. Over HTTP/2,
+`http.http2_known` finds the header section, though its bytes depend on earlier requests. Whatever depends on the
 time or the viewer is checked as on the slow path: country, dates, address, cookies, and whether the stored response is
 still fresh. Wherever the fast path cannot go on, it returns None without having changed anything, and the request takes
 the slow path. It never refuses a request.
