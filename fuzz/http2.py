@@ -66,10 +66,8 @@ class Sink:
     def repeated(self, id_: int, section: bytes, path: bytes) -> bool:
         known = self.seen.get(section)
         self.expected = None
-        if known is None:
-            return False
-        target = decode_path(path) if path else dict(known)[b":path"]
-        if target is None:
+        target = decode_path(path)
+        if known is None or target is None:
             return False
         if self.chance.random() < 0.5:  # it is decoded, and compared
             self.expected = [(name, target if name == b":path" else value) for name, value in known]

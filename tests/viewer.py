@@ -155,6 +155,8 @@ class Http2Viewer:
         self._reader, self._writer = viewer.reader, viewer.writer
         self._encoder, self._decoder = Encoder(), Decoder()
         self._stream = -1
+        self.indexes_path = False
+        """Whether paths go into the compression table, unlike those of browsers."""
         window = struct.pack(">HI", 4, 1 << 30), struct.pack(">I", 1 << 30)
         self._writer.write(PREFACE + frame(SETTINGS, 0, 0, window[0]) + frame(WINDOW_UPDATE, 0, 0, window[1]))
 
@@ -163,10 +165,8 @@ class Http2Viewer:
         self._stream += 2
         fields = ((":method", method), (":scheme", "https"))
         encoded = [HeaderTuple(*field) for field in fields]
-        encoded += [
-            NeverIndexedHeaderTuple(":path", target.encode("latin-1")),
-            HeaderTuple(":authority", host),
-        ]
+        kind = HeaderTuple if self.indexes_path else NeverIndexedHeaderTuple
+        encoded += [kind(":path", target.encode("latin-1")), HeaderTuple(":authority", host)]
         for line in headers:
             name, _, value = line.partition(":")
             encoded.append(HeaderTuple(name.lower(), value.strip(" ").encode("latin-1")))

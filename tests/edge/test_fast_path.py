@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import random
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -681,6 +682,26 @@ class TestHttp2:
                     await pair2.get("/c/1", f"Cookie: who={who}", f"User-Agent: {who}")
                     assert pair2.fast.records[-1]["user_agent"] == who
         assert pair2.fast_hits > 4
+
+    @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+    async def test_paths_in_the_table_and_paths_that_are_not(self, pair2: Pair, share: float) -> None:
+        """Whatever the table contains, a request is the one that its header block stands for."""
+        chance = random.Random(f"paths {share}")
+        targets = ["/open", "/z/1", "/c/1", "/", signed(pair2, "/a/1"), signed(pair2, "/a/2"), "/a/1", "/a/2"]
+        paths = [target.partition("?")[0] for target in targets]
+        expected = [(200, b"the object " + path.encode()) for path in paths]
+        expected[3] = (404, b"")
+        expected[6] = expected[7] = (403, b"")
+        for _ in range(120):
+            which = chance.randrange(len(targets))
+            for peer in pair2.peers:
+                peer.indexes_path = chance.random() < share
+            headers = chance.choice([(), ("User-Agent: one",), ("User-Agent: two", "Accept: */*")])
+            seen = await pair2.get(targets[which], *headers)
+            status, body = expected[which]
+            assert seen.status == status
+            assert status != 200 or seen.body == body
+        assert pair2.fast_hits > 20
 
     async def test_a_known_section_with_a_path_that_is_none(self, pair2: Pair) -> None:
         await taken(pair2, lambda: pair2.get("/open"))

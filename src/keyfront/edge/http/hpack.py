@@ -118,10 +118,10 @@ def decode_path(value: bytes) -> bytes | None:
 
 def split(block: bytes) -> tuple[bytes, bytes]:
     """What remains of a block without the value of `:path`, and that value, encoded: together they determine the block.
-    If it has no such value in the usual place, all of it remains. Both are empty if it is cut off."""
+    Both are empty if it has no such value in the usual place, or is cut off."""
     found = _PATH.match(block)
     if found is None:
-        return block, b""
+        return b"", b""
     at = found.end()
     try:
         length, start = block[at] & 0x7F, at + 1

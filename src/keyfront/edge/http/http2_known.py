@@ -46,7 +46,7 @@ class KnownRequests:
         known = self._blocks.get(section)
         if known is None:
             return None
-        target = self._target(path) if path else known.request.target
+        target = self._target(path)
         return None if target is None else (known, target)
 
     def _target(self, path: bytes) -> str | None:

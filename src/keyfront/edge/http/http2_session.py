@@ -97,12 +97,12 @@ class Sink(Protocol):
 
     def repeated(self, id_: int, section: bytes, path: bytes) -> bool:
         """A request without a body. `section` stands for its header list without the path, `path` is the path as it is
-        encoded (`hpack.split`), empty if it is in the section. Returns whether the sink knows both, and has called
-        `open`. Otherwise the request is decoded."""
+        encoded (`hpack.split`). Returns whether the sink knows both, and has called `open`. Otherwise the request is
+        decoded."""
 
     def request(self, stream: Stream, headers: Headers, ended: bool, section: bytes) -> None:
-        """A request. `ended`: it has no body. Later requests may be `repeated` with the same `section`, unless it is
-        empty."""
+        """A request. `ended`: it has no body. Later requests may be `repeated` with the same `section`, for any path,
+        unless it is empty."""
 
     def body(self, stream: Stream, data: bytes) -> None:
         """A chunk of a request's body."""
@@ -288,9 +288,9 @@ class Session:
         id_, ended = self._block_stream, bool(self._block_flags & END_STREAM)
         codec, section = self._codec, b""
         if ended and id_ > self._last_peer and not self.closing and len(self.streams) < STREAMS:
-            section, path = split(block)
-            if section:
-                section = codec.state + section
+            rest, path = split(block)
+            if path:
+                section = codec.state + rest
                 if self._sink.repeated(id_, section, path):
                     return
         try:
