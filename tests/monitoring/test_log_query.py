@@ -120,20 +120,24 @@ def test_standard_logs_with_chosen_fields_as_text_json_and_parquet(tmp_path: Pat
     )
     members = {"sc-status": "403", "date": "2026-09-21", "time": "14:13:21", "cs-uri-stem": "/json"}
     json_file = write(tmp_path / "json.gz", json.dumps(members) + "\n")
-    parquet = tmp_path / "year=2026" / "log.parquet"
-    parquet.parent.mkdir()
+    whole = write(
+        tmp_path / "whole.gz", '{"timestamp": "1790000002", "sc-status": "200", "cs-uri-stem": "/whole"}\n'
+    )
+    table = tmp_path / "year=2026" / "log.parquet"
+    table.parent.mkdir()
     duckdb.connect().execute(
         "COPY (SELECT '2026-09-21' AS date, '14:13:21' AS time, 403 AS sc_status, '/parquet' AS cs_uri_stem, "
-        f"'agent' AS cs_User_Agent_) TO '{parquet}' (FORMAT parquet)"
+        f"'agent' AS cs_User_Agent_) TO '{table}' (FORMAT parquet)"
     )
     found = answer(
         "SELECT path, status, time, reason, time_taken_us, user_agent FROM requests ORDER BY path",
-        text, json_file, parquet,
+        text, json_file, table, whole,
     )  # fmt: skip
     assert found == [
         ("/json", 403, NOON + 1, None, None, None),
         ("/parquet", 403, NOON + 1, None, None, "agent"),
         ("/text", 403, NOON + 1.5, "expired", 250_000, None),
+        ("/whole", 200, NOON + 2, None, None, None),
     ]
 
 
@@ -391,6 +395,6 @@ def test_files_and_folders_by_name(tmp_path: Path) -> None:
 
 def test_field_names_in_any_spelling() -> None:
     for field in FIELDS.split():
-        parquet = log_schema.normalized(field).replace("cs_user_agent", "cs_User_Agent_")
-        assert log_schema.normalized(parquet) == log_schema.normalized(field)
+        spelled = log_schema.normalized(field).replace("cs_user_agent", "cs_User_Agent_")
+        assert log_schema.normalized(spelled) == log_schema.normalized(field)
     assert log_schema.by_normalized_name(["kf-key-pair-id"]) == {"key_pair_id": "kf-key-pair-id"}

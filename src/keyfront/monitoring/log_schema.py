@@ -145,7 +145,7 @@ def record_select(wanted: Collection[str], present: Collection[str] | None = Non
 def standard_select(wanted: Collection[str], fields: Mapping[str, str], *, escaped: bool) -> str:
     """The SELECT list that makes rows of `requests` from a standard log whose columns are texts.
 
-    :param fields: the log's own name of each field, by its normalized name.
+    :param fields: the log's own name of each field, by its normalized name; `is_standard` holds for them.
     :param escaped: whether values are percent-encoded, as in the W3C format.
     """
 
@@ -165,10 +165,8 @@ def standard_select(wanted: Collection[str], fields: Mapping[str, str], *, escap
             return f"TRY_CAST({text('timestamp_ms')} AS DOUBLE) / 1000"
         if "timestamp" in fields:
             return f"TRY_CAST({text('timestamp')} AS DOUBLE)"
-        if "date" in fields and "time" in fields:
-            moment = f"{text('date')} || ' ' || {text('time')}"
-            return f"epoch(try_strptime({moment}, '%Y-%m-%d %H:%M:%S'))::DOUBLE"
-        return "NULL::DOUBLE"
+        moment = f"{text('date')} || ' ' || {text('time')}"
+        return f"epoch(try_strptime({moment}, '%Y-%m-%d %H:%M:%S'))::DOUBLE"
 
     def value(column: Column) -> str:
         if column.name == "timestamp":
