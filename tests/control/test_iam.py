@@ -494,7 +494,7 @@ def test_a_wildcard_reaches_beyond_a_colon_only_in_the_last_part(
 # ---- arbitrary input
 
 
-@given(st.text(max_size=60), st.text(max_size=60))
+@given(st.text("ab*?[]^$.\\\n€", max_size=12), st.text("ab[^$.\\\n€", max_size=12))
 @settings(max_examples=300, deadline=None)
 def test_a_pattern_means_what_a_plain_glob_means(pattern: str, text: str) -> None:
     if "${" in pattern:
