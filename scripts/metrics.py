@@ -17,7 +17,7 @@ from keyfront.fleet.edge_counters import FAMILIES, Family, Kind
 from keyfront.monitoring.delivery_metrics import delivery_families
 from keyfront.monitoring.edge_metrics import PREFIX, fleet_families
 from keyfront.monitoring.exposition import BuildInfo
-from keyfront.runtime.control_process import restarts_family
+from keyfront.runtime.restarts import restarts_family
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "metrics.md"
 
@@ -42,8 +42,8 @@ says which one is shown. On the control port, for each worker, with `edge` as ad
 _CONTROL = """
 ## Of the control plane
 
-On the control port; `keyfront_build_info` on both, and `keyfront_log_delivery_…` on the port of `--edge-metrics`, if
-there is one.
+On the control port; `keyfront_build_info` on both, `keyfront_log_delivery_…` and `keyfront_process_restarts_total` on
+the port of `--edge-metrics`, if there is one.
 
 | metric | type | labels | what it is |
 | --- | --- | --- | --- |

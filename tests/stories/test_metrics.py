@@ -268,9 +268,13 @@ def test_the_process_that_answers_is_replaced_and_knows_everything(site: Site) -
     os.kill(pid, signal.SIGKILL)
     up.until(lambda: pid not in up.children())
     after = up.metrics()  # the connection waits until the next one accepts it
-    assert {n: v for n, v in after.items() if n.endswith("_total")} == {
-        n: v for n, v in before.items() if n.endswith("_total")
+    restarts = 'keyfront_process_restarts_total{process="metrics",reason="ended"}'
+    assert after.pop(restarts) == before.pop(restarts) + 1
+    totals = re.compile(r"_total(\{|$)")
+    assert {n: v for n, v in after.items() if totals.search(n)} == {
+        n: v for n, v in before.items() if totals.search(n)
     }
+    assert restarts not in up.metrics(control=True)
 
 
 # -- the dashboard, the alert rules, and a real Prometheus -----------------------------------------------------------

@@ -9,11 +9,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from keyfront.control.identity.credentials import load
@@ -30,6 +30,7 @@ from keyfront.monitoring.edge_metrics import families, fleet_families
 from keyfront.monitoring.exposition import BuildInfo
 from keyfront.monitoring.metrics_access import Audience
 from keyfront.runtime.delivery_collector import DeliveryCollector
+from keyfront.runtime.restarts import Restarts
 from keyfront.runtime.settings import ControlInherited, ControlSettings, read_token, store_url
 
 log = logging.getLogger("keyfront.control")
@@ -49,33 +50,6 @@ class EdgeReports(Collector):
         reports = self._feed.full_reports()
         yield from families((r.name, r.number, r.counters) for r in reports)
         yield from fleet_families(reports)
-
-
-class Restarts(Collector):
-    """How many times the supervisor has restarted each process.
-
-    :param names: the processes, in the order of their slots.
-    """
-
-    def __init__(self, board: Board, names: Sequence[str]) -> None:
-        self._board = board
-        self._names = names
-
-    def collect(self) -> Iterable[Metric]:
-        family = restarts_family()
-        for slot, name in enumerate(self._names):
-            restarts, killed = self._board.restarts(slot)
-            family.add_metric([name, "ended"], restarts - killed)
-            family.add_metric([name, "stuck"], killed)
-        yield family
-
-
-def restarts_family() -> CounterMetricFamily:
-    return CounterMetricFamily(
-        "keyfront_process_restarts",
-        "Restarts of a process: it ended by itself, or was killed because it was stuck.",
-        labels=["process", "reason"],
-    )
 
 
 def main(settings: ControlSettings) -> None:
@@ -232,8 +206,8 @@ class ControlProcess:
         registry.register(reports)
         registry.register(BuildInfo())
         if not self._shown_elsewhere:
+            registry.register(Restarts(self._board, self._names))
             registry.register(DeliveryCollector(self._data))
-        registry.register(Restarts(self._board, self._names))
         return registry, reports
 
     def _try_to_open(self) -> None:

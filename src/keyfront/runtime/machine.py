@@ -232,9 +232,7 @@ class Processes:
         elif is_enrolled(settings.data):
             self._make_control = functools.partial(self._feed_child, settings.data, workers)
         self._control = [] if self._make_control is None else [self._make_control()]
-        self._metrics = (
-            [] if settings.metrics is None else [self._metrics_child(settings.metrics, workers + 1)]
-        )
+        self._metrics = [] if settings.metrics is None else [self._metrics_child(settings.metrics)]
         self._edges: list[Child] = []
         self._issue_certificates = _certificate_issuer(settings)
         self._add_edges(edge, names)
@@ -272,11 +270,14 @@ class Processes:
             watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
         )
 
-    def _metrics_child(self, settings: MetricsSettings, slot: int) -> Child:
+    def _metrics_child(self, settings: MetricsSettings) -> Child:
         """The process that shows the workers' counters."""
         listener, *_ = self._listeners.of(settings.host, settings.port, 1)
+        control = "" if not self._control else self._control[0].name
+        processes = (*self.names, control, "metrics")
+        slot = len(processes) - 1
         inherited = MetricsInherited(
-            self._data, self._counters, listener, self._board.fd, slot, self._board.slots
+            self._data, processes, self._counters, listener, self._board.fd, slot, self._board.slots
         )
         return Child(
             "metrics",

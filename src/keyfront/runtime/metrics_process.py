@@ -31,6 +31,7 @@ from keyfront.monitoring.edge_metrics import machine_families
 from keyfront.monitoring.exposition import DENIED, BuildInfo, exposition
 from keyfront.monitoring.metrics_access import Audience
 from keyfront.runtime.delivery_collector import DeliveryCollector
+from keyfront.runtime.restarts import Restarts
 from keyfront.runtime.settings import MetricsInherited, MetricsSettings, read_token
 from keyfront.uvicorn_server import StoppableServer
 
@@ -62,6 +63,8 @@ def main(settings: MetricsSettings) -> None:
     lifeline, ready = int(os.environ["KEYFRONT_LIFELINE"]), int(os.environ["KEYFRONT_READY"])
     registry = CollectorRegistry()
     registry.register(MachineCounters(CounterMemory(inherited.counters)))
+    board = Board(inherited.board, inherited.slots)
+    registry.register(Restarts(board, inherited.processes))
     registry.register(DeliveryCollector(Path(inherited.data)))
     registry.register(BuildInfo())
     audience = Audience(settings.readers, read_token(settings.token))
@@ -85,7 +88,7 @@ def main(settings: MetricsSettings) -> None:
         timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=1,
     )
-    asyncio.run(_serve(StoppableServer(config, on_ready), inherited, lifeline))
+    asyncio.run(_serve(StoppableServer(config, on_ready), inherited, board, lifeline))
 
 
 def application(registry: CollectorRegistry, audience: Audience) -> Starlette:
@@ -102,8 +105,8 @@ def application(registry: CollectorRegistry, audience: Audience) -> Starlette:
     return Starlette(routes=[Route("/metrics", metrics)])
 
 
-async def _serve(server: StoppableServer, inherited: MetricsInherited, lifeline: int) -> None:
-    loop, board = asyncio.get_running_loop(), Board(inherited.board, inherited.slots)
+async def _serve(server: StoppableServer, inherited: MetricsInherited, board: Board, lifeline: int) -> None:
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     loop.add_reader(lifeline, server.stop)

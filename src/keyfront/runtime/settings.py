@@ -70,9 +70,11 @@ class FeedSettings(msgspec.Struct, frozen=True):
 
 class MetricsInherited(msgspec.Struct, frozen=True):
     """What the metrics process inherits from its supervisor: the data folder, and file descriptors of the workers'
-    counters, of the listening socket, and of the heartbeat board, on which it has the slot `slot` of `slots`."""
+    counters, of the listening socket, and of the heartbeat board, on which it has the slot `slot` of `slots`.
+    `processes` are the names of all processes in the order of their slots, empty for a slot that none has."""
 
     data: str
+    processes: tuple[str, ...]
     counters: int
     socket: int
     board: int
