@@ -688,6 +688,7 @@ def test_devices_are_variants_of_user_agent() -> None:
         ("no-cache, stale-if-error=0", MIN60, 200, 0, 60),
         ("max-age=10, stale-while-revalidate=20", MIN60, 200, 80, FOREVER),
         ("max-age=10", ZERO, 301, 0, FOREVER),
+        ("max-age=10", ZERO, 400, 0, 0),
         ("max-age=10", ZERO, 404, 0, 0),
         ("max-age=10, stale-if-error=20", ZERO, 404, 0, 30),
         ("max-age=10", ZERO, 503, 0, 0),

@@ -494,6 +494,10 @@ def test_a_path_that_names_no_file_or_too_many_is_refused(path: str, reason: str
         readings(path)
 
 
+def test_a_front_controller_serves_the_path_without_its_script() -> None:
+    assert {"/a.php", "/x"} <= {text for text, _ in without_parts("/a.php/x", ())}
+
+
 def test_only_four_hexadecimal_digits_are_a_unicode_escape() -> None:
     assert "/a" in {text for text, _ in without_parts("/a%u003bp=1", ())}
     for path in ("/a%u00zz", "/a%u003"):

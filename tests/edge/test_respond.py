@@ -448,7 +448,7 @@ def test_several_ranges() -> None:
 
 def test_parts_have_no_type_if_the_origin_gave_none() -> None:
     meta = stored()
-    meta.headers = [each for each in meta.headers if each[0] != b"content-type"]
+    meta.headers = tuple(each for each in meta.headers if each[0] != b"content-type")
     reply = answer(request((b"range", b"bytes=0-1, 5-9")), meta, BODY, NOW, boundary="mine")
     assert isinstance(reply.body, bytes)
     assert reply.body.startswith(b"\r\n--mine\r\nContent-Range: bytes 0-1/100\r\n\r\n")
