@@ -155,18 +155,20 @@ class WithoutSoftDelete:
                 if "/soft-delete" in self.path:
                     self.answer(404, b'{"errors":["1 error occurred:\\n\\t* unsupported path\\n\\n"]}')
                     return
-                kept = {
+                headers = {
                     name: self.headers[name]
                     for name in ("X-Vault-Token", "Content-Type")
                     if name in self.headers
                 }
-                said = requests.request(self.command, target + self.path, data=body, headers=kept, timeout=20)
-                text = said.content
-                if said.ok and "/keys/" in self.path and self.command == "GET":
-                    known = said.json()
+                response = requests.request(
+                    self.command, target + self.path, data=body, headers=headers, timeout=20
+                )
+                text = response.content
+                if response.ok and "/keys/" in self.path and self.command == "GET":
+                    known = response.json()
                     known["data"].pop("soft_deleted", None)
                     text = json.dumps(known).encode()
-                self.answer(said.status_code, text)
+                self.answer(response.status_code, text)
 
             do_GET = do_POST = do_PUT = do_DELETE = do_LIST = handle_one
 

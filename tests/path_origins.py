@@ -47,13 +47,13 @@ def half_open(*patterns: str, guarded: bool = True, path: str = "", **members: s
 
 
 def resolved(path: bytes) -> bytes:
-    kept: list[bytes] = []
+    segments: list[bytes] = []
     for segment in path.split(b"/"):
         if segment == b"..":
-            kept = kept[:-1]
+            segments = segments[:-1]
         elif segment not in (b"", b"."):
-            kept.append(segment)
-    return b"/" + b"/".join(kept)
+            segments.append(segment)
+    return b"/" + b"/".join(segments)
 
 
 def before(path: bytes, marks: bytes) -> bytes:
@@ -135,8 +135,8 @@ def hfs(path: bytes) -> bytes:
 
 def best_fit(path: bytes) -> bytes:
     text = unicodedata.normalize("NFKD", unquote_to_bytes(path).decode("utf-8", "replace"))
-    kept = "".join([char for char in text if unicodedata.category(char) != "Mn"])
-    return windows(kept.replace("\u2044", "/").encode())
+    letters = "".join([char for char in text if unicodedata.category(char) != "Mn"])
+    return windows(letters.replace("\u2044", "/").encode())
 
 
 def twice(first: Callable[[bytes], bytes], second: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:

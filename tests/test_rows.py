@@ -75,11 +75,11 @@ async def test_a_test_that_is_a_coroutine_is_awaited_for_each_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "table", "says"),
+    ("names", "table", "message"),
     [("number", [], "is empty"), ("nmuber", [1], "takes no nmuber")],
 )
-def test_a_table_that_would_test_nothing_is_an_error(names: str, table: list[int], says: str) -> None:
-    with pytest.raises(AssertionError, match=says):
+def test_a_table_that_would_test_nothing_is_an_error(names: str, table: list[int], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
 
         @rows(names, table)
         def test(number: int) -> None: ...

@@ -65,7 +65,7 @@ async def test_miss_hit_head_and_raw_target(origin: ScriptedOrigin) -> None:
     assert hit.header("age") == "0"
     assert (head.header("content-length"), head.body) == ("5", b"")
     assert (unchanged.status, unchanged.body) == (304, b"")
-    assert [asked.target for asked in origin.requests] == ["/a%20b/%2F"]
+    assert [request.target for request in origin.requests] == ["/a%20b/%2F"]
 
 
 async def test_a_body_streams_through(origin: ScriptedOrigin) -> None:

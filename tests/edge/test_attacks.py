@@ -228,14 +228,14 @@ class TestSmuggling:
             (200, b"this is /in"),
             (200, b"this is /b"),
         ]
-        asked = origin.requests[0]
-        assert (asked.target, asked.body) == ("/in", b"abc")
-        framing = [h for h in asked.headers if h[0] in ("content-length", "transfer-encoding")]
+        received = origin.requests[0]
+        assert (received.target, received.body) == ("/in", b"abc")
+        framing = [h for h in received.headers if h[0] in ("content-length", "transfer-encoding")]
         assert framing in ([("content-length", "3")], [("transfer-encoding", "chunked")])
-        for name, _ in asked.headers:
+        for name, _ in received.headers:
             assert "_" not in name
             assert name not in ("upgrade", "trailer", "te", "expect", "x")
-        assert asked.header("host") == f"127.0.0.1:{origin.port}"
+        assert received.header("host") == f"127.0.0.1:{origin.port}"
 
     async def test_a_request_in_the_body_of_one_that_is_refused(
         self, harness: EdgeHarness, origin: ScriptedOrigin
@@ -280,10 +280,10 @@ class TestSmuggling:
         answers = await converse(harness, request * 3 + NEXT)
         assert [seen.status for seen in answers] == [200] * 4
         assert origin.requests[0].target == path
-        for asked in origin.requests:
-            names = {name for name, _ in asked.headers}
+        for received in origin.requests:
+            names = {name for name, _ in received.headers}
             assert not names & {"upgrade", "http2-settings"}
-            assert asked.header("connection") == "Keep-Alive"
+            assert received.header("connection") == "Keep-Alive"
 
     async def test_thousands_of_upgrades_in_a_row(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         request = b"GET /a HTTP/1.1\r\nHost: d.test\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
@@ -432,12 +432,14 @@ UNVARIED = {
 }  # fmt: skip
 
 
-async def echo(asked: ReceivedRequest, wire: Wire) -> None:
+async def echo(received: ReceivedRequest, wire: Wire) -> None:
     """An origin that returns everything that it received."""
-    shown = "\n".join([f"{asked.method} {asked.target}", *(f"{n}: {v}" for n, v in asked.headers)]).encode()
-    shown += b"\n" + asked.body
+    shown = "\n".join(
+        [f"{received.method} {received.target}", *(f"{n}: {v}" for n, v in received.headers)]
+    ).encode()
+    shown += b"\n" + received.body
     head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n" % len(shown)
-    await wire.send(head if asked.method == "HEAD" else head + shown)
+    await wire.send(head if received.method == "HEAD" else head + shown)
 
 
 class TestPoisoning:
@@ -502,7 +504,7 @@ class TestPoisoning:
         async with EdgeHarness(site(origin.origin())) as harness:
             headers = [("X-HTTP-Method-Override", "DELETE"), ("X-Method-Override", "DELETE")]
             assert (await harness.get("/page?_method=DELETE", headers=headers)).status == 200
-        assert [asked.method for asked in origin.requests] == ["GET"]
+        assert [request.method for request in origin.requests] == ["GET"]
         assert "DELETE" not in str(origin.requests[0].headers)
 
     @rows(
@@ -540,14 +542,14 @@ class TestPoisoning:
                 ("X-Forwarded-For", "203.0.113.9"),
             ]
             await harness.get("/page", headers=headers, method="PUT", body=b"body")
-        asked = origin.requests[0]
-        assert asked.body == b"body"
-        assert asked.header("x-secret") == "mine"
-        assert (asked.header("x-forwarded-for") or "").endswith("127.0.0.1")
-        assert (asked.header("via") or "").endswith("(CloudFront)")
-        assert asked.header("host") == f"127.0.0.1:{origin.port}"
-        assert asked.header("x-amz-cf-id")
-        assert asked.header("cookie") == (None if nominated == "Cookie" else "a=b")
+        received = origin.requests[0]
+        assert received.body == b"body"
+        assert received.header("x-secret") == "mine"
+        assert (received.header("x-forwarded-for") or "").endswith("127.0.0.1")
+        assert (received.header("via") or "").endswith("(CloudFront)")
+        assert received.header("host") == f"127.0.0.1:{origin.port}"
+        assert received.header("x-amz-cf-id")
+        assert received.header("cookie") == (None if nominated == "Cookie" else "a=b")
 
     async def test_a_field_taken_away_by_connection_is_not_in_the_key_either(
         self, origin: ScriptedOrigin
@@ -624,7 +626,7 @@ class TestHosts:
         origin.on("/a", answer(200, b"", UNSTORED))
         seen = await harness.get("/a", host=host)
         assert seen.status == status
-        assert [asked.header("host") for asked in origin.requests] == [f"127.0.0.1:{origin.port}"] * (
+        assert [request.header("host") for request in origin.requests] == [f"127.0.0.1:{origin.port}"] * (
             status == 200
         )
 
@@ -657,7 +659,7 @@ class TestHosts:
         origin.on("/a", answer(200, b"", UNSTORED))
         answers = await converse(harness, f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         assert [seen.status for seen in answers] == [status]
-        assert [(asked.target, asked.header("host")) for asked in origin.requests] == (
+        assert [(request.target, request.header("host")) for request in origin.requests] == (
             [("/a", f"127.0.0.1:{origin.port}")] if status == 200 else []
         )
 
@@ -749,13 +751,13 @@ def decoded(path: str) -> str:
 
 def collapsed(path: str) -> str:
     """Repeated slashes and dot segments removed (RFC 3986 §5.2.4), nothing decoded."""
-    kept: list[str] = []
+    segments: list[str] = []
     for segment in path.split("/"):
         if segment == "..":
-            kept = kept[:-1]
+            segments = segments[:-1]
         elif segment not in ("", "."):
-            kept.append(segment)
-    return "/" + "/".join(kept) + ("/" if path.endswith("/") and kept else "")
+            segments.append(segment)
+    return "/" + "/".join(segments) + ("/" if path.endswith("/") and segments else "")
 
 
 SERVERS: dict[str, Callable[[str], str]] = {
@@ -867,8 +869,8 @@ class TestDeception:
                 seen = await viewer.ask(target, "d.test")
                 if any(found(target).startswith("/private/") for found in SERVERS.values()):
                     assert seen.status in (400, 403), target
-            for asked in origin.requests:
-                assert not any(found(asked.target).startswith("/private/") for found in SERVERS.values())
+            for received in origin.requests:
+                assert not any(found(received.target).startswith("/private/") for found in SERVERS.values())
 
     async def test_what_is_cached_for_one_spelling_is_not_served_for_another(
         self, origin: ScriptedOrigin
@@ -991,7 +993,7 @@ class TestDeception:
             assert (await harness.get(target)).status == 400
             origin.on("/tenant1/a/../b", answer(200, b"fine"))
             assert (await harness.get("/a/../b")).body == b"fine"
-        assert [asked.target for asked in origin.requests] == ["/tenant1/a/../b"]
+        assert [request.target for request in origin.requests] == ["/tenant1/a/../b"]
 
     def test_the_normal_form_agrees_with_an_oracle(self) -> None:
         for target in spellings():

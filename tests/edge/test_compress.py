@@ -182,7 +182,7 @@ class TestThroughTheEdge:
                 async with await harness.viewer() as viewer:
                     await viewer.send(b"GET /a HTTP/1.0\r\nHost: d.test\r\nAccept-Encoding: gzip, br\r\n\r\n")
                     assert (await viewer.answer()).body == BODY
-        assert [asked.header("accept-encoding") for asked in origin.requests] == [None]
+        assert [request.header("accept-encoding") for request in origin.requests] == [None]
 
     @pytest.mark.parametrize("status", [403, 404])
     async def test_errors_too_with_their_custom_page(self, origin: ScriptedOrigin, status: int) -> None:

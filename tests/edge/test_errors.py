@@ -273,7 +273,7 @@ class TestCustomErrorResponses:
                 assert (seen.status, seen.body, seen.x_cache) == (code, b"<h1>pretty</h1>", "Error")
                 assert seen.header("content-type") == "text/html"
             assert (await harness.recorded(2))["result"] == "Error"
-        assert [asked.target for asked in origin.requests].count("/page") == 1
+        assert [request.target for request in origin.requests].count("/page") == 1
 
     async def test_only_for_its_own_code(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(500, b"plain"))
@@ -309,7 +309,7 @@ class TestCustomErrorResponses:
                 assert (seen.status, seen.header("content-length")) == (404, "15")
                 # The connection is intact.
                 assert (await viewer.ask("/page", "d.test")).body == b"<h1>pretty</h1>"
-        assert [asked.method for asked in origin.requests] == ["HEAD", "GET"]
+        assert [request.method for request in origin.requests] == ["HEAD", "GET"]
 
     async def test_of_a_post(self, origin: ScriptedOrigin) -> None:
         origin.on("/in", answer(500, b"plain"))
@@ -336,7 +336,7 @@ class TestCustomErrorResponses:
             # An error page that itself fails is requested once.
             seen = await harness.get("/page")
             assert (seen.status, seen.body) == (404, b"no page here")
-        assert [asked.target for asked in origin.requests] == ["/a", "/page"]
+        assert [request.target for request in origin.requests] == ["/a", "/page"]
 
     async def test_a_page_whose_origin_is_dead_leaves_the_error(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(500, b"plain", close=True))
@@ -345,7 +345,7 @@ class TestCustomErrorResponses:
         async with EdgeHarness(snapshot) as harness:
             for _ in range(3):
                 assert (await harness.get("/a")).body == b"plain"
-        assert [asked.target for asked in origin.requests] == ["/a", "/page"]
+        assert [request.target for request in origin.requests] == ["/a", "/page"]
 
     async def test_the_pages_own_behavior_rules_its_ttl_and_its_origin(
         self, origin: ScriptedOrigin, spare: ScriptedOrigin
@@ -390,7 +390,7 @@ class TestCustomErrorResponses:
             # Also for a method that is not allowed.
             assert (await harness.get("/a", method="POST", body=b"x")).body == b"<h1>pretty</h1>"
         # The page was requested without the viewer's cookies, once.
-        assert [asked.header("cookie") for asked in origin.requests] == [None]
+        assert [request.header("cookie") for request in origin.requests] == [None]
 
     async def test_a_disabled_distribution_asks_for_no_page(self, origin: ScriptedOrigin) -> None:
         async with EdgeHarness(paged(origin, ErrorResponse(403, 10, "/page", 200), enabled=False)) as harness:
@@ -424,7 +424,7 @@ class TestFailover:
             assert (await harness.get("/a")).x_cache == "Hit"
         assert len(origin.requests) == len(spare.requests) == 1
         # Each origin is addressed by its own name.
-        assert [asked.header("host") for asked in (*origin.requests, *spare.requests)] == [
+        assert [request.header("host") for request in (*origin.requests, *spare.requests)] == [
             f"127.0.0.1:{origin.port}",
             f"127.0.0.1:{spare.port}",
         ]
@@ -472,7 +472,7 @@ class TestFailover:
             assert (seen.status, seen.body) == (500, b"down too")
             for _ in range(2):
                 assert (await harness.get("/b")).status == 502
-        assert [asked.target for asked in origin.requests] == ["/a", "/b"]
+        assert [request.target for request in origin.requests] == ["/a", "/b"]
 
     @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
     async def test_safe_methods_cross(
@@ -525,8 +525,8 @@ class TestFailover:
                 words.append((await harness.get("/a")).x_cache)
                 clock.forward(6)
         assert words == ["Miss", "RefreshHit", "RefreshHit"]
-        assert [asked.header("if-none-match") for asked in origin.requests] == [None, '"1"', '"1"']
-        assert [asked.header("if-none-match") for asked in spare.requests] == [None, '"1"']
+        assert [request.header("if-none-match") for request in origin.requests] == [None, '"1"', '"1"']
+        assert [request.header("if-none-match") for request in spare.requests] == [None, '"1"']
 
     async def test_a_custom_page_for_what_the_second_answers(
         self, origin: ScriptedOrigin, spare: ScriptedOrigin

@@ -288,7 +288,7 @@ class TestPathsThatReadTwoWays:
         for _ in range(3):
             seen = await pair.get("/v/1", "X-Original-URL: /a/1")
             assert seen.body == b"the object /v/1"
-        asked = [asked for asked in origin.requests if asked.target == "/v/1"]
+        asked = [request for request in origin.requests if request.target == "/v/1"]
         assert len(asked) == 4
         assert not any(one.header("x-original-url") for one in asked)
 
@@ -419,8 +419,8 @@ async def test_what_is_in_the_cache_key(pair: Pair, origin: ScriptedOrigin) -> N
         for _ in range(3):
             await pair.get("/z/1" + query, "Accept-Encoding: gzip")
     # For two edges: gzip, br, neither; with each query gzip; and three cookie variants, one of which is no cookie.
-    assert len([asked for asked in origin.requests if asked.target == "/z/1"]) == 2 * (3 + 2)
-    assert len([asked for asked in origin.requests if asked.target == "/c/1"]) == 2 * 3
+    assert len([request for request in origin.requests if request.target == "/z/1"]) == 2 * (3 + 2)
+    assert len([request for request in origin.requests if request.target == "/c/1"]) == 2 * 3
 
 
 async def test_what_is_no_plain_hit_goes_the_long_way(pair: Pair) -> None:

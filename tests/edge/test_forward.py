@@ -58,7 +58,7 @@ def request(headers: Headers | None = None, method: str = "GET", **members: Any)
 
 
 def sent(
-    asked: Request,
+    viewer_request: Request,
     of: Behavior,
     origin: Origin = ORIGIN,
     restricted: bool | None = None,
@@ -69,7 +69,7 @@ def sent(
     for name, value in origin_headers(
         of,
         origin,
-        asked,
+        viewer_request,
         request_id="ID",
         via="1.1 me.cloudfront.net (CloudFront)",
         country=lambda address: {"192.0.2.7": "NZ"}.get(address, ""),
@@ -116,8 +116,8 @@ def test_parameters_are_selected_raw_and_in_order(select: Select, query: str, ex
 
 @given(st.text(st.characters(max_codepoint=255)))
 def test_what_two_opposite_selections_leave_out_is_nothing(query: str) -> None:
-    kept = select_query(only("a", ""), query).split("&") + select_query(but("a", ""), query).split("&")
-    assert sorted(p for p in kept if p) == sorted(p for p in query.split("&") if p)
+    selected = select_query(only("a", ""), query).split("&") + select_query(but("a", ""), query).split("&")
+    assert sorted(p for p in selected if p) == sorted(p for p in query.split("&") if p)
 
 
 # -- cookies (§5.7) ------------------------------------------------------------------------------------------
@@ -286,18 +286,18 @@ def test_conditions_and_ranges_pass_with_a_cache_policy_too(name: bytes) -> None
 def test_host_is_the_origins_unless_the_viewers_is_forwarded(
     origin: Origin, viewer_scheme: str, of: Behavior, expected: str
 ) -> None:
-    asked = request(host="CDN.example:8080", scheme=viewer_scheme)
-    assert sent(asked, of, origin)[b"host"] == [expected.encode()]
-    assert origin_headers(of, origin, asked, request_id="", via="")[0][0] == b"host"
+    viewer_request = request(host="CDN.example:8080", scheme=viewer_scheme)
+    assert sent(viewer_request, of, origin)[b"host"] == [expected.encode()]
+    assert origin_headers(of, origin, viewer_request, request_id="", via="")[0][0] == b"host"
 
 
 def test_host_is_the_one_that_the_request_was_routed_by() -> None:
     """An absolute-form target beats the Host field (RFC 9112 §3.2.2)."""
-    asked = Request("GET", "/", "routed.example", [(b"host", b"other.example")])
-    assert sent(asked, keyed_on("host"))[b"host"] == [b"routed.example"]
+    viewer_request = Request("GET", "/", "routed.example", [(b"host", b"other.example")])
+    assert sent(viewer_request, keyed_on("host"))[b"host"] == [b"routed.example"]
     honest = Request("GET", "/", "routed.example", [(b"host", b"routed.example")])
     bare = Request("GET", "/", "routed.example", [])
-    assert len({key_suffix(keyed_on("host"), each, "") for each in (asked, honest, bare)}) == 1
+    assert len({key_suffix(keyed_on("host"), each, "") for each in (viewer_request, honest, bare)}) == 1
     other = Request("GET", "/", "other.example", [])
     assert key_suffix(keyed_on("host"), bare, "") != key_suffix(keyed_on("host"), other, "")
 
@@ -336,13 +336,13 @@ def test_user_agent(of: Behavior, expected: bytes) -> None:
 def test_x_forwarded_for_ends_with_the_viewers_address(
     lines: list[bytes], expected: bytes, of: Behavior
 ) -> None:
-    asked = request([(b"x-forwarded-for", line) for line in lines], client_ip="192.0.2.7")
-    assert sent(asked, of)[b"x-forwarded-for"] == [expected]
+    viewer_request = request([(b"x-forwarded-for", line) for line in lines], client_ip="192.0.2.7")
+    assert sent(viewer_request, of)[b"x-forwarded-for"] == [expected]
 
 
 def test_via_is_appended_in_one_line() -> None:
-    asked = request([(b"via", b"1.0 a"), (b"via", b"1.1 b ")])
-    assert sent(asked, POLICY)[b"via"] == [b"1.0 a, 1.1 b, 1.1 me.cloudfront.net (CloudFront)"]
+    viewer_request = request([(b"via", b"1.0 a"), (b"via", b"1.1 b ")])
+    assert sent(viewer_request, POLICY)[b"via"] == [b"1.0 a, 1.1 b, 1.1 me.cloudfront.net (CloudFront)"]
 
 
 def test_custom_headers_overwrite_the_viewers() -> None:
@@ -419,9 +419,9 @@ def test_where_a_path_of_the_site_is_private_no_header_rewrites_the_request_unle
 
 
 def test_the_edges_signature_takes_the_place_of_the_viewers_authorization() -> None:
-    asked, of = request([(b"authorization", b"Basic x")]), keyed_on("authorization")
-    assert b"authorization" not in sent(asked, of, Origin("o", "origin.example", signing="always"))
-    assert b"authorization" in sent(asked, of, Origin("o", "origin.example", signing="no-override"))
+    viewer_request, of = request([(b"authorization", b"Basic x")]), keyed_on("authorization")
+    assert b"authorization" not in sent(viewer_request, of, Origin("o", "origin.example", signing="always"))
+    assert b"authorization" in sent(viewer_request, of, Origin("o", "origin.example", signing="no-override"))
 
 
 @rows(
@@ -442,21 +442,21 @@ def test_which_names_give_an_origin_another_request(name: bytes, overrides: bool
 @rows("of", [LEGACY, keyed_on("x-a", legacy=True), behavior(key_headers=only("x-a"), forward_headers=ALL)])
 def test_a_nominated_header_is_neither_sent_nor_keyed(of: Behavior) -> None:
     """RFC 9110 §7.6.1; and what is not forwarded must not be in the key, or the key can be poisoned."""
-    asked = request(
+    viewer_request = request(
         [(b"connection", b"keep-alive, X-A , x-forwarded-for"), (b"x-a", b"1"), (b"x-forwarded-for", b"9")]
     )
-    headers = sent(asked, of)
+    headers = sent(viewer_request, of)
     assert b"x-a" not in headers
     assert headers[b"x-forwarded-for"] == [b"127.0.0.1"]
-    assert key_suffix(of, asked, "") == key_suffix(of, request(), "")
+    assert key_suffix(of, viewer_request, "") == key_suffix(of, request(), "")
 
 
 @rows("option", [b"cookie", b"accept-encoding"])
 def test_nominated_cookies_and_encodings_too(option: bytes) -> None:
     of = behavior(key_cookies=ALL, forward_cookies=ALL, accept_gzip=True)
-    asked = request([(b"connection", option), (b"cookie", b"a=1"), (b"accept-encoding", b"gzip")])
-    assert option not in sent(asked, of)
-    assert len(key_suffix(of, asked, "").split("\n")) == 2
+    viewer_request = request([(b"connection", option), (b"cookie", b"a=1"), (b"accept-encoding", b"gzip")])
+    assert option not in sent(viewer_request, of)
+    assert len(key_suffix(of, viewer_request, "").split("\n")) == 2
 
 
 @rows("option", [b"host", b"close", b"via", b"x-amz-cf-id"])
@@ -475,8 +475,8 @@ def test_the_edges_own_names_cannot_be_spoofed(of: Behavior) -> None:
 
 
 def test_repeats_keep_their_order() -> None:
-    asked = request([(b"x-own", b"1"), (b"x-own", b"2")])
-    assert sent(asked, LEGACY)[b"x-own"] == [b"1", b"2"]
+    viewer_request = request([(b"x-own", b"1"), (b"x-own", b"2")])
+    assert sent(viewer_request, LEGACY)[b"x-own"] == [b"1", b"2"]
 
 
 # -- cookies toward the origin -------------------------------------------------------------------------------
@@ -540,16 +540,18 @@ BOTH = behavior(accept_gzip=True, accept_brotli=True)
 def test_accept_encoding_is_normalised(
     of: Behavior, value: bytes | None, forwarded: bytes | None, keyed: bool
 ) -> None:
-    asked = request([(b"accept-encoding", value)] if value is not None else [])
-    assert sent(asked, of).get(b"accept-encoding") == ([forwarded] if forwarded is not None else None)
+    viewer_request = request([(b"accept-encoding", value)] if value is not None else [])
+    assert sent(viewer_request, of).get(b"accept-encoding") == (
+        [forwarded] if forwarded is not None else None
+    )
     nothing = key_suffix(of, request([]), "")  # the host, where all headers are forwarded
-    assert (key_suffix(of, asked, "") != nothing) is keyed
+    assert (key_suffix(of, viewer_request, "") != nothing) is keyed
 
 
 def test_several_accept_encoding_lines_are_one() -> None:
-    asked = request([(b"accept-encoding", b"gzip"), (b"accept-encoding", b"br")])
-    assert sent(asked, BOTH)[b"accept-encoding"] == [b"br,gzip"]
-    assert key_suffix(BOTH, asked, "") == "\ne7:br,gzip"
+    viewer_request = request([(b"accept-encoding", b"gzip"), (b"accept-encoding", b"br")])
+    assert sent(viewer_request, BOTH)[b"accept-encoding"] == [b"br,gzip"]
+    assert key_suffix(BOTH, viewer_request, "") == "\ne7:br,gzip"
 
 
 def test_a_long_accept_encoding_counts_like_a_short_one() -> None:
@@ -582,13 +584,13 @@ def test_cloudfront_headers_are_made_if_listed(name: str, expected: bytes | None
         "all-and": behavior(forward_headers=Select("all", (name,))),
         "except-and": behavior(key_headers=only(name), forward_headers=but("host")),
     }[kind]
-    asked = request(
+    viewer_request = request(
         [(b"user-agent", b"Mozilla/5.0 (iPhone; CPU) Mobile/15E148"), (b"cloudfront-viewer-country", b"XX")],
         scheme="https",
         client_ip="192.0.2.7",
         client_port=4711,
     )
-    assert sent(asked, of).get(name.encode()) == ([expected] if expected is not None else None)
+    assert sent(viewer_request, of).get(name.encode()) == ([expected] if expected is not None else None)
 
 
 def test_the_version_that_a_viewer_speaks_has_two_parts() -> None:
@@ -635,8 +637,8 @@ def test_devices_are_guessed_from_the_user_agent(agent: str, kinds: str) -> None
 
 
 def test_nothing_selected_adds_nothing() -> None:
-    asked = request([(b"cookie", b"a=1"), (b"accept-encoding", b"gzip"), (b"x-a", b"1")])
-    assert key_suffix(POLICY, asked, "q=1") == ""
+    viewer_request = request([(b"cookie", b"a=1"), (b"accept-encoding", b"gzip"), (b"x-a", b"1")])
+    assert key_suffix(POLICY, viewer_request, "q=1") == ""
 
 
 @rows(
@@ -832,10 +834,10 @@ def test_one_key_is_one_request_except_for_what_is_documented_to_differ(
 ) -> None:
     """Proof that no field can silently poison the cache: what the origin sees is in the key, or Vary may name it, or
     the behavior forwards it without keying on it and `differs_under_one_key` reports that."""
-    asked = [request(one, host="a.example"), request(other, host=host.decode())]
-    if key_suffix(of, asked[0], "") != key_suffix(of, asked[1], ""):
+    viewer_requests = [request(one, host="a.example"), request(other, host=host.decode())]
+    if key_suffix(of, viewer_requests[0], "") != key_suffix(of, viewer_requests[1], ""):
         return
-    first, second = (sent(each, of) for each in asked)
+    first, second = (sent(each, of) for each in viewer_requests)
     for name in {*first, *second} - fields.CONDITIONAL:
         differ = first.get(name) != second.get(name)
         if name == b"accept-encoding" and {str(first.get(name)), str(second.get(name))} <= {

@@ -206,7 +206,7 @@ class TestAConnectionThatIsNotUsedAgain:
         head = b"%b /in HTTP/1.1\r\nHost: d.test\r\nConnection: close\r\n" % method.encode()
         await heard(harness, head + fields + b"\r\n" + body)
         await harness.get("/a")
-        assert [asked.connection for asked in origin.requests] == [0, 1]
+        assert [request.connection for request in origin.requests] == [0, 1]
         assert origin.requests[0].header("connection") == "close"
         assert origin.requests[0].body == b"abc"
         assert origin.requests[1].header("connection") == "Keep-Alive"
@@ -217,7 +217,7 @@ class TestAConnectionThatIsNotUsedAgain:
     ) -> None:
         await harness.get("/in", method="POST", body=b"")
         await harness.get("/a")
-        assert [asked.connection for asked in origin.requests] == [0, 0]
+        assert [request.connection for request in origin.requests] == [0, 0]
 
     async def test_after_an_early_answer(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         origin.on("/in", [LEAVE_BODY, *answer(413, b"no")])
@@ -375,7 +375,7 @@ async def test_a_head_in_two_packets_and_much_of_the_body_with_its_end(
         assert (await viewer.answer()).body == b"this is /a"
         (connection,) = harness.listener.connections
         assert connection._parser.stage is BETWEEN
-    assert [len(asked.body) for asked in origin.requests] == [60_000] * 3 + [0]
+    assert [len(request.body) for request in origin.requests] == [60_000] * 3 + [0]
 
 
 def test_the_gates_fuzzer_finds_nothing() -> None:

@@ -575,7 +575,7 @@ async def test_an_idle_connection_closed_by_the_origin_is_forgotten(
     bye.set()
     await origin.disconnected(1)
     assert (await get(origins, origin.origin())).whole == b"y"
-    assert [asked.connection for asked in origin.requests] == [0, 1]
+    assert [request.connection for request in origin.requests] == [0, 1]
 
 
 async def test_bytes_on_an_idle_connection_close_it(origins: Origins, origin: ScriptedOrigin) -> None:
@@ -799,10 +799,10 @@ async def test_what_cannot_be_repeated_gets_a_fresh_connection(
     await get(origins, origin.origin())
     await asyncio.sleep(0.1)
     await get(origins, origin.origin(), method="POST")
-    assert [asked.connection for asked in origin.requests] == [0, 1]
+    assert [request.connection for request in origin.requests] == [0, 1]
     await get(origins, origin.origin())
     await get(origins, origin.origin(), method="POST")
-    assert [asked.connection for asked in origin.requests][2:] == [1, 1]
+    assert [request.connection for request in origin.requests][2:] == [1, 1]
 
 
 # Connecting.
@@ -1222,7 +1222,7 @@ async def test_an_answer_may_begin_before_the_body_ends(origins: Origins, origin
         assert await anext(reply.body) == b"1"
         more.set()
         assert await read(reply) == b"2"
-    assert [asked.body for asked in origin.requests] == [b"ab", b"ab"]
+    assert [request.body for request in origin.requests] == [b"ab", b"ab"]
     assert origin.connections == 2
 
 
@@ -1393,7 +1393,7 @@ async def test_bodies_over_tls(authority: Authority, size: int) -> None:
             sent = body_of([body[at : at + 50_000] for at in range(0, size, 50_000)])
             reply = await origins.fetch(settings, OriginRequest("https", "POST", "/", HOST, sent))
             assert await read(reply) == body
-        assert [asked.body == body for asked in origin.requests] == [True, True]
+        assert [request.body == body for request in origin.requests] == [True, True]
         assert origin.connections == 2  # after a body it is not reused
         await origins.aclose()
 

@@ -255,7 +255,7 @@ async def test_a_second_origin_stands_in_for_one_without_credentials(tmp_path: P
         path = credentials(tmp_path, title="elsewhere.example.com")
         async with EdgeHarness(snapshot, settings=settings(path)) as harness:
             assert (await harness.get("/a")).body == b"spare"
-        assert [asked.header("authorization") for asked in origin.requests] == [None]
+        assert [request.header("authorization") for request in origin.requests] == [None]
 
 
 async def test_what_is_stored_stands_in_while_credentials_are_missing(tmp_path: Path) -> None:

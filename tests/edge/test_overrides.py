@@ -83,8 +83,8 @@ ORIGIN = Origin("o", "origin.test")
 
 
 def sent(behavior: Behavior, name: str, method: str = "GET", *, guarded: bool = False) -> bool:
-    asked = Request(method, "/", "d.test", [(name.lower().encode(), b"evil")])
-    made = origin_headers(behavior, ORIGIN, asked, request_id="", via="", guarded=guarded)
+    viewer_request = Request(method, "/", "d.test", [(name.lower().encode(), b"evil")])
+    made = origin_headers(behavior, ORIGIN, viewer_request, request_id="", via="", guarded=guarded)
     return any(value == b"evil" for _, value in made)
 
 
@@ -130,8 +130,8 @@ class TestNames:
         )
         for method in ("GET", "POST"):
             assert sent(listed, name, method, guarded=True)
-        asked = Request("GET", "/", "d.test", [(name.lower().encode(), b"evil")])
-        assert "evil" in key_suffix(listed, asked, "")
+        viewer_request = Request("GET", "/", "d.test", [(name.lower().encode(), b"evil")])
+        assert "evil" in key_suffix(listed, viewer_request, "")
 
     @rows("name", CLIENTS)
     def test_of_another_viewers_address(self, name: str) -> None:
@@ -158,9 +158,9 @@ class TestNames:
             assert not sent(behavior, name, "POST", guarded=True)
 
 
-async def obedient(asked: ReceivedRequest, wire: Wire) -> None:
+async def obedient(viewer_request: ReceivedRequest, wire: Wire) -> None:
     """An origin that serves the file that such a header names, if one is sent."""
-    path = asked.target
+    path = viewer_request.target
     for name in (
         "x-original-url",
         "x-forwarded-uri",
@@ -168,7 +168,7 @@ async def obedient(asked: ReceivedRequest, wire: Wire) -> None:
         "x-original-path",
         "x-http-destinationurl",
     ):
-        path = asked.header(name) or path
+        path = viewer_request.header(name) or path
     body = b"the secret" if path.startswith("/private/") else b"open: " + path.encode()
     await wire.send(
         b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
@@ -218,8 +218,8 @@ class TestHost:
         assert key_suffix(behavior, one, "") == key_suffix(behavior, other, "") == ""
 
     async def test_makes_one_answer_for_each_alias(self) -> None:
-        async def by_host(asked: ReceivedRequest, wire: Wire) -> None:
-            body = (asked.header("host") or "").encode()
+        async def by_host(viewer_request: ReceivedRequest, wire: Wire) -> None:
+            body = (viewer_request.header("host") or "").encode()
             head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n"
             await wire.send(head % len(body) + body)
 

@@ -117,11 +117,11 @@ def test_plain(name: bytes, expected: bool) -> None:
 @rows("status", [404, 403, 503, 301])
 def test_conditions_and_ranges_count_only_for_successes(status: int) -> None:
     """RFC 9110 §13.2.1."""
-    asked = request((b"if-none-match", b"*"), (b"range", b"bytes=0-1"), (b"if-match", b'"no"'))
+    viewer_request = request((b"if-none-match", b"*"), (b"range", b"bytes=0-1"), (b"if-match", b'"no"'))
     meta = stored(status)
-    reply = answer(asked, meta, BODY, NOW)
+    reply = answer(viewer_request, meta, BODY, NOW)
     assert (reply.status, reply.body) == (status, BODY)
-    assert unmodified(asked, meta, NOW) is None
+    assert unmodified(viewer_request, meta, NOW) is None
     assert reply.x_cache == ("Error" if status >= 400 else "Hit")
 
 
@@ -285,8 +285,8 @@ def test_if_range_without_a_range_or_twice() -> None:
 
 
 def test_an_unsatisfiable_range_of_another_version_gets_the_new_one() -> None:
-    asked = request((b"range", b"bytes=500-"), (b"if-range", b'"v0"'))
-    assert answer(asked, stored(), BODY, NOW).status == 200
+    viewer_request = request((b"range", b"bytes=500-"), (b"if-range", b'"v0"'))
+    assert answer(viewer_request, stored(), BODY, NOW).status == 200
 
 
 # -- ranges (§5.10, RFC 9110 §14) ----------------------------------------------------------------------------
@@ -455,19 +455,19 @@ def test_parts_have_no_type_if_the_origin_gave_none() -> None:
 
 
 def test_the_boundary_is_the_same_each_time_and_in_no_part() -> None:
-    asked = request((b"range", b"bytes=0-40,50-"))
+    viewer_request = request((b"range", b"bytes=0-40,50-"))
     plain_body = b"a" * 200
-    first, again = (answer(asked, stored(), plain_body, NOW + n) for n in (0, 9))
+    first, again = (answer(viewer_request, stored(), plain_body, NOW + n) for n in (0, 9))
     assert first.body == again.body
     boundary = (header(first, b"content-type") or b"").partition(b"boundary=")[2]
     assert len(boundary) == 32, "128 bits"
     hostile = plain_body[:60] + b"\r\n--" + boundary + b"--\r\n" + plain_body[60:]
     hostile = hostile[: len(plain_body)]
-    reply = answer(asked, stored(), hostile, NOW)
+    reply = answer(viewer_request, stored(), hostile, NOW)
     other = (header(reply, b"content-type") or b"").partition(b"boundary=")[2]
     assert other != boundary
     assert other not in hostile
-    given_one = answer(asked, stored(), plain_body, NOW, boundary="mine")
+    given_one = answer(viewer_request, stored(), plain_body, NOW, boundary="mine")
     assert header(given_one, b"content-type") == b"multipart/byteranges; boundary=mine"
 
 
@@ -486,9 +486,9 @@ def test_the_boundary_is_the_same_each_time_and_in_no_part() -> None:
 def test_a_body_on_disk_is_laid_out_as_one_in_memory_is_sent(
     headers: list[tuple[bytes, bytes]], size: int
 ) -> None:
-    asked, meta, body = request(*headers), stored(), BODY[:size]
-    expected = answer(asked, meta, body, NOW, boundary="mine")
-    reply, laid_out = layout(asked, meta, size, NOW, "Hit", "mine")
+    viewer_request, meta, body = request(*headers), stored(), BODY[:size]
+    expected = answer(viewer_request, meta, body, NOW, boundary="mine")
+    reply, laid_out = layout(viewer_request, meta, size, NOW, "Hit", "mine")
     assert (reply.status, reply.length, reply.headers) == (expected.status, expected.length, expected.headers)
     if laid_out is None:
         assert expected.status in (304, 412, 416)
@@ -690,7 +690,7 @@ def test_redirect_location(host: str, target: str, location: bytes) -> None:
 
 
 @rows(
-    ("query", "kept"),
+    ("query", "logged"),
     [
         ("", ""),
         ("a=1&b", "a=1&b"),
@@ -700,8 +700,8 @@ def test_redirect_location(host: str, target: str, location: bytes) -> None:
         ("Signatures=1", "Signatures=1"),
     ],
 )
-def test_a_logged_query_is_no_credential(query: str, kept: str) -> None:
-    assert loggable_query(query) == kept
+def test_a_logged_query_is_no_credential(query: str, logged: str) -> None:
+    assert loggable_query(query) == logged
 
 
 def test_a_limit_has_a_result_type_of_its_own() -> None:

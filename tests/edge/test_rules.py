@@ -194,7 +194,7 @@ class TestStaleOnFailure:
         rules = (ErrorResponse(500, 10, "/page", 500),)
         async with edge_for(origin, clock, error_responses=rules) as harness:
             assert await words(harness, clock, 0, 11) == ["Miss one", "Hit one"]
-        assert [asked.target for asked in origin.requests] == ["/a", "/a"]
+        assert [request.target for request in origin.requests] == ["/a", "/a"]
 
     async def test_stale_ranges_and_heads(self, origin: ScriptedOrigin, clock: Clock) -> None:
         origin.on("/a", says("max-age=10", b"0123456789"), answer(500, b"down"))
@@ -246,7 +246,7 @@ class TestValidation:
         )
         async with edge_for(origin, clock) as harness:
             assert await words(harness, clock, 0, 11) == ["Miss one", "Miss two"]
-        assert [asked.header("if-none-match") for asked in origin.requests] == [None, '"1"', None]
+        assert [request.header("if-none-match") for request in origin.requests] == [None, '"1"', None]
 
     async def test_the_viewers_conditions_are_answered_here(
         self, origin: ScriptedOrigin, clock: Clock
@@ -259,7 +259,7 @@ class TestValidation:
                 assert (seen.status, seen.header("etag")) == (status, '"1"')
             assert (await harness.get("/a", headers=[("If-None-Match", '"0"')])).body == b"one"
         # The first fill requested all of it.
-        assert [asked.header("if-none-match") for asked in origin.requests] == [None, '"1"']
+        assert [request.header("if-none-match") for request in origin.requests] == [None, '"1"']
 
     @pytest.mark.parametrize("compress", [False, True])
     @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ class TestValidation:
             head = await harness.get("/b", method="HEAD")
             assert (head.x_cache, head.header("content-length")) == ("Miss", "6")
             assert (await harness.get("/b")).body == b"longer"
-        assert [asked.method for asked in origin.requests] == ["GET"] * 4
+        assert [request.method for request in origin.requests] == ["GET"] * 4
 
     async def test_a_viewers_cache_control_changes_nothing(
         self, origin: ScriptedOrigin, clock: Clock

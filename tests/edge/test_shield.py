@@ -713,7 +713,7 @@ class TestWhatPassesThrough:
             for harness in (child, await family.child()):
                 assert (await harness.get("/a")).body == b"from the second"
                 assert (await harness.get("/b")).body == b"sorry"
-            assert [asked.target for asked in second.requests] == ["/a", "/b", "/b"]
+            assert [request.target for request in second.requests] == ["/a", "/b", "/b"]
         assert len(family.parent.records) == 10
 
     async def test_a_body_that_breaks_off(self, family: Family) -> None:

@@ -51,7 +51,7 @@ class TestSignedUrls:
         first, second, third = [await harness.get(target) for _ in range(3)]
         assert [first.x_cache, second.x_cache, third.x_cache] == ["Miss", "Hit", "Hit"]
         assert {seen.body for seen in (first, second, third)} == {b"the object /a/1"}
-        assert [asked.target for asked in origin.requests] == ["/a/1"]
+        assert [request.target for request in origin.requests] == ["/a/1"]
         record = await harness.recorded(3)
         assert record["verdict"] == "allowed"
         assert record["key_pair_id"] == "KALICE1"
@@ -78,7 +78,10 @@ class TestSignedUrls:
             assert (await harness.get(target)).x_cache == "Hit"
             other = signed("/a/q?size=small")
             assert (await harness.get(other)).x_cache == "Miss"
-        assert [asked.target for asked in origin.requests] == ["/a/q?size=%20large&flag", "/a/q?size=small"]
+        assert [request.target for request in origin.requests] == [
+            "/a/q?size=%20large&flag",
+            "/a/q?size=small",
+        ]
 
     @pytest.mark.parametrize(
         ("spoil", "denial"),
@@ -179,7 +182,7 @@ class TestSignedCookies:
         assert refused(await harness.get("/b/1", headers=headers), Denial.UNKNOWN_KEY)
         record = await harness.recorded(3)
         assert (record["signed_by"], record["result"]) == ("cookies", "Hit")
-        assert all(asked.header("cookie") is None for asked in origin.requests)
+        assert all(request.header("cookie") is None for request in origin.requests)
 
     async def test_outside_of_the_resource(self, harness: EdgeHarness) -> None:
         headers = self.cookies("http://d.test/a/1*")

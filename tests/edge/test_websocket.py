@@ -600,7 +600,7 @@ class TestOrigins:
             assert (await viewer.answer()).body == b"b"
         assert (await harness.recorded(1))["reason"] == "websocket_declined"
         # A handshake has its own connection, on which no other request is sent.
-        assert sorted(asked.connection for asked in origin.requests) == [0, 1, 2]
+        assert sorted(request.connection for request in origin.requests) == [0, 1, 2]
 
     async def test_a_handshake_never_uses_an_idle_connection(
         self, harness: EdgeHarness, origin: ScriptedOrigin
@@ -612,7 +612,7 @@ class TestOrigins:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
         await harness.get("/b")
-        assert [asked.connection for asked in origin.requests] == [0, 1, 0]
+        assert [request.connection for request in origin.requests] == [0, 1, 0]
 
     @pytest.mark.uvloop
     async def test_custom_error_pages_and_bodies_of_every_framing(self, origin: ScriptedOrigin) -> None:
@@ -715,7 +715,7 @@ class TestViewers:
             assert (await viewer.answer()).status == 101
             assert await viewer.reader.readexactly(len(hidden) + len(much)) == hidden + much
             await sending
-        assert [asked.target for asked in origin.requests] == ["/ws"]
+        assert [request.target for request in origin.requests] == ["/ws"]
 
     async def test_what_waits_for_the_101_is_bounded(
         self, harness: EdgeHarness, origin: ScriptedOrigin
@@ -752,7 +752,7 @@ class TestViewers:
             assert (seen.status, seen.header("connection")) == (status, "close")
             await viewer.send(hidden)
             assert await viewer.at_end() == b""
-        assert [asked.target for asked in origin.requests] == ["/ws"]
+        assert [request.target for request in origin.requests] == ["/ws"]
 
     async def test_bytes_behind_a_handshake_without_signature_are_not_a_request(
         self, origin: ScriptedOrigin
@@ -826,7 +826,7 @@ class TestViewers:
             origin.on("/b", answer(200, b"b"))
             assert (await viewer.answer()).body == b"b"
         assert (await harness.recorded(1))["reason"] == reason
-        assert [asked.target for asked in origin.requests] == ["/b"]
+        assert [request.target for request in origin.requests] == ["/b"]
 
     @pytest.mark.uvloop
     @pytest.mark.parametrize(

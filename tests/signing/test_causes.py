@@ -336,12 +336,12 @@ CASES: dict[str, tuple[str, str, str, str]] = {
 
 @rows("name", CASES)
 def test_a_mistake_has_its_code(name: str) -> None:
-    url, cookies, code, says = CASES[name]
+    url, cookies, code, message = CASES[name]
     report = look(url, cookies)
     assert not report.granted
     codes = [cause.code for cause in report.causes]
     assert code in codes[:2], (codes, report.cause)
-    assert says in report.cause
+    assert message in report.cause
     assert "unknown" not in codes
 
 

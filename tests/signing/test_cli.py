@@ -164,7 +164,7 @@ def test_a_key_is_checked_and_its_public_half_printed(tmp_path: Path) -> None:
 
 
 @rows(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("sign", "https://cdn.test/a", *RSA_KEY), "give expires"),
         (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "2030-01-01"), "2030-01-01T00:00:00Z"),
@@ -181,9 +181,9 @@ def test_a_key_is_checked_and_its_public_half_printed(tmp_path: Path) -> None:
         (("explain", "https://cdn.test/a", "--public-key", f"K1={KEYS / 'rsa.pem'}"), "a private key"),
     ],
 )
-def test_a_mistake_gets_a_message_that_names_it(arguments: tuple[str, ...], says: str) -> None:
+def test_a_mistake_gets_a_message_that_names_it(arguments: tuple[str, ...], message: str) -> None:
     _, err = keyfront(*arguments, code=2)
-    assert says in " ".join(err.split())
+    assert message in " ".join(err.split())
 
 
 # ---- keys in custody
@@ -215,7 +215,7 @@ def test_with_a_key_in_custody_and_with_a_key_groups(tmp_path: Path) -> None:
 
 
 @rows(
-    ("options", "says"),
+    ("options", "message"),
     [
         ((), "Name what to sign with"),
         (("--key-group", "films", "--key", "file:/k/a"), "Name what to sign with"),
@@ -231,6 +231,6 @@ def test_with_a_key_in_custody_and_with_a_key_groups(tmp_path: Path) -> None:
         (("--key", "file:/k/", "--key-pair-id", "K1"), "names a place, not a key"),
     ],
 )
-def test_what_to_sign_with_must_be_clear(options: tuple[str, ...], says: str) -> None:
+def test_what_to_sign_with_must_be_clear(options: tuple[str, ...], message: str) -> None:
     _, err = keyfront("sign", "https://cdn.test/a", "--expires", "1h", *options, code=2)
-    assert says in " ".join(err.split())
+    assert message in " ".join(err.split())

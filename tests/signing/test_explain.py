@@ -88,11 +88,11 @@ SPELLINGS: dict[str, tuple[str, tuple[str, str], str]] = {
 @rows("signer", [RSA, EC])
 @rows("name", SPELLINGS)
 def test_finds_the_spelling_that_was_signed(name: str, signer: LocalSigner) -> None:
-    url, (before, after), says = SPELLINGS[name]
+    url, (before, after), message = SPELLINGS[name]
     requested = signed(url, signer).replace(before, after, 1)
     report = look(requested)
     assert report.denial == "signature_mismatch"
-    assert says.lower() in report.cause.lower()
+    assert message.lower() in report.cause.lower()
     assert (report.code, report.message) == ("AccessDenied", "Access denied")
 
 
@@ -198,24 +198,24 @@ CASES: dict[str, tuple[str, str, str]] = {
 
 @rows("name", CASES)
 def test_finds_the_mistake(name: str) -> None:
-    url, denial, says = CASES[name]
+    url, denial, message = CASES[name]
     report = look(url)
     assert report.denial == denial
-    assert says in report.cause
+    assert message in report.cause
 
 
 def test_cookies_are_explained_too() -> None:
     good = sign_cookies("https://cdn.test/*", RSA, expires=SOON, now=NOW).header
     assert look("https://cdn.test/a", good).granted
     assert look("https://cdn.test/a", good).mode == "cookies"
-    for cookies, says in {
+    for cookies, message in {
         "theme=dark": "no CloudFront-… ones",
         good.replace("CloudFront-", "cloudfront-"): "upper and lower case of their names",
         good.replace("CloudFront-Policy=", "CloudFront-Policy=undefined; x="): "sent the word undefined",
         good.replace("CloudFront-Signature", "x"): "CloudFront-Signature",
         good.replace("_", "%5F"): "is percent-encoded:",
     }.items():
-        assert says in look("https://cdn.test/a", cookies).cause
+        assert message in look("https://cdn.test/a", cookies).cause
     ignored = look("https://cdn.test/a?Expires=1", good)
     assert "makes them count for nothing" in ignored.cause
     assert ignored.mode == "url"

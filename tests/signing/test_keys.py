@@ -197,11 +197,11 @@ def _unfit() -> dict[str, tuple[bytes | str, str]]:
     }
 
 
-@rows(("what", "source", "says"), [(what, *case) for what, case in _unfit().items()])
-def test_says_what_is_wrong_with_a_private_key(what: str, source: bytes | str, says: str) -> None:
+@rows(("what", "source", "message"), [(what, *case) for what, case in _unfit().items()])
+def test_says_what_is_wrong_with_a_private_key(what: str, source: bytes | str, message: str) -> None:
     with pytest.raises(KeyLoadError) as raised:
         load_private_key(source)
-    assert says in str(raised.value), what
+    assert message in str(raised.value), what
     # A message may go to a log: it must contain no part of the key.
     for line in (source if isinstance(source, str) else source.decode("latin-1")).splitlines():
         if len(line) > 30:

@@ -248,7 +248,7 @@ def test_moments(moment: Any, seconds: int) -> None:
 
 
 @rows(
-    ("moment", "says"),
+    ("moment", "message"),
     [
         (datetime(2030, 1, 1), "without a time zone"),
         (SOON * 1000, f"is in milliseconds: epochs here are seconds, {SOON}"),
@@ -268,10 +268,10 @@ def test_moments(moment: Any, seconds: int) -> None:
         (None, "not NoneType"),
     ],
 )
-def test_moments_that_are_probably_not_meant(moment: Any, says: str) -> None:
+def test_moments_that_are_probably_not_meant(moment: Any, message: str) -> None:
     with pytest.raises(PolicyError) as raised:
         epoch_of(moment, NOW)
-    assert says in str(raised.value)
+    assert message in str(raised.value)
 
 
 # ------------------------------------------------------------------------------------------------------------

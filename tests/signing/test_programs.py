@@ -110,12 +110,12 @@ def test_signs_and_verifies_as_openssl_does(name: str, hash_name: HashName, tmp_
     assert not public.verify(data, signature[:-1], hash_name)
     (tmp_path / "data").write_bytes(data)
     (tmp_path / "signature").write_bytes(signature)
-    said = subprocess.run(
+    verified = subprocess.run(
         ["openssl", "dgst", f"-{hash_name.lower()}", "-verify", HERE / "keys" / f"{name}.pub", "-signature",
          tmp_path / "signature", tmp_path / "data"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert said.stdout.strip() == "Verified OK"
+    assert verified.stdout.strip() == "Verified OK"
     undone = public.undone(signature)
     assert (undone is None) == (name != "rsa")
     assert undone is None or undone.endswith(hashlib.new(hash_name, data).digest())

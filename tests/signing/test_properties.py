@@ -150,7 +150,7 @@ def test_no_changed_character_is_overlooked(kind: str, at: int, char: str, inser
 def _same(one: str, other: str) -> bool:
     """Whether two URLs have the same part of their own and the same first signing parameters."""
 
-    def said(url: str) -> object:
+    def policy_of(url: str) -> object:
         before, _, query = url.partition("#")[0].partition("?")
         given, own = split_query(query)
         given.setdefault("Hash-Algorithm", "SHA1")
@@ -159,7 +159,7 @@ def _same(one: str, other: str) -> bool:
         return scheme, host.lower(), slash + path, given, own  # a host's case has no meaning
 
     try:
-        return said(one) == said(other)
+        return policy_of(one) == policy_of(other)
     except ValueError:
         return False
 

@@ -65,8 +65,8 @@ DOMAINS = {
 
 @rows("what", DOMAINS)
 def test_a_domain_that_cannot_work_is_refused(what: str) -> None:
-    domain, says = DOMAINS[what]
-    with pytest.raises(SigningError, match=says):
+    domain, message = DOMAINS[what]
+    with pytest.raises(SigningError, match=message):
         sign_cookies(FILMS, RSA, expires=HOUR, domain=domain, now=NOW)
 
 
@@ -142,8 +142,8 @@ PATHS = {
 
 @rows("what", PATHS)
 def test_a_path_that_cannot_work_is_refused(what: str) -> None:
-    path, says = PATHS[what]
-    with pytest.raises(SigningError, match=says):
+    path, message = PATHS[what]
+    with pytest.raises(SigningError, match=message):
         sign_cookies(FILMS, RSA, expires=HOUR, path=path, now=NOW)
 
 
@@ -259,7 +259,7 @@ def test_what_has_expired_already_warns_with_a_type_of_its_own() -> None:
 
 
 @rows(
-    ("expires", "says"),
+    ("expires", "message"),
     [
         (datetime(2030, 1, 1), "without a time zone.*datetime.now"),
         (NOW + 3600, "not float: round it"),
@@ -271,10 +271,10 @@ def test_what_has_expired_already_warns_with_a_type_of_its_own() -> None:
         ([SOON], "not list"),
     ],
 )
-def test_moments_that_are_none_say_what_to_give(expires: Any, says: str) -> None:
-    with pytest.raises(PolicyError, match=says):
+def test_moments_that_are_none_say_what_to_give(expires: Any, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
         sign_url("https://cdn.test/a", RSA, expires=expires, now=NOW)
-    with pytest.raises(PolicyError, match=says):
+    with pytest.raises(PolicyError, match=message):
         sign_cookies("https://cdn.test/*", RSA, expires=expires, now=NOW)
 
 
@@ -302,9 +302,9 @@ IDS = {
 
 @rows("what", IDS)
 def test_an_id_that_is_none_is_refused(what: str) -> None:
-    id_, says = IDS[what]
+    id_, message = IDS[what]
     private = key("ec")
-    with pytest.raises(SigningError, match=says) as raised:
+    with pytest.raises(SigningError, match=message) as raised:
         LocalSigner(id_, private)  # type: ignore[arg-type]
     assert "K2JCJMDEHXQW5F" in str(raised.value)
 
@@ -338,8 +338,8 @@ def test_constructors_say_what_they_take() -> None:
         (lambda: LocalSigner("K1", pem), "load_signer"),  # type: ignore[arg-type]
         (lambda: KeyRing(["K1"]), "mapping of key ids"),  # type: ignore[arg-type]
     ]
-    for call, says in cases:
-        with pytest.raises((SigningError, KeyLoadError), match=says):
+    for call, message in cases:
+        with pytest.raises((SigningError, KeyLoadError), match=message):
             call()
 
 
@@ -455,7 +455,7 @@ def test_frameworks_take_the_attributes_of_deletion() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"domain": "https://example.com"}, "without a scheme"),
         ({"path": "/images/*"}, "without any"),
@@ -463,8 +463,8 @@ def test_frameworks_take_the_attributes_of_deletion() -> None:
         ({"domain": "d1.cloudfront.net"}, "alternate domain name"),
     ],
 )
-def test_deletion_refuses_the_same_attributes(arguments: dict[str, Any], says: str) -> None:
-    with pytest.raises(SigningError, match=says):
+def test_deletion_refuses_the_same_attributes(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(SigningError, match=message):
         expired_cookies(**arguments)
 
 

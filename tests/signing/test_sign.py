@@ -121,7 +121,7 @@ def test_an_answer_that_is_no_signature_goes_no_further(name: str, answer: bytes
 
 
 @rows(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({}, "give expires"),
         ({"starts": HOUR}, "give expires"),
@@ -136,8 +136,8 @@ def test_an_answer_that_is_no_signature_goes_no_further(name: str, answer: bytes
         ({"expires": SOON, "ip": "::1"}, "IPv4"),
     ],
 )
-def test_policies_that_make_no_sense(arguments: dict[str, Any], says: str) -> None:
-    with pytest.raises(PolicyError, match=says):
+def test_policies_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
         sign_url("https://cdn.test/a", RSA, now=NOW, **arguments)
 
 
@@ -238,7 +238,7 @@ def test_cookies_of_a_policy() -> None:
 
 
 @rows(
-    ("resource", "arguments", "says"),
+    ("resource", "arguments", "message"),
     [
         ("https://cdn.test/*", {}, "give expires"),
         ("https://cdn.test/a", {"expires": HOUR, "canned": True, "ip": "192.0.2.7"}, "no starts and no ip"),
@@ -257,8 +257,8 @@ def test_cookies_of_a_policy() -> None:
         ("https://cdn.test/*", {"expires": HOUR, "hash_name": "MD5"}, "SHA1 or SHA256"),
     ],
 )
-def test_cookies_that_would_not_work(resource: Any, arguments: dict[str, Any], says: str) -> None:
-    with pytest.raises(SigningError, match=says):
+def test_cookies_that_would_not_work(resource: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(SigningError, match=message):
         sign_cookies(resource, RSA, now=NOW, **arguments)
 
 

@@ -492,7 +492,7 @@ async def test_where_memory_is_used_up_uploads_go_as_they_come(origin: ScriptedO
         assert (await second.answer()).body == b"taken"
         await first.send(b"a" * 100)
         assert (await first.answer()).body == b"taken"
-        assert [asked.body for asked in origin.requests] == [b"b" * 2000, b"a" * 2000]
+        assert [request.body for request in origin.requests] == [b"b" * 2000, b"a" * 2000]
         assert harness.edge.upload_memory.used == 0
 
 

@@ -86,9 +86,9 @@ class TestWhatIsCompressed:
         self, field: bytes | None, version: str, behavior: Behavior, coding: bytes
     ) -> None:
         headers = [] if field is None else [(b"accept-encoding", field)]
-        asked = Request("GET", "/", "d.test", headers, version=version)
-        assert coding_for(accepted_encoding(behavior, asked)) == coding
-        assert bool(key_suffix(behavior, asked, "")) is (coding != IDENTITY)
+        viewer_request = Request("GET", "/", "d.test", headers, version=version)
+        assert coding_for(accepted_encoding(behavior, viewer_request)) == coding
+        assert bool(key_suffix(behavior, viewer_request, "")) is (coding != IDENTITY)
 
 
 class TestHeaders:
@@ -180,8 +180,8 @@ class TestHeaders:
     )
     def test_preconditions_know_the_tag_as_weak(self, field: bytes, value: bytes, status: int) -> None:
         meta = Meta(200, (), stored_at=0, fresh_until=9, date=0, etag=b'"v1"', coding=b"br")
-        asked = Request("GET", "/", "d.test", [(field, value)])
-        assert respond.answer(asked, meta, b"x" * 100, 1).status == status
+        viewer_request = Request("GET", "/", "d.test", [(field, value)])
+        assert respond.answer(viewer_request, meta, b"x" * 100, 1).status == status
 
     @rows(("condition", "status"), [(None, 206), (b'"v1"', 200), (b'W/"v1"', 200)], ids=str)
     def test_a_range_with_if_range_gets_the_whole_for_a_weak_tag(

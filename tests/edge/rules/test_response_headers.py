@@ -114,8 +114,8 @@ def test_a_multipart_answer_keeps_its_type() -> None:
 def test_which_origins_are_allowed(pattern: str, yes: list[str], no: list[str]) -> None:
     rule = policy(cors=Cors(origins=("https://other.test", pattern), headers=("*",), methods=("GET",)))
     for origin in yes:
-        told = dict(added(rule, asks(origin=origin), []))[b"access-control-allow-origin"]
-        assert told == (b"*" if pattern == "*" else origin.encode()), origin
+        allowed = dict(added(rule, asks(origin=origin), []))[b"access-control-allow-origin"]
+        assert allowed == (b"*" if pattern == "*" else origin.encode()), origin
     for origin in no:
         assert added(rule, asks(origin=origin), []) == [(b"vary", b"Origin")], origin
 
@@ -129,7 +129,7 @@ PREFLIGHT = {
 
 
 @rows(
-    ("cors", "request_", "told"),
+    ("cors", "request_", "expected"),
     [
         (ANY, asks(), {b"vary": b"Origin"}),
         (ANY, asks("OPTIONS"), {b"vary": b"Origin"}),
@@ -175,8 +175,8 @@ PREFLIGHT = {
         ),
     ],
 )  # fmt: skip
-def test_cors(cors: Cors, request_: Request, told: dict[bytes, bytes]) -> None:
-    assert dict(added(policy(cors=cors), request_, [])) == told
+def test_cors(cors: Cors, request_: Request, expected: dict[bytes, bytes]) -> None:
+    assert dict(added(policy(cors=cors), request_, [])) == expected
 
 
 def test_what_is_too_long_is_not_looked_at() -> None:
@@ -300,7 +300,7 @@ WHO = f'cdn-pop;desc="P1",cdn-rid;desc="{RID}"'
 
 
 @rows(
-    ("result", "upstream", "origin", "told"),
+    ("result", "upstream", "origin", "expected"),
     [
         ("Hit", None, b"db;dur=5", f'cdn-cache-hit,{WHO},cdn-hit-layer;desc="EDGE"'),
         (
@@ -320,7 +320,7 @@ WHO = f'cdn-pop;desc="P1",cdn-rid;desc="{RID}"'
         ("", None, b"", WHO),
     ],
 )
-def test_metrics(result: str, upstream: tuple[float, float] | None, origin: bytes, told: str) -> None:
+def test_metrics(result: str, upstream: tuple[float, float] | None, origin: bytes, expected: str) -> None:
     before: Headers = [(b"a", b"1")] + ([(b"server-timing", origin)] if origin else [])
     found = timed(before, result, pop="P1", request_id=RID, taken=0.0123, upstream=upstream)
-    assert found == [(b"a", b"1"), (b"server-timing", f"{told},cdn-downstream-fbl;dur=12".encode())]
+    assert found == [(b"a", b"1"), (b"server-timing", f"{expected},cdn-downstream-fbl;dur=12".encode())]

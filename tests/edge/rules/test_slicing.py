@@ -89,7 +89,7 @@ def test_what_is_no_single_range(answer: OriginReply) -> None:
 
 STORED = Slices("k", 1000, 100, "g", b'"1"', True)
 DATED = Slices("k", 1000, 100, "g", MODIFIED.encode(), True)
-ASKED = Span(200, 399)
+REQUESTED = Span(200, 399)
 GOOD_RANGE = content_range(b"bytes 200-399/1000")
 TAG, OTHER, WEAK = (b"etag", b'"1"'), (b"etag", b'"2"'), (b"etag", b'W/"1"')
 SINCE = (b"last-modified", MODIFIED.encode())
@@ -133,7 +133,7 @@ JUDGED: list[tuple[str, Slices, OriginReply, bool, Answer]] = [
 def test_what_an_answer_to_a_missing_slice_proves(
     stored: Slices, answer: OriginReply, if_range: bool, expected: Answer
 ) -> None:
-    assert slicing.check_answer(stored, ASKED, answer, if_range=if_range) is expected
+    assert slicing.check_answer(stored, REQUESTED, answer, if_range=if_range) is expected
 
 
 @rows(
@@ -176,7 +176,7 @@ def test_a_run_ends_where_something_is_there_already() -> None:
 
 
 @rows(
-    ("said", "length", "expected"),
+    ("value", "length", "expected"),
     [
         (b"bytes 0-99/1000", None, Span(0, 99, 1000)),
         (b" bytes 900-999/1000 ", 100, Span(900, 999, 1000)),
@@ -188,8 +188,8 @@ def test_a_run_ends_where_something_is_there_already() -> None:
         (b"bytes 0-99/*", None, None),
     ],
 )
-def test_the_range_of_a_206(said: bytes, length: int | None, expected: Span | None) -> None:
-    headers = [(b"content-range", said)]
+def test_the_range_of_a_206(value: bytes, length: int | None, expected: Span | None) -> None:
+    headers = [(b"content-range", value)]
     assert slicing.content_range(OriginReply(206, "", headers, nothing(), length=length)) == expected
     assert slicing.content_range(OriginReply(200, "", headers, nothing(), length=length)) is None
     assert slicing.content_range(OriginReply(206, "", headers * 2, nothing(), length=length)) is None
