@@ -22,6 +22,7 @@ from keyfront.lifecycle.findings import (
     Severity,
     ends,
     findings,
+    key_terms,
     length,
 )
 from tests.rows import rows
@@ -350,6 +351,22 @@ def test_what_matters_most_comes_first() -> None:
 
 def test_another_age() -> None:
     assert codes(findings(facts(old(50)), NOW, Bounds(age=40 * DAY))) == ["key-ends"]
+
+
+def test_the_terms_of_all_keys_in_use() -> None:
+    given = facts(
+        record(DRAINING, SIGNING, entry(3, Stage.PUBLISHED)),
+        replace(record(entry(4, Stage.SIGNING), every="never"), group="no schedule"),
+        replace(record(entry(5, Stage.SIGNING), every=""), group="on demand"),
+        keys=(KnownKey("K8", "ours", NOW - DAY, ("films",)), KnownKey("K9", "in no group", NOW - DAY)),
+    )
+    assert [(each.key_pair_id, each.stage, each.ends) for each in key_terms(given)] == [
+        ("K1", "DRAINING", DRAINING.drain_until),
+        ("K2", "SIGNING", SIGNING.signing + 90 * DAY),
+        ("K5", "SIGNING", NOW - DAY + 365 * DAY),
+        ("K8", "", NOW - DAY + 365 * DAY),
+    ]
+    assert list(key_terms(Facts((), ()), Bounds(age=DAY))) == []
 
 
 def test_when_a_term_ends() -> None:
