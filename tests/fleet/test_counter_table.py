@@ -66,7 +66,7 @@ def test_the_next_worker_continues(memory: CounterMemory) -> None:
     before.advance(EVICTIONS, (), 5)
     before.advance(LIMITS, ("requests",), 1)
     after = CounterTable.attached(memory.fd, 0)
-    assert after.since_start() == []
+    assert after.since_start() == [("cache_evictions", (), (0,))]
     add(after, HIT)
     add(after, ("E1", "304", "Hit", ""))
     after.advance(EVICTIONS, (), 2)

@@ -108,7 +108,8 @@ class CounterTable:
         self._header[_MEASURED] = int(now * 1e9)
 
     def since_start(self) -> list[Series]:
-        """What this process has counted, and its gauges. Series that have not changed are left out."""
+        """What this process has counted, and its gauges. Series with labels that have not changed are left
+        out."""
         now = self.cells[: self._header[_USED]].tolist()
         counted = list(map(sub, now, chain(self._base, repeat(0))))
         found: list[Series] = []
@@ -117,7 +118,11 @@ class CounterTable:
             if family.kind is Kind.GAUGE:
                 found += [(name, labels, (now[at],)) for labels, at in series.items() if now[at] != ABSENT]
             elif family.cells == 1:
-                found += [(name, labels, (counted[at],)) for labels, at in series.items() if counted[at]]
+                found += [
+                    (name, labels, (counted[at],))
+                    for labels, at in series.items()
+                    if counted[at] or not labels
+                ]
             else:
                 width = family.cells
                 every = [(labels, tuple(counted[at : at + width])) for labels, at in series.items()]
