@@ -4,16 +4,20 @@ effect."""
 from __future__ import annotations
 
 import copy
+import gzip
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import botocore
+import pytest
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 
 from keyfront.model import service as service_module
-from keyfront.model.service import service
+from keyfront.model.service import API_VERSION, _description, service
 from keyfront.model.shapes import Shape
 from keyfront.model.supported_members import HARMLESS, OBEYED, REFUSED, WITHOUT_EFFECT, canonical, unobeyed
 from tests.model.configs import behavior, config, legacy, many, origin, problems
@@ -254,3 +258,24 @@ def test_the_documentation_lists_what_is_not_obeyed() -> None:
     expected = [f"| `{path}` | {code} | {message}. |" for path, (code, message) in REFUSED.items()]
     expected += [f"| `{path}` | {why} |" for path, why in WITHOUT_EFFECT.items()]
     assert rows == expected
+
+
+def test_the_description_is_read_from_the_installed_botocore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Distributions of Linux unpack the file that botocore's own package compresses."""
+    monkeypatch.delitem(sys.modules, "botocore", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    importlib.invalidate_caches()
+    with pytest.raises(ModuleNotFoundError, match="botocore"):
+        _description()
+    folder = tmp_path / "botocore" / "data" / "cloudfront" / API_VERSION
+    folder.mkdir(parents=True)
+    (tmp_path / "botocore" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    with pytest.raises(LookupError, match="this botocore has no model of CloudFront"):
+        _description()
+    (folder / "service-2.json").write_bytes(b'{"operations": {}}')
+    assert _description() == {"operations": {}}
+    (folder / "service-2.json.gz").write_bytes(gzip.compress(b'{"shapes": {}}'))
+    assert _description() == {"shapes": {}}
