@@ -59,10 +59,10 @@ def test_rotations_that_cannot_be(options: tuple[str, ...], message: str, tmp_pa
     assert message in err
 
 
-def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
-    database = tmp_path / "countries.mmdb"
-    database.write_text("none")
-    assert "edge-1 did not start" in refused(tmp_path / "data", "--country-db", str(database))
+def test_a_worker_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "iptocc.py").write_text("raise SystemExit(3)")  # a broken package that only workers import
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert "edge-1 did not start (exit status 3)" in refused(tmp_path / "data")
 
 
 @pytest.mark.parametrize(
