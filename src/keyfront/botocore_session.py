@@ -6,7 +6,9 @@ Import this module only where a client is created: botocore takes a quarter of a
 from __future__ import annotations
 
 import functools
+from typing import Any
 
+from botocore.config import Config
 from botocore.loaders import Loader, create_loader
 from botocore.session import Session
 
@@ -29,3 +31,28 @@ def new_session(profile: str = "", credentials: tuple[str, str] | None = None) -
     if credentials is not None:
         session.set_credentials(*credentials)
     return session
+
+
+def s3_client(endpoint: str, *, connect: float = 10.0, read: float = 60.0, attempts: int = 4) -> Any:
+    """Return a client of the S3 API, with credentials and region from the sources that AWS's tools use.
+
+    :param endpoint: the URL of the API; empty for AWS's.
+    :param connect: seconds to wait for a connection, and `read` for data.
+    :raises botocore.exceptions.BotoCoreError: if it cannot be used.
+    :raises ValueError: if `endpoint` is not a URL.
+    """
+    session = new_session()
+    return session.create_client(
+        "s3",
+        endpoint_url=endpoint or None,
+        region_name=session.get_config_variable("region") or "us-east-1",
+        config=Config(
+            connect_timeout=connect,
+            read_timeout=read,
+            retries={"mode": "standard", "max_attempts": attempts},
+            # Every server checks the MD5 that is sent along; only some check trailing checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path"} if endpoint else {},
+        ),
+    )

@@ -105,30 +105,15 @@ class Bucket:
     use."""
 
     def __init__(self, bucket: str, prefix: str, endpoint: str = "") -> None:
-        from botocore.config import Config  # takes a quarter of a second, so only a bucket loads it
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError  # takes a quarter of a second
 
-        from keyfront.botocore_session import new_session
+        from keyfront.botocore_session import s3_client
 
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._errors = (BotoCoreError, ClientError)
         try:
-            session = new_session()
-            self._client: Any = session.create_client(
-                "s3",
-                endpoint_url=endpoint or None,
-                region_name=session.get_config_variable("region") or "us-east-1",
-                config=Config(
-                    connect_timeout=10,
-                    read_timeout=60,
-                    retries={"mode": "standard", "max_attempts": 4},
-                    # Every server checks the MD5 that is sent along; only some check trailing checksums.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                    s3={"addressing_style": "path"} if endpoint else {},
-                ),
-            )
+            self._client: Any = s3_client(endpoint)
         except (*self._errors, ValueError) as error:
             raise SettingsError(f"the bucket {bucket} cannot be used: {error}") from error
 

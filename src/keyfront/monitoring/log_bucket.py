@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from keyfront.errors import SettingsError
@@ -52,9 +51,11 @@ def download(
         raise SettingsError(f"{uri!r} is not of the form s3://BUCKET/PREFIX")
     from botocore.exceptions import BotoCoreError, ClientError  # slow to load
 
+    from keyfront.botocore_session import s3_client
+
     prefix = parts.path.lstrip("/")
     try:
-        client = _client(endpoint)
+        client = s3_client(endpoint)
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=prefix)
         found = {
             item["Key"]: int(item["Size"])
@@ -91,23 +92,3 @@ def _may_hold(key: str, since: float | None, until: float | None) -> bool:
     if hour is None:
         return True
     return (since is None or hour + 3600 + _MARGIN > since) and (until is None or hour - _MARGIN < until)
-
-
-def _client(endpoint: str) -> Any:
-    from botocore.config import Config
-
-    from keyfront.botocore_session import new_session
-
-    session = new_session()
-    return session.create_client(
-        "s3",
-        endpoint_url=endpoint or None,
-        region_name=session.get_config_variable("region") or "us-east-1",
-        config=Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"mode": "standard", "max_attempts": 4},
-            response_checksum_validation="when_required",
-            s3={"addressing_style": "path"} if endpoint else {},
-        ),
-    )

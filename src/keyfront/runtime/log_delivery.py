@@ -25,6 +25,8 @@ logger = logging.getLogger("keyfront.supervisor")
 
 INTERVAL: Final = 1.0
 """Seconds between two checks whether there is something to deliver, or the settings have changed."""
+RETRY: Final = 60.0
+"""The same after a check that failed."""
 
 
 class LogDelivery:
@@ -41,13 +43,18 @@ class LogDelivery:
         from keyfront.edge.logs.delivery import has_work
 
         while True:
+            wait = INTERVAL
             async with self._lock:
                 settings = self._running()
                 if self._child is not None and self._with != (settings.delivery, settings.logs):
                     await self.stop()
-                if self._child is None and has_work(settings.data):
-                    await self._start(settings)
-            await asyncio.sleep(INTERVAL)
+                try:
+                    if self._child is None and has_work(settings.data):
+                        await self._start(settings)
+                except OSError as error:  # such as a folder that may not be read
+                    logger.warning("standard logs are not delivered: %s", error)
+                    wait = RETRY
+            await asyncio.sleep(wait)
 
     @contextlib.asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:

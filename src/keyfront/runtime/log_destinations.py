@@ -50,30 +50,15 @@ class LogBucket:
     """
 
     def __init__(self, endpoint: str = "", bucket: str = "", prefix: str = "") -> None:
-        from botocore.config import Config  # takes a quarter of a second
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError  # takes a quarter of a second
 
-        from keyfront.botocore_session import new_session
+        from keyfront.botocore_session import s3_client
 
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._errors = (BotoCoreError, ClientError)
         try:
-            session = new_session()
-            self._client: Any = session.create_client(
-                "s3",
-                endpoint_url=endpoint or None,
-                region_name=session.get_config_variable("region") or "us-east-1",
-                config=Config(
-                    connect_timeout=5,
-                    read_timeout=20,
-                    retries={"mode": "standard", "max_attempts": 2},
-                    # Every server checks the MD5 that is sent along; only some check trailing checksums.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                    s3={"addressing_style": "path"} if endpoint else {},
-                ),
-            )
+            self._client: Any = s3_client(endpoint, connect=5.0, read=20.0, attempts=2)
         except (*self._errors, ValueError) as error:
             raise SettingsError(f"the S3 API for logs cannot be used: {error}") from error
 

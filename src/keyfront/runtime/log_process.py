@@ -86,6 +86,7 @@ class _Deliverer:
     def deliver(self) -> float:
         """Deliver everything that there is. Returns the seconds until the next time."""
         interval = self._settings.interval
+        outbox: Outbox | None = None
         try:
             outbox = Outbox(self._settings)
             outbox.collect(time.time())
@@ -96,7 +97,11 @@ class _Deliverer:
                 self._retry = FIRST_RETRY
                 return interval
         except (OSError, SettingsError) as error:
-            logger.warning("standard logs cannot be delivered: %s", error)
+            if outbox is None:
+                logger.warning("standard logs cannot be delivered: %s", error)
+            else:
+                with contextlib.suppress(OSError):  # such as a full disk: it has been logged
+                    outbox.report(str(error))
         wait, self._retry = min(self._retry, interval), min(self._retry * 2, interval)
         return wait
 

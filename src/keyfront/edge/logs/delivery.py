@@ -250,7 +250,13 @@ class Outbox:
             if not waiting:
                 shutil.rmtree(outbox)
         self._drop_oldest()
-        problem = "; ".join(sorted(problems.values()))
+        self.report("; ".join(sorted(problems.values())))
+
+    def report(self, problem: str) -> None:
+        """Write the status.
+
+        :param problem: why files wait; empty if nothing is wrong.
+        """
         if problem != self.status.problem:
             if problem:
                 logger.warning("log files cannot be delivered, and wait: %s", problem)
