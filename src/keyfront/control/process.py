@@ -4,6 +4,7 @@ follow      publish what other control planes committed, and what could not be p
 usage       add up the key usage that edges report
 refusals    write audit records of calls from unknown callers
 watch       log what public keys and key groups need
+sampling    store the metrics of the last minute (`alarms/sampler.py`)
 rotations   take the due steps of key rotations (`keys/rotations.py`, in separate threads)
 """
 
@@ -27,6 +28,12 @@ from anyio import CapacityLimiter, to_thread
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from keyfront.control.alarms.plane_measurements import (
+    CertificateMeasurements,
+    EdgeMeasurements,
+    KeyMeasurements,
+)
+from keyfront.control.alarms.sampler import LAG, MetricSampler
 from keyfront.control.audit.refused_calls import FLUSH, RefusalLog, Refusals
 from keyfront.control.identity.credentials import Credentials, load
 from keyfront.control.identity.directory import CallerDirectory
@@ -36,6 +43,7 @@ from keyfront.control.keys.usage import KeyUsageCollector
 from keyfront.control.keys.watch import WATCH, KeyMetrics, KeyWatch
 from keyfront.control.metrics import PlaneMetrics
 from keyfront.control.service import Service, ServiceSettings
+from keyfront.control.store.lease import RENEW, Lease, SoleLeader
 from keyfront.control.store.store import Store
 from keyfront.control.wire.app import Observability, build_app, serve
 from keyfront.control.wire.extensions import ExtensionApi
@@ -85,6 +93,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
         store; empty: the folder `custody` in `data`, which no other control plane uses.
     :param rotation: whether to take due rotation steps.
     :param hooks: called before and after each rotation step.
+    :param alarm_interval: seconds between two samplings of metrics; divides a minute.
     :param metrics_for: who may read `/metrics`; see `Audience`.
     :param edge_lifetime: seconds for which certificates of edges on other machines are valid.
     :param edge_certificate: the certificate that these edges see, and its key: two paths. The key's is None if it is in
@@ -106,6 +115,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     records: str = ""
     rotation: bool = True
     hooks: Sequence[Hook] = ()
+    alarm_interval: float = 60.0
     metrics_for: Audience = msgspec.field(default_factory=Audience)
     edge_lifetime: float = 30 * 86_400.0
     edge_certificate: tuple[Path, Path | None] | None = None
@@ -271,7 +281,11 @@ class ControlPlane:
         )
         feeds = resources.feeds
         self._remotes = feeds.remotes
-        self._usage = KeyUsageCollector(store, *feeds.feeds, *feeds.remotes)
+        self._lease = Lease(store, "alarms", f"{rng.getrandbits(64):016x}") if store.shared else SoleLeader()
+        self.sampler = MetricSampler(store, lambda: self._lease.held, *feeds.feeds, *feeds.remotes)
+        self._usage = KeyUsageCollector(
+            store, *feeds.feeds, *feeds.remotes, before_forgetting=self.sampler.sample
+        )
         self.rotations: Rotations | None = None
         if settings.rotation:
             owner, secret = next(iter(credentials))
@@ -294,6 +308,9 @@ class ControlPlane:
             is_leader=self._leads,
             commands=Commands.of_keyfront(f" --data {shlex.quote(str(settings.data))}"),
         )
+        self.sampler.sources += [EdgeMeasurements(store, feeds), KeyMeasurements(self._watch.terms)]
+        if settings.edge_certificate:
+            self.sampler.sources.append(CertificateMeasurements(settings.edge_certificate[0]))
         registry.register(KeyMetrics(store, self._watch))
         registry.register(
             PlaneMetrics(
@@ -360,6 +377,8 @@ class ControlPlane:
                 _every(GATHER, self._usage.gather, "the key usage that edges report is not added up yet"),
                 _every(FLUSH, self._refusals.write, "refused calls are not in the audit log yet"),
                 _every(WATCH, self._watch.check, "the state of keys is not known", abandon=True),
+                _every(RENEW, lambda _: self._lease.renew(), "the lease on the alarms could not be renewed"),
+                _aligned(self._settings.alarm_interval, self.sampler.sample, "metrics are not stored yet"),
             )
         ]
         try:
@@ -376,6 +395,8 @@ class ControlPlane:
                 task.cancel()
             with contextlib.suppress(ApiError, OSError):  # the last reports of edges that have exited
                 await to_thread.run_sync(self._usage.gather, time.time())
+            with contextlib.suppress(ApiError):
+                await to_thread.run_sync(self._lease.release)
             with contextlib.suppress(ApiError):
                 await to_thread.run_sync(lambda: self._refusals.write(time.time(), everything=True))
             with contextlib.suppress(ApiError):
@@ -445,9 +466,23 @@ async def _every(
     own_thread = CapacityLimiter(1)  # separate from the threads that API calls may occupy
     while True:
         await asyncio.sleep(pause)
-        try:
-            await to_thread.run_sync(work, time.time(), limiter=own_thread, abandon_on_cancel=abandon)
-        except ApiError:
-            pass  # the store does not respond, which is already logged
-        except Exception:
-            log.exception("%s", trouble)
+        await _attempt(work, trouble, own_thread, abandon=abandon)
+
+
+async def _aligned(interval: float, work: Callable[[float], object], trouble: str) -> None:
+    """Like `_every`, at times that are LAG seconds after a multiple of `interval` (seconds)."""
+    own_thread = CapacityLimiter(1)
+    while True:
+        await asyncio.sleep(interval - (time.time() - LAG) % interval)
+        await _attempt(work, trouble, own_thread, abandon=False)
+
+
+async def _attempt(
+    work: Callable[[float], object], trouble: str, own_thread: CapacityLimiter, *, abandon: bool
+) -> None:
+    try:
+        await to_thread.run_sync(work, time.time(), limiter=own_thread, abandon_on_cancel=abandon)
+    except ApiError:
+        pass  # the store does not respond, which is already logged
+    except Exception:
+        log.exception("%s", trouble)

@@ -28,8 +28,9 @@ from keyfront.errors import BackupError
 
 _AT_ONCE = 500
 """Rows per statement."""
-_NOT_KEPT = {"schema", "edge", "fleet_seen", "lease"}
-"""Tables whose content is in the manifest, or that describe only the current state."""
+_NOT_KEPT = {"schema", "edge", "fleet_seen", "lease", "metric_minute", "metric_run"}
+"""Tables whose content is in the manifest, or that describe only the current state; and the metrics, which are larger
+than everything else and begin anew."""
 
 PREFIX = "store/"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,9 +61,16 @@ _position_decoder = msgspec.json.Decoder(RunPosition)
 
 
 class KeyUsageCollector:
-    """Adds up the reports of the edges of these feeds. Safe to use from several threads."""
+    """Adds up the reports of the edges of these feeds. Safe to use from several threads.
 
-    def __init__(self, store: Store, *feeds: Reports) -> None:
+    :param before_forgetting: called with the time before reports of exited edges are deleted, for others that add them
+        up.
+    """
+
+    def __init__(
+        self, store: Store, *feeds: Reports, before_forgetting: Callable[[float], object] = lambda _: None
+    ) -> None:
+        self._before_forgetting = before_forgetting
         self._store = store
         self._feeds = feeds
         self._lock = threading.Lock()
@@ -89,6 +96,8 @@ class KeyUsageCollector:
                 with self._store.write_relaxed() as transaction:
                     add(transaction, changed, now)
             self._known = {run: counts for run, (counts, _) in found.items()}
+            if ended:
+                self._before_forgetting(now)
             for feed, path in ended:
                 feed.forget(path)
 

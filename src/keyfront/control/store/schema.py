@@ -259,6 +259,34 @@ fleet_seen = sa.Table(
     sa.Column("software", sa.Text, nullable=False),
 )
 
+metric_minute = sa.Table(
+    "metric_minute",
+    metadata,
+    sa.Column("at", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("subject", sa.Text, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+metric_run = sa.Table(
+    "metric_run",
+    metadata,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("seen", sa.Float, nullable=False),
+    sa.Column("counted", sa.LargeBinary, nullable=False),
+)
+
+alarm_history = sa.Table(
+    "alarm_history",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("alarm", sa.Text, nullable=False),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Index("alarm_history_alarm", "alarm", "number"),
+)
+
 
 # ---- the migration steps
 
@@ -411,6 +439,18 @@ STEPS: tuple[Sequence[Statement], ...] = (
         """CREATE TABLE fleet_seen (id {text} NOT NULL, seen {float} NOT NULL, number BIGINT NOT NULL,
            address {text} NOT NULL, software {text} NOT NULL, PRIMARY KEY (id))""",
         "INSERT INTO counter (name, value) VALUES ('fleet', 0)",
+    ),
+    # 8: metrics by minute, of each distribution and (with an empty subject) of all; how far each run of an edge has
+    # been counted for them (the counter's row is locked while adding); the history of alarms, which are resources
+    (
+        """CREATE TABLE metric_minute (at BIGINT NOT NULL, subject {text} NOT NULL, data {bytes} NOT NULL,
+           PRIMARY KEY (at, subject))""",
+        """CREATE TABLE metric_run (run {text} NOT NULL, seen {float} NOT NULL, counted {bytes} NOT NULL,
+           PRIMARY KEY (run))""",
+        """CREATE TABLE alarm_history (number BIGINT NOT NULL, alarm {text} NOT NULL, time {float} NOT NULL,
+           type {text} NOT NULL, summary {text} NOT NULL, data {bytes} NOT NULL, PRIMARY KEY (number))""",
+        "CREATE INDEX alarm_history_alarm ON alarm_history (alarm, number)",
+        "INSERT INTO counter (name, value) VALUES ('metrics', 0)",
     ),
 )
 

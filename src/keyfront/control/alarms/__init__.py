@@ -1,0 +1,1 @@
+"""Metrics by minute, alarms on them, and the actions of alarms (docs/guide/alarms.md)."""
