@@ -45,7 +45,10 @@ ROOMS: dict[str, set[str]] = {
     "control": _RULES | _KEYS | {"fleet", "monitoring", "uvicorn_server"},
     "backup": _RULES | _KEYS | {"fleet", "control"},
     "declared": _RULES | {"cloudfront"},
-    "runtime": _RULES | _KEYS | {"fleet", "monitoring", "edge", "control", "backup", "uvicorn_server"},
+    "console": {"errors", "cloudfront"},
+    "runtime": _RULES
+    | _KEYS
+    | {"fleet", "monitoring", "edge", "control", "console", "backup", "uvicorn_server"},
     "keyfront": {"errors", "signing", "custody"},  # the SDK: `from keyfront import sign_url, signer_for`
 }
 """Each package, and those that it may import besides itself. Edge and control never meet, except in `runtime`, which
@@ -80,7 +83,18 @@ INNER: dict[str, dict[str, set[str]]] = {
         "service": {"iam", "call", "store", "audit", "publish", "operations"},
         "keys": {"store", "audit"},
         "alarms": {"iam", "call", "store", "audit", "operations"},
-        "wire": {"iam", "call", "store", "audit", "identity", "operations", "keys", "alarms"},
+        "own_operations": {"iam", "call", "store", "audit", "identity", "edges", "keys"},
+        "wire": {
+            "iam",
+            "call",
+            "store",
+            "audit",
+            "identity",
+            "operations",
+            "own_operations",
+            "keys",
+            "alarms",
+        },
         "metrics": {"store", "edges"},
         "process": {
             "iam",
@@ -92,6 +106,7 @@ INNER: dict[str, dict[str, set[str]]] = {
             "service",
             "keys",
             "alarms",
+            "own_operations",
             "wire",
             "metrics",
         },
@@ -119,6 +134,16 @@ INNER: dict[str, dict[str, set[str]]] = {
         "signers": {"contract", "default_paths", "key_record", "key_uri", "schemes"},
         "agent": {"contract", "key_record", "schemes", "signers"},
     },
+    "console": {
+        "guard": set(),
+        "sessions": set(),
+        "attempts": set(),
+        "assets": set(),
+        "rendering": {"guard"},
+        "visit": {"guard", "sessions"},
+        "pages": {"visit"},
+        "app": {"guard", "sessions", "attempts", "assets", "rendering", "visit", "pages"},
+    },
     "backup": {
         "archive": set(),
         "audit": set(),
@@ -136,10 +161,14 @@ itself. `custody/adapters` has one room per kind of key store; these never impor
 
 HEARTS = (
     "keyfront.backup.retention",
+    "keyfront.console.attempts",
+    "keyfront.console.guard",
+    "keyfront.console.sessions",
     "keyfront.control.audit.records",
     "keyfront.control.call",
     "keyfront.control.iam",
     "keyfront.control.operations",
+    "keyfront.control.own_operations.contract",
     "keyfront.control.publish.compiler",
     "keyfront.control.store.config_json",
     "keyfront.control.store.contract",
@@ -189,6 +218,7 @@ HEARTS = (
     "keyfront.monitoring.metric_series",
     "keyfront.monitoring.metrics_access",
     "keyfront.monitoring.statistics",
+    "keyfront.monitoring.traffic",
     "keyfront.signing.policy",
     "keyfront.signing.verify",
 )

@@ -22,6 +22,7 @@ from keyfront.control.identity.credentials import load
 from keyfront.control.identity.directory import CallerDirectory
 from keyfront.control.identity.sealing import sealer
 from keyfront.control.keys.usage import KeyUsageCollector
+from keyfront.control.own_operations.key_use import get_key_use
 from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.store import Store
 from keyfront.control.wire.app import build_app, serve
@@ -82,7 +83,7 @@ class Plane:
             self.store, self.credentials, ACCOUNT, lambda: sealer(self.folder, {}, make=False)
         )
         gatherer = KeyUsageCollector(self.store, FileFeed(self.folder))
-        extensions = ExtensionApi(self.store, gatherer, self.service.audit, audit_reads=True)
+        extensions = ExtensionApi([get_key_use(self.store, gatherer)], self.service.audit, audit_reads=True)
         app = build_app(self.service, access, extensions=extensions)
         await serve(app, held, ready.set, stop=self._stop)
 

@@ -118,7 +118,7 @@ def test_a_wrong_secret_or_none(plane: Plane) -> None:
     ("method", "path", "status", "code"),
     [
         ("POST", PATH, 405, b"MethodNotAllowed"),
-        ("GET", PATH + "?all=1", 400, b"InvalidArgument"),
+        ("GET", PATH + "?all=1", 403, b"MissingAuthenticationToken"),
         ("GET", PATH + "/", 404, b"InvalidURI"),
         ("GET", "/keyfront/", 404, b"InvalidURI"),
     ],

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from keyfront.cloudfront.session import Refused
+from keyfront.cloudfront.refusal import Refused
 from keyfront.custody.contract import HeldKey, Record
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, parse_record
 from keyfront.custody.key_uri import SCHEMES

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from keyfront.cloudfront.session import Refused
+from keyfront.cloudfront.refusal import Refused
 from keyfront.custody.contract import HeldKey, Record
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage
 from keyfront.errors import AccountError, CustodyError, RotationError

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from keyfront import sign_url
 from keyfront.cli.main import keyfront
 from keyfront.cloudfront import key_usage
-from keyfront.cloudfront.session import Refused
+from keyfront.cloudfront.refusal import Refused
 from keyfront.custody import open_key, open_place, open_records
 from keyfront.custody.key_record import LEEWAY, RotationPolicy
 from keyfront.custody.signers.key_group_signer import KeyGroupSigner, KeySource

@@ -32,6 +32,7 @@ class ControlOptions(msgspec.Struct, frozen=True):
     edge_certificates: float
     edges_tls_cert: Path | None
     edges_tls_key: Path | None
+    console: bool
 
     def check_edges_tls(self) -> None:
         """:raises SettingsError: if it cannot be used."""
@@ -172,5 +173,11 @@ control_options = option_group(
         "--edges-tls-key",
         type=FILE,
         help="Its private key (PEM).  [default: in the file of --edges-tls-cert]",
+    ),
+    click.option(
+        "--console/--no-console",
+        default=True,
+        show_default=True,
+        help="Serve the console at /console/ of the control port.",
     ),
 )

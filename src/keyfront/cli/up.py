@@ -237,6 +237,7 @@ def control_settings(
         edge_key=_absolute(control.edges_tls_key) or "",
         nats=nats.access(),
         nats_replicas=nats.nats_replicas,
+        console=control.console,
     )
 
 

@@ -14,15 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from keyfront.botocore_session import new_session
-from keyfront.errors import AccountError
-
-
-class Refused(AccountError):
-    """An error response from an API, or no response. `code` is its error code, empty if there was no response."""
-
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
+from keyfront.cloudfront.refusal import Refused
 
 
 class CloudFrontClient:

@@ -27,6 +27,8 @@ import msgspec
 from anyio import CapacityLimiter, to_thread
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from keyfront.control.alarms.plane_measurements import (
     CertificateMeasurements,
@@ -35,13 +37,16 @@ from keyfront.control.alarms.plane_measurements import (
 )
 from keyfront.control.alarms.sampler import LAG, MetricSampler
 from keyfront.control.audit.refused_calls import FLUSH, RefusalLog, Refusals
-from keyfront.control.identity.credentials import Credentials, load
+from keyfront.control.identity.credentials import Credentials, load, new_access_key
 from keyfront.control.identity.directory import CallerDirectory
 from keyfront.control.identity.sealing import sealer
+from keyfront.control.identity.session_credentials import SessionCredentials
 from keyfront.control.keys.rotations import Rotations, RotationSettings
 from keyfront.control.keys.usage import KeyUsageCollector
 from keyfront.control.keys.watch import WATCH, KeyMetrics, KeyWatch
 from keyfront.control.metrics import PlaneMetrics
+from keyfront.control.own_operations.key_use import get_key_use
+from keyfront.control.own_operations.status import get_status
 from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.lease import RENEW, Lease, SoleLeader
 from keyfront.control.store.store import Store
@@ -75,6 +80,9 @@ THREADS = 40
 GATHER = 2.0
 """Seconds between two collections of reported key usage."""
 
+ConsoleRoutes = Callable[[ASGIApp, SessionCredentials], Sequence[BaseRoute]]
+"""Gets the API and the credentials of sessions, and returns the routes of a client in this process."""
+
 
 class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     """An operator's settings for a control plane.
@@ -100,6 +108,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
         the same file. None: a certificate of Keyfront's own authority.
     :param nats: where to publish for edges that follow over NATS; None: nowhere. `nats_replicas`: the number of servers
         that store the bucket, when it is created.
+    :param console: returns the routes of the console; None: there is none.
     """
 
     data: Path
@@ -121,6 +130,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     edge_certificate: tuple[Path, Path | None] | None = None
     nats: NatsAccess | None = None
     nats_replicas: int = 1
+    console: ConsoleRoutes | None = None
 
 
 class Supervision(msgspec.Struct, frozen=True):
@@ -327,12 +337,17 @@ class ControlPlane:
         refusals = Refusals(rng)
         self._refusals = RefusalLog(store, refusals)
         self.health = self._health()
+        sessions = SessionCredentials(callers, new_access_key)
+        console = settings.console
         self.app: Starlette = build_app(
             self._service,
-            callers,
+            callers if console is None else sessions,
             extensions=ExtensionApi(
-                store, self._usage, self._service.audit, audit_reads=settings.audit_reads
+                [get_key_use(store, self._usage), get_status(feeds, self._watch, self._trouble)],
+                self._service.audit,
+                audit_reads=settings.audit_reads,
             ),
+            beside=lambda api: () if console is None else console(api, sessions),
             on_refused=refusals.add,
             observability=Observability(
                 health=self.health,
@@ -433,6 +448,13 @@ class ControlPlane:
         if edges is None:
             return Health(checks)
         return Health({"edges": edges.reasons, **checks}, lambda: edges.details(self._remote_trouble()))
+
+    def _trouble(self) -> Iterable[str]:
+        """What is wrong with the control plane itself, a sentence each."""
+        if trouble := self._service.audit.trouble:
+            yield f"the last audit record could not be written: {trouble}"
+        yield from self._remote_trouble()
+        yield from self._calls.reasons()
 
     def _remote_trouble(self) -> list[str]:
         """What prevents edges on other machines from getting snapshots, for the notes of `/healthz`."""

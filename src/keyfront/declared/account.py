@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from keyfront.cloudfront.session import CloudFrontClient, Refused
+from keyfront.cloudfront.refusal import Refused
+from keyfront.cloudfront.session import CloudFrontClient
 from keyfront.declared.desired import Setup
 from keyfront.declared.diff import differences
 from keyfront.declared.plan import MANAGED, Facts, Found, Named, Step, managed_policies, needed

@@ -14,7 +14,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from keyfront.cloudfront import key_usage
-from keyfront.cloudfront.session import CloudFrontClient, Refused
+from keyfront.cloudfront.refusal import Refused
+from keyfront.cloudfront.session import CloudFrontClient
 from keyfront.lifecycle.facts import Distribution, Group, KnownKey
 
 OPERATIONS = (

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from keyfront.cloudfront.session import Refused
+from keyfront.cloudfront.refusal import Refused
 from keyfront.custody.contract import Custody, Records
 from keyfront.custody.key_record import (
     Entry,

@@ -9,14 +9,18 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
+from keyfront.console.app import Console
 from keyfront.control.identity.credentials import load
+from keyfront.control.identity.session_credentials import SessionCredentials
 from keyfront.control.process import ControlPlaneSettings, Supervision, run_control
 from keyfront.control.store.store import Store
 from keyfront.control.wire.health import EdgeWorkers
@@ -34,6 +38,11 @@ from keyfront.runtime.restarts import Restarts
 from keyfront.runtime.settings import ControlInherited, ControlSettings, read_token, store_url
 
 log = logging.getLogger("keyfront.control")
+
+
+def console_routes(api: ASGIApp, sessions: SessionCredentials) -> Sequence[BaseRoute]:
+    """The routes of the console, as a client of `api`."""
+    return Console(api, sessions).routes()
 
 
 class EdgeReports(Collector):
@@ -145,6 +154,7 @@ class ControlProcess:
                 edge_certificate=self._edge_certificate(),
                 nats=settings.nats,
                 nats_replicas=settings.nats_replicas,
+                console=console_routes if settings.console else None,
             ),
             self._listener(),
             self._on_working,

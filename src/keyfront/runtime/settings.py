@@ -114,6 +114,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
       is in another file.
     - `nats`: where to publish for edges that follow over NATS; None: nowhere. `nats_replicas`: the number of servers
       that store the bucket, when it is created.
+    - `console`: whether the port also serves the console.
     """
 
     data: str
@@ -139,6 +140,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     edge_key: str = ""
     nats: NatsAccess | None = None
     nats_replicas: int = 1
+    console: bool = True
     inherited: ControlInherited | None = None
 
 

@@ -71,8 +71,8 @@ _PERMISSION_ONLY = (
     "UpdateSavingsPlan",
 )
 """CloudFront's actions that are not operations of its API (Service Authorization Reference)."""
-OWN_ACTIONS = ("GetKeyUse",)
-"""Keyfront's own actions, with the prefix `keyfront:` (`wire/extensions.py`)."""
+OWN_ACTIONS = ("GetKeyUse", "GetStatus")
+"""Keyfront's own actions, with the prefix `keyfront:` (`control/own_operations`)."""
 
 
 class AccessRequest(msgspec.Struct, frozen=True):

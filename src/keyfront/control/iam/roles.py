@@ -26,8 +26,9 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
         "cloudfront:UpdateKeyGroup",
         "cloudfront:UpdatePublicKey",
         "keyfront:GetKeyUse",
+        "keyfront:GetStatus",
     ),
-    "auditor": _allow("cloudfront:Get*", "cloudfront:List*", "keyfront:GetKeyUse"),
+    "auditor": _allow("cloudfront:Get*", "cloudfront:List*", "keyfront:GetKeyUse", "keyfront:GetStatus"),
     "edge": _allow(
         "cloudfront:GetDistribution",
         "cloudfront:GetDistributionConfig",

@@ -27,13 +27,12 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keyfront.control.audit.records import CLOUDFRONT
 from keyfront.control.audit.refused_calls import Refusal
-from keyfront.control.call import Call, Result
-from keyfront.control.identity.credentials import Credentials
+from keyfront.control.call import Call, Caller, Result
 from keyfront.control.wire import codec, extensions, sigv4, sts
 from keyfront.control.wire.extensions import ExtensionApi
 from keyfront.control.wire.head_timeout import HeadTimeoutH11Protocol
@@ -68,10 +67,18 @@ class Runner(Protocol):
     def record(self, call: Call, outcome: dict[str, Any] | ApiError) -> None: ...
 
 
+class Known(Protocol):
+    """The callers at one time."""
+
+    def secret_of(self, access_key_id: str) -> str | None: ...
+
+    def caller(self, access_key_id: str) -> Caller: ...
+
+
 class Callers(Protocol):
     """The part of a `CallerDirectory`, or of `Credentials` that never change, that the application uses."""
 
-    def current(self, now: float) -> Credentials: ...
+    def current(self, now: float) -> Known: ...
 
     def used(self, key_id: str, now: float) -> None: ...
 
@@ -122,16 +129,19 @@ def build_app(
     observability: Observability | None = None,
     on_refused: Callable[[Refusal], None] = lambda _: None,
     clock: Callable[[], float] = time.time,
+    beside: Callable[[ASGIApp], Sequence[BaseRoute]] = lambda _: (),
 ) -> Starlette:
     """The control plane as an ASGI application.
 
     :param extensions: Keyfront's own operations; None: there are none.
+    :param beside: gets the API, and returns the routes of its clients in this process, such as the console.
     :param on_refused: called with each call whose caller is unknown.
     :param clock: epoch seconds.
     """
     shown = observability or Observability()
     api = Api(service, callers, Metrics(shown.registry), clock, extensions, shown.calls, on_refused)
-    return Starlette(routes=service_routes(api, shown.health, shown.registry, shown.metrics_for))
+    own = service_routes(api, shown.health, shown.registry, shown.metrics_for)
+    return Starlette(routes=[*beside(api), *own])
 
 
 def service_routes(
@@ -233,8 +243,10 @@ class Api:
                 return self._identify(scope, line, body, request_id), name, "OK"
             if self._extensions is not None and extensions.has_path(line[1]):
                 write_error = extensions.write_error
-                name = extensions.match(*line)
-                return self._extension(self._extensions, scope, line, body, name, request_id), name, "OK"
+                found = self._extensions.match(line[0], line[1])
+                name = found.operation.name
+                call = self._authenticated(scope, line, body, sigv4.SERVICE, name, request_id)
+                return self._extensions.run(call, found, line[2], body), name, "OK"
             matched = codec.match(*line)
             name = matched.operation.name
             return self._run(scope, line, matched, body, request_id), name, "OK"
@@ -279,18 +291,6 @@ class Api:
             raise
         self._service.record(call, {})
         return sts.write(call.caller, request_id)
-
-    def _extension(
-        self,
-        api: ExtensionApi,
-        scope: Scope,
-        line: tuple[str, str, str],
-        body: bytes,
-        name: str,
-        request_id: str,
-    ) -> codec.Answer:
-        call = self._authenticated(scope, line, body, sigv4.SERVICE, name, request_id)
-        return api.run(msgspec.structs.replace(call, source=extensions.SOURCE))
 
     def _authenticated(
         self,

@@ -1,31 +1,27 @@
 """Keyfront's own operations in addition to CloudFront's API: paths that begin with /keyfront/, signed and authorized
 like all calls.
 
-There is one: GetKeyUse, which returns the key usage that edges report, as JSON. Its IAM action is `keyfront:GetKeyUse`
-without a resource; the audit log records its calls with the source `keyfront`.
+`control/own_operations` has the operations. The IAM action of each is `keyfront:` and its name; the audit log records
+calls with the source `keyfront`.
 """
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterable
 
 import msgspec
 
-from keyfront.cloudfront import key_usage
+from keyfront.control.audit import records
 from keyfront.control.audit.writer import AuditWriter
 from keyfront.control.call import Call
 from keyfront.control.iam import policy as iam
 from keyfront.control.iam.policy import AccessRequest
-from keyfront.control.keys.usage import KeyUsageCollector, uses
 from keyfront.control.operations import authorization
-from keyfront.control.store.store import Store
+from keyfront.control.own_operations.contract import PREFIX, SOURCE, Found, OwnOperation, find
 from keyfront.control.wire.codec import Answer, MethodNotAllowed
 from keyfront.errors import ApiError
 
-SOURCE = "keyfront"
-PREFIX = "/keyfront/"
-OPERATIONS = {key_usage.PATH: "GetKeyUse"}
-_HEADERS = (("Content-Type", "application/json"),)
+_HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
 
 def has_path(path: str) -> bool:
@@ -33,57 +29,55 @@ def has_path(path: str) -> bool:
     return path.startswith(PREFIX)
 
 
-def match(method: str, path: str, query: str) -> str:
-    """The operation at this path.
-
-    :raises ApiError: InvalidURI, MethodNotAllowed, or InvalidArgument for a query, as no operation has parameters.
-    """
-    name = OPERATIONS.get(path)
-    if name is None:
-        raise ApiError("InvalidURI", f"There is no operation at {path[:100]}.", 404)
-    if method not in ("GET", "HEAD"):
-        raise MethodNotAllowed(("GET",))
-    given = [piece.partition("=")[0] for piece in query.split("&") if piece]
-    if unknown := [piece for piece in given if not piece.lower().startswith("x-amz-")]:
-        raise ApiError("InvalidArgument", f"{name} has no parameter {unknown[0][:100]}.")
-    return name
-
-
 class ExtensionApi:
     """Runs these operations. Safe to call from several threads.
 
-    :param audit_reads: whether to record successful calls as well.
+    :param audit_reads: whether to record successful reads as well.
     """
 
-    def __init__(
-        self, store: Store, usage: KeyUsageCollector, audit: AuditWriter, *, audit_reads: bool
-    ) -> None:
-        self._store = store
-        self._usage = usage
+    def __init__(self, operations: Iterable[OwnOperation], audit: AuditWriter, *, audit_reads: bool) -> None:
+        self._operations = tuple(operations)
         self._audit = audit
         self._audit_reads = audit_reads
 
-    def run(self, call: Call) -> Answer:
-        """Run GetKeyUse.
+    def match(self, method: str, path: str) -> Found:
+        """The operation at this path.
 
-        :raises ApiError: AccessDenied, with IAM's message, or ServiceUnavailable.
+        :raises ApiError: InvalidURI, or MethodNotAllowed.
         """
-        request = AccessRequest(
-            f"keyfront:{call.operation}", "*", authorization.request_context(call, (), ())
-        )
-        decision = iam.evaluate(call.caller.policies, request)
-        if not decision.allowed:
-            error = iam.denied(call.caller.arn, request, decision)
-            self._audit.record(call, error)
-            raise error
-        # The response includes the latest reports of this machine's edges, if the store can still be written to.
-        with contextlib.suppress(ApiError):
-            self._usage.gather(call.now)
-        with self._store.read() as transaction:
-            found = uses(transaction, call.now)
-        if self._audit_reads:
+        found = find(self._operations, method, path)
+        if isinstance(found, Found):
+            return found
+        if found:
+            raise MethodNotAllowed(found)
+        raise ApiError("InvalidURI", f"There is no operation at {path[:100]}.", 404)
+
+    def run(self, call: Call, found: Found, query: str, body: bytes) -> Answer:
+        """Authorize the call and run the operation.
+
+        :raises ApiError: AccessDenied, with IAM's message, InvalidArgument, or the operation's own error.
+        """
+        operation = found.operation
+        call = msgspec.structs.replace(call, source=SOURCE, params=dict(found.parameters))
+        try:
+            more = operation.further_parameters(query, body)
+            call = msgspec.structs.replace(call, params={**more, **found.parameters})
+            request = AccessRequest(
+                f"keyfront:{operation.name}",
+                operation.resource(call),
+                authorization.request_context(call, (), ()),
+            )
+            decision = iam.evaluate(call.caller.policies, request)
+            if not decision.allowed:
+                raise iam.denied(call.caller.arn, request, decision)
+            output = operation.run(call)
+        except ApiError as error:
+            if error.code != "ServiceUnavailable":
+                self._audit.record(call, error)
+            raise
+        if self._audit_reads or not records.read_only(operation.name):
             self._audit.record(call, {})
-        return Answer(200, _HEADERS, msgspec.json.encode(found))
+        return Answer(200, _HEADERS, msgspec.json.encode(output))
 
 
 def write_error(error: ApiError, request_id: str) -> Answer:

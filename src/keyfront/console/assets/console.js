@@ -1,0 +1,27 @@
+// Everything works without this script. It renews the parts of a page that change by themselves: an element with
+// data-refresh="SECONDS" and an id is replaced by the one with the same id in a fresh copy of the page.
+"use strict";
+
+const HEADERS = { "X-Console-Refresh": "1" };
+
+async function renew(element) {
+  const response = await fetch(location.href, { headers: HEADERS, credentials: "same-origin", redirect: "error" });
+  if (!response.ok) return;
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html").getElementById(element.id);
+  if (fresh && !element.contains(document.activeElement)) element.replaceChildren(...fresh.childNodes);
+}
+
+for (const element of document.querySelectorAll("[data-refresh][id]")) {
+  setInterval(() => {
+    if (document.visibilityState === "visible") renew(element).catch(() => {});
+  }, Number(element.dataset.refresh) * 1000);
+}
+
+// A button with data-copy="ID" copies the text of that element.
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.hidden = !navigator.clipboard;
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent.trim());
+    button.textContent = "Copied";
+  });
+}

@@ -1,0 +1,1 @@
+"""Keyfront's own operations of the control API: paths below /keyfront/, JSON in and out."""
