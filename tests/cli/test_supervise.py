@@ -11,13 +11,12 @@ from keyfront.runtime.supervisor import Child
 
 DRAINS = """
 import os, signal, sys, time
-def end(*_):
-    time.sleep(1.0)
-    open(sys.argv[1], "w").close()
-    os._exit(0)
-signal.signal(signal.SIGTERM, end)
+# Waiting for a blocked signal: with a handler and a sleep, a signal just before the sleep would not interrupt it.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 os.write(int(os.environ["KEYFRONT_READY"]), b"1")
-time.sleep(60)
+signal.sigwait([signal.SIGTERM])
+time.sleep(1.0)
+open(sys.argv[1], "w").close()
 """
 
 

@@ -512,7 +512,8 @@ def test_a_forged_file_is_taken_away_and_costs_no_memory(tmp_path: Path, kind: s
     tracemalloc.start()
     try:
         assert tier.find("k", list) is None
-        assert tracemalloc.get_traced_memory()[1] < MIB
+        # Far below what the file announces, and above what other threads of the tests may need meanwhile.
+        assert tracemalloc.get_traced_memory()[1] < 32 * MIB
     finally:
         tracemalloc.stop()
     assert not (tmp_path / name_of("k")).exists()

@@ -39,6 +39,9 @@ def main(settings: DeliverySettings) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deliverer = _Deliverer(settings)
+    # A handler does not interrupt a system call that begins just after the signal; the written byte ends it at once.
+    signaled, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     try:
         signal.signal(signal.SIGTERM, _stop)
         signal.signal(signal.SIGINT, _stop)
@@ -46,9 +49,9 @@ def main(settings: DeliverySettings) -> None:
             os.write(ready, b"ready\n")
         os.close(ready)
         while not _locked(lock):  # the process from before a restart may still be at work
-            _wait(lifeline, 0.2)
+            _wait(lifeline, signaled, 0.2)
         while True:
-            _wait(lifeline, deliverer.deliver())
+            _wait(lifeline, signaled, deliverer.deliver())
     except _Stop:
         if _locked(lock):
             deliverer.deliver_last()
@@ -61,9 +64,9 @@ def _stop(*_: object) -> None:
     raise _Stop
 
 
-def _wait(lifeline: int, seconds: float) -> None:
-    """:raises _Stop: if the parent has exited."""
-    if select.select([lifeline], [], [], seconds)[0]:
+def _wait(lifeline: int, signaled: int, seconds: float) -> None:
+    """:raises _Stop: if the parent has exited, or a signal has arrived."""
+    if select.select([lifeline, signaled], [], [], seconds)[0]:
         raise _Stop
 
 
