@@ -141,7 +141,7 @@ INNER: dict[str, dict[str, set[str]]] = {
         "assets": set(),
         "rendering": {"guard"},
         "visit": {"guard", "sessions"},
-        "pages": {"visit"},
+        "pages": {"guard", "visit"},
         "app": {"guard", "sessions", "attempts", "assets", "rendering", "visit", "pages"},
     },
     "backup": {

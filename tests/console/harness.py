@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from keyfront.cloudfront.in_process import InProcessClient, Origin
 from keyfront.console.app import Console
 from keyfront.control.identity.credentials import load
 from keyfront.control.identity.sealing import sealer
@@ -24,8 +25,11 @@ from keyfront.control.process import ControlPlane, ControlPlaneSettings, Resourc
 from keyfront.control.store.store import Store
 from keyfront.custody.schemes import open_records
 from keyfront.fleet.file_feed import FileFeed
+from keyfront.fleet.key_counters import KeyCounts
 from keyfront.fleet.regions import open_regions
 from tests.control.harness import where
+from tests.control.plane import distribution_config
+from tests.keys import rsa_pem
 
 ACCOUNT = "123456789012"
 HOST = "console.example"
@@ -85,6 +89,31 @@ class ConsolePlane:
         """Let the control plane notice changes of users now; it otherwise does within half a second."""
         self.sessions.current(time.time() + 10)
 
+    def client(self) -> Any:
+        """Calls of the API as the owner: `client.call(operation, **params)`, awaited."""
+        return InProcessClient(self.app, self.owner, Origin("192.0.2.1", 1, "tests/1", "http"))
+
+    async def distribution(self, reference: str, comment: str = "") -> str:
+        """A new distribution's id."""
+        config = distribution_config(reference, []) | {"Comment": comment}
+        made = await self.client().call("CreateDistribution", DistributionConfig=config)
+        return str(made["Distribution"]["Id"])
+
+    async def key(self, name: str, **more: str) -> str:
+        """A new public key's id."""
+        config = {"CallerReference": name, "Name": name, "EncodedKey": rsa_pem()} | more
+        return str((await self.client().call("CreatePublicKey", PublicKeyConfig=config))["PublicKey"]["Id"])
+
+    def report_use(self, key_id: str, *, requests: int, until: float, distribution: str = "E1") -> None:
+        """Let an edge report the use of a key, and when the last of its links expires (epoch seconds)."""
+        now = time.time()
+        counts = KeyCounts(
+            f"run-{key_id}",
+            [(key_id, "SHA256", distribution, requests)],
+            [(key_id, int(until), until - now, int(until))],
+        )
+        self.feed.report("edge-1", 0, at=now, counters=counts)
+
     def browser(self, *, scheme: str = "http", address: str = "192.0.2.7") -> Browser:
         return Browser(self, scheme, address)
 
@@ -110,8 +139,13 @@ class Browser:
         return await self.client.post(path, data=fields or {}, headers=sent)
 
     async def submit(self, page: httpx.Response, fields: dict[str, str], to: str = "") -> httpx.Response:
-        """Fill in and send the form of a page; its hidden fields are sent along."""
-        found = next(form for form in forms(page.text) if not to or form["action"].endswith(to))
+        """Fill in and send a form of a page with its hidden fields: the one whose action ends with `to`, or the
+        first one besides that for logging out."""
+        found = next(
+            form
+            for form in forms(page.text)
+            if (form["action"].endswith(to) if to else not form["action"].endswith("/log-out"))
+        )
         path = found["action"] or page.request.url.path
         return await self.post(path, {**found["fields"], **fields})
 

@@ -10,6 +10,7 @@ botocore is imported on first use, because it takes a quarter of a second and fe
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -31,6 +32,7 @@ T = TypeVar("T")
 _REGION = "us-east-1"
 _ENDPOINT = "http://keyfront.invalid"
 """What the requests are signed for. Nothing connects to it."""
+_TAG = re.compile(rb"<([A-Za-z0-9]+)[ />]")
 _IDENTITY = b"Action=GetCallerIdentity&Version=2011-06-15"
 
 
@@ -116,16 +118,32 @@ class InProcessClient:
         """
         from botocore.exceptions import BotoCoreError
 
-        protocol = load_protocol()
         try:
-            request = protocol.request(operation, params)
+            request = load_protocol().request(operation, params)
         except BotoCoreError as error:
             raise Refused(f"{operation}: {error}", "InvalidArgument") from error
-        response = await self._send(request, "cloudfront")
-        found = protocol.parsed(operation, response)
-        if response.status >= 300:
-            details = found.get("Error", {})
-            raise Refused(str(details.get("Message", "")), str(details.get("Code", "")))
+        return _output(operation, await self._send(request, "cloudfront"))
+
+    async def editable(self, get: str, update: str, member: str, id_: str) -> dict[str, Any]:
+        """Read a config that is to be changed and sent back whole: the output of `get`.
+
+        A member that this version of botocore does not know would be lost on the way, so such a config is refused.
+
+        :param member: the member of both operations that holds the config.
+        :raises Refused: if it fails, or would lose something.
+        """
+        protocol = load_protocol()
+        response = await self._send(protocol.request(get, {"Id": id_}), "cloudfront")
+        found = _output(get, response)
+        again = protocol.request(update, {"Id": id_, "IfMatch": found["ETag"], member: found[member]})
+        lost = set(_TAG.findall(response.body)) - set(_TAG.findall(again["body"]))
+        if lost:
+            names = ", ".join(sorted(each.decode("latin-1") for each in lost))
+            raise Refused(
+                f"This configuration has members that the installed botocore does not know: {names}. Change it with "
+                "the client that made it, or install a newer botocore.",
+                "UnsupportedOperation",
+            )
         return found
 
     async def page(self, operation: str, member: str, **params: Any) -> tuple[list[dict[str, Any]], str]:
@@ -204,6 +222,15 @@ class InProcessClient:
             "server": None,
         }
         return await _exchange(self._app, scope, signed.body or b"")
+
+
+def _output(operation: str, response: Response) -> dict[str, Any]:
+    """:raises Refused: if the response is an error."""
+    found = load_protocol().parsed(operation, response)
+    if response.status >= 300:
+        details = found.get("Error", {})
+        raise Refused(str(details.get("Message", "")), str(details.get("Code", "")))
+    return found
 
 
 async def _exchange(app: App, scope: Scope, body: bytes) -> Response:

@@ -134,7 +134,7 @@ class Console:
             session.used = now
         await to_thread.run_sync(load_protocol)
         api = InProcessClient(self._api, (session.id, session.secret), _origin(request))
-        visit = Visit(request, session, api, {}, now, self._render)
+        visit = Visit(request, session, api, _Own(self, session), now, self._render)
         try:
             if request.method == "POST":
                 form = await _form(request)
@@ -221,7 +221,14 @@ class Console:
         """Begin a session, with a token that no one has seen before."""
         token = secrets.token_urlsafe(32)
         session = Session(
-            opened.id, opened.secret, secrets.token_urlsafe(24), opened.arn, opened=now, used=now
+            id=opened.id,
+            secret=opened.secret,
+            csrf=secrets.token_urlsafe(24),
+            arn=opened.arn,
+            opened=now,
+            used=now,
+            address=_origin(request).address,
+            user_agent=request.headers.get("user-agent", "")[:256],
         )
         self._sessions.add(token, session)
         response = RedirectResponse(local_path(to), 303)
@@ -280,6 +287,32 @@ class Console:
         session = self._sessions.end(token) if token else None
         if session is not None:
             self._credentials.close(session.id)
+
+    def sessions_of(self, arn: str) -> list[Session]:
+        """The sessions of one user, the last opened first."""
+        return self._sessions.of(arn, self._clock())
+
+    def end_session(self, arn: str, id_: str) -> bool:
+        """End a session of one user; False if there is no such session."""
+        if not any(each.id == id_ for each in self.sessions_of(arn)):
+            return False
+        self._sessions.end_by_id(id_)
+        self._credentials.close(id_)
+        return True
+
+
+class _Own:
+    """The sessions of one user."""
+
+    def __init__(self, console: Console, session: Session) -> None:
+        self._console = console
+        self._session = session
+
+    def all(self) -> list[Session]:
+        return self._console.sessions_of(self._session.arn)
+
+    def end(self, id_: str) -> bool:
+        return self._console.end_session(self._session.arn, id_)
 
 
 def _fault(key_id: str, secret: str) -> str:

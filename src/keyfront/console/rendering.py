@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def make_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": count, "size": size, "span": span, "percent": percent, "when": when}
+    environment.filters["pretty"] = pretty
     environment.globals["base"] = BASE
     return environment
 
@@ -55,6 +57,11 @@ def span(seconds: float) -> str:
 def percent(share: float) -> str:
     """A share (0 to 1) in percent, with more digits where they matter."""
     return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.1%}" if share >= 0.001 else "<0.1%"
+
+
+def pretty(value: Any) -> str:
+    """JSON for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def when(moment: Any) -> Markup | str:

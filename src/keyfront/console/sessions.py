@@ -31,6 +31,7 @@ class Session(msgspec.Struct):
     :param csrf: the token that every form of the session carries.
     :param arn: the user's ARN.
     :param opened: epoch seconds, as `used`, the time of its last request.
+    :param address: where the log-in came from, and `user_agent` its User-Agent.
     """
 
     id: str
@@ -39,6 +40,8 @@ class Session(msgspec.Struct):
     arn: str
     opened: float
     used: float
+    address: str = ""
+    user_agent: str = ""
     notice: Notice | None = None
 
     def __repr__(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -40,12 +40,23 @@ class Renderer(Protocol):
     def __call__(self, visit: Visit, template: str, context: Mapping[str, Any]) -> str: ...
 
 
+class OwnSessions(Protocol):
+    """The sessions of the user who visits."""
+
+    def all(self) -> Sequence[Any]: ...
+
+    def end(self, id_: str) -> bool:
+        """End one of them; False if it is not the user's."""
+
+
 class Visit:
     """A request with its session.
 
     :param api: calls as the user.
-    :param form: the fields of a POST, checked for the session's token.
+    :param own: the sessions of this user.
     :param now: epoch seconds.
+
+    `form` has the fields of a POST, checked for the session's token.
     """
 
     def __init__(
@@ -53,14 +64,15 @@ class Visit:
         request: Request,
         session: Session,
         api: InProcessClient,
-        form: Mapping[str, str],
+        own: OwnSessions,
         now: float,
         render: Renderer,
     ) -> None:
         self.request = request
         self.session = session
         self.api = api
-        self.form = form
+        self.own = own
+        self.form: Mapping[str, str] = {}
         self.now = now
         self._render = render
 

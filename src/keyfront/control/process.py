@@ -42,11 +42,17 @@ from keyfront.control.identity.directory import CallerDirectory
 from keyfront.control.identity.sealing import sealer
 from keyfront.control.identity.session_credentials import SessionCredentials
 from keyfront.control.keys.rotations import Rotations, RotationSettings
+from keyfront.control.keys.store_api import StoreApi
 from keyfront.control.keys.usage import KeyUsageCollector
 from keyfront.control.keys.watch import WATCH, KeyMetrics, KeyWatch
 from keyfront.control.metrics import PlaneMetrics
+from keyfront.control.own_operations.audit_events import lookup_events
+from keyfront.control.own_operations.contract import OwnOperation
 from keyfront.control.own_operations.key_use import get_key_use
+from keyfront.control.own_operations.rotations import RotationOperations
+from keyfront.control.own_operations.sessions import session_operations
 from keyfront.control.own_operations.status import get_status
+from keyfront.control.own_operations.users import list_users
 from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.lease import RENEW, Lease, SoleLeader
 from keyfront.control.store.store import Store
@@ -343,7 +349,7 @@ class ControlPlane:
             self._service,
             callers if console is None else sessions,
             extensions=ExtensionApi(
-                [get_key_use(store, self._usage), get_status(feeds, self._watch, self._trouble)],
+                self._own_operations(resources, sessions),
                 self._service.audit,
                 audit_reads=settings.audit_reads,
             ),
@@ -356,6 +362,25 @@ class ControlPlane:
                 metrics_for=settings.metrics_for,
             ),
         )
+
+    def _own_operations(self, resources: Resources, sessions: SessionCredentials) -> list[OwnOperation]:
+        """Keyfront's own operations of the API."""
+        store, records = resources.store, resources.rotation_records
+        rotations = RotationOperations(
+            StoreApi(store, own_url(resources.sock), self._service.deployed, time.time),
+            records,
+            self._watch,
+            () if self.rotations is None else self.rotations.hooks(),
+            records.uri,
+        )
+        return [
+            get_key_use(store, self._usage),
+            get_status(resources.feeds, self._watch, self._trouble),
+            list_users(store, resources.credentials, self._settings.account),
+            lookup_events(store),
+            *rotations.operations(),
+            *session_operations(sessions),
+        ]
 
     def _leads(self) -> bool:
         return self.rotations is None or self.rotations.leads

@@ -30,6 +30,7 @@ from keyfront.control.operations.registry import OPERATIONS, Operation
 from keyfront.control.publish.compiler import Compiler
 from keyfront.control.publish.progress import DeploymentProgress
 from keyfront.control.publish.replica import Replica
+from keyfront.control.store.contract import Snapshots
 from keyfront.control.store.store import Store
 from keyfront.errors import ApiError
 from keyfront.fleet.regions import Regions
@@ -144,6 +145,10 @@ class Service:
         """Publish what other control planes committed, and what could not be published earlier; see
         `Replica.follow`."""
         return self._replica.follow(now)
+
+    def deployed(self, transaction: Snapshots) -> int:
+        """See `DeploymentProgress.deployed`."""
+        return self._progress.deployed(transaction)
 
     def leave(self) -> None:
         """See `Replica.leave`."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from keyfront.console.pages import overview
+from keyfront.console.pages import audit, distributions, groups, keys, overview, sessions, users
 from keyfront.console.visit import Page
 
-PAGES: tuple[Page, ...] = (*overview.PAGES,)
+PAGES: tuple[Page, ...] = (
+    *overview.PAGES,
+    *groups.PAGES,
+    *keys.PAGES,
+    *distributions.PAGES,
+    *audit.PAGES,
+    *users.PAGES,
+    *sessions.PAGES,
+)

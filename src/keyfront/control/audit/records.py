@@ -144,7 +144,7 @@ def first_break(rows: Iterable[AuditRow], head: AuditRow | None = None) -> int |
     return None
 
 
-READS = ("Get", "List", "Describe", "Test", "Verify")
+READS = ("Get", "List", "Lookup", "Describe", "Test", "Verify")
 """Prefixes of the names of operations that change nothing."""
 
 

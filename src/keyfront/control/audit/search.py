@@ -70,6 +70,50 @@ def search(store: Store, criteria: AuditQuery, *, newest_first: bool = False) ->
         last = rows[-1].number
 
 
+class AuditPage(msgspec.Struct, frozen=True):
+    """Records, newest first. The search goes on before the number `following`; 0: there are no more."""
+
+    matches: list[AuditMatch]
+    following: int
+
+
+def newest(store: Store, criteria: AuditQuery, *, before: int = 0, limit: int, window: int) -> AuditPage:
+    """The newest records that match, at most `limit`. Looks at no more than `window` records, so that a search without
+    matches costs no more than that, however long the log is.
+
+    :param before: only records with smaller numbers; 0: all.
+    :raises ApiError: ServiceUnavailable if the store does not respond.
+    """
+    number = _audit.c.number
+    with store.read() as transaction:
+        connection = transaction.connection
+        top = before
+        if not top and criteria.until is not None:
+            last = sa.select(number).where(_audit.c.time < criteria.until).order_by(_audit.c.time.desc())
+            found = connection.execute(last.limit(1)).scalar_one_or_none()
+            top = 1 if found is None else found + 1
+        if not top:
+            head = transaction.audit_head()
+            top = head.number + 1 if head is not None else 1
+        low = max(1, top - window)
+        rows = connection.execute(
+            sa.select(number, _audit.c.record, _audit.c.digest)
+            .where(number < top, number >= low, *_clauses(criteria))
+            .order_by(number.desc())
+        ).all()
+        lowest = connection.execute(sa.select(_audit.c.time).where(number == low)).scalar_one_or_none()
+    matches: list[AuditMatch] = []
+    for number_, record, digest in rows:
+        row = AuditRow(number_, _bytes(record), digest)
+        content = _decoded(row)
+        if _fits(content, criteria):
+            if len(matches) == limit:
+                return AuditPage(matches, matches[-1].row.number)
+            matches.append(AuditMatch(row, content))
+    over = low == 1 or (criteria.since is not None and lowest is not None and lowest < criteria.since)
+    return AuditPage(matches, 0 if over else low)
+
+
 def _clauses(criteria: AuditQuery) -> Iterator[sa.ColumnElement[bool]]:
     if criteria.since is not None:
         yield _audit.c.time >= criteria.since

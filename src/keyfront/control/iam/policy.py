@@ -71,7 +71,23 @@ _PERMISSION_ONLY = (
     "UpdateSavingsPlan",
 )
 """CloudFront's actions that are not operations of its API (Service Authorization Reference)."""
-OWN_ACTIONS = ("GetKeyUse", "GetStatus")
+OWN_ACTIONS = (
+    "EndSession",
+    "GetKeyUse",
+    "GetRotation",
+    "GetStatus",
+    "ListRotations",
+    "ListSessions",
+    "ListUsers",
+    "LookupEvents",
+    "PauseRotation",
+    "ReplaceCompromisedKey",
+    "ResumeRotation",
+    "RollBackRotation",
+    "RotateKeyGroup",
+    "StartRotation",
+    "StopRotation",
+)
 """Keyfront's own actions, with the prefix `keyfront:` (`control/own_operations`)."""
 
 

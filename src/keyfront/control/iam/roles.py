@@ -25,10 +25,19 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
         "cloudfront:List*",
         "cloudfront:UpdateKeyGroup",
         "cloudfront:UpdatePublicKey",
-        "keyfront:GetKeyUse",
-        "keyfront:GetStatus",
+        "keyfront:Get*",
+        "keyfront:ListRotations",
+        "keyfront:PauseRotation",
+        "keyfront:ReplaceCompromisedKey",
+        "keyfront:ResumeRotation",
+        "keyfront:RollBackRotation",
+        "keyfront:RotateKeyGroup",
+        "keyfront:StartRotation",
+        "keyfront:StopRotation",
     ),
-    "auditor": _allow("cloudfront:Get*", "cloudfront:List*", "keyfront:GetKeyUse", "keyfront:GetStatus"),
+    "auditor": _allow(
+        "cloudfront:Get*", "cloudfront:List*", "keyfront:Get*", "keyfront:List*", "keyfront:LookupEvents"
+    ),
     "edge": _allow(
         "cloudfront:GetDistribution",
         "cloudfront:GetDistributionConfig",

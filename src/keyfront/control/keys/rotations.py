@@ -101,11 +101,11 @@ class Rotations:
 
     def listeners(self) -> tuple[Listener, ...]:
         """Who hears of each step: the hooks, and the audit log."""
-        settings = self._settings
-        return (
-            Hooks(settings.hooks, settings.environment, self._stopping),
-            AuditListener(self._audit, settings.account),
-        )
+        return (*self.hooks(), AuditListener(self._audit, self._settings.account))
+
+    def hooks(self) -> tuple[Listener, ...]:
+        """Who hears of commands: the audit log has a record of the call itself."""
+        return (Hooks(self._settings.hooks, self._settings.environment, self._stopping),)
 
     def _executor(self) -> RotationExecutor:
         # These import botocore's client, which is rarely needed.
