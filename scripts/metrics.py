@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
 from keyfront.cloudfront.key_usage import KeyUses
+from keyfront.control.alarms.plane import alarm_families
 from keyfront.control.keys.watch import term_family, use_families, warning_family
 from keyfront.control.metrics import plane_families
 from keyfront.control.wire.app import Metrics
@@ -17,6 +18,7 @@ from keyfront.fleet.edge_counters import FAMILIES, Family, Kind
 from keyfront.monitoring.delivery_metrics import delivery_families
 from keyfront.monitoring.edge_metrics import PREFIX, fleet_families
 from keyfront.monitoring.exposition import BuildInfo
+from keyfront.monitoring.metric_series import KEYFRONT_METRICS, UNITS
 from keyfront.runtime.restarts import restarts_family
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "metrics.md"
@@ -50,6 +52,34 @@ the port of `--edge-metrics`, if there is one.
 """
 
 
+_ALARMS = """
+## For alarms
+
+What alarms can watch ([alarms](../guide/alarms.md)), by CloudWatch's API on the control port. The namespace
+`AWS/CloudFront` has these, with the dimensions `DistributionId` and `Region=Global`:
+
+| metric | unit |
+| --- | --- |
+"""
+
+_KEYFRONT = """
+The namespace `Keyfront` has:
+
+| metric | unit | dimensions | what it is |
+| --- | --- | --- | --- |
+"""
+
+
+def alarm_rows() -> Iterator[str]:
+    yield _ALARMS
+    for name, unit in UNITS.items():
+        yield f"| `{name}` | {unit} |\n"
+    yield _KEYFRONT
+    for metric in KEYFRONT_METRICS:
+        each = (" and ".join(f"`{name}`" for name in names) or "none" for names in metric.dimensions)
+        yield f"| `{metric.name}` | {metric.unit} | {'; '.join(each)} | {metric.description} |\n"
+
+
 class Row(NamedTuple):
     """One line of a table. `name` is that of the samples, except for what a histogram or summary appends."""
 
@@ -80,6 +110,7 @@ def control_rows() -> Iterator[Row]:
     Metrics(registry)
     families: Iterable[Metric] = [
         *plane_families(),
+        *alarm_families({}, {}),
         *use_families(KeyUses(0.0, 0.0)),
         term_family(()),
         warning_family(()),
@@ -101,7 +132,9 @@ def _sample_name(family: Metric) -> str:
 
 def page() -> str:
     """The text of the page."""
-    return "".join([_HEAD, _EDGE, *map(str, edge_rows()), _CONTROL, *map(str, sorted(control_rows()))])
+    return "".join(
+        [_HEAD, _EDGE, *map(str, edge_rows()), _CONTROL, *map(str, sorted(control_rows())), *alarm_rows()]
+    )
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from keyfront.errors import KeyfrontError
 
 _SERVER = """
-    awscrt brotli cronsim defusedxml http_sf httptools iptocc jh2 jinja2 maxminddb prometheus_client publicsuffixlist
-    pyrage rich sqlalchemy starlette uvicorn uvloop websockets
+    awscrt brotli cbor2 cronsim defusedxml http_sf httptools iptocc jh2 jinja2 maxminddb prometheus_client
+    publicsuffixlist pyrage rich sqlalchemy starlette uvicorn uvloop websockets
 """
 
 

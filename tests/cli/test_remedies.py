@@ -141,6 +141,7 @@ CASES = {
     ("lifecycle.findings", "keyfront rotation status"): ROTATIONS,
     ("lifecycle.findings", "keyfront rotation run {}"): ROTATIONS,
     ("lifecycle.hooks", "chmod go-w {}"): PLAIN,
+    ("control.alarms.evaluator", "keyfront up"): MENTION,
     ("monitoring.exposition", "keyfront up"): MENTION,
     ("cli.logs", "keyfront up --data {}"): STARTS,
     ("cli.logs", "keyfront logs query 'DESCRIBE requests'"): LOGS,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from keyfront.control.alarms.api import AlarmApi
 from keyfront.control.identity.credentials import load
 from keyfront.control.identity.directory import CallerDirectory
 from keyfront.control.identity.sealing import sealer
@@ -25,7 +27,7 @@ from keyfront.control.keys.usage import KeyUsageCollector
 from keyfront.control.own_operations.key_use import get_key_use
 from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.store import Store
-from keyfront.control.wire.app import build_app, serve
+from keyfront.control.wire.app import OtherApis, build_app, serve
 from keyfront.control.wire.extensions import ExtensionApi
 from keyfront.fleet.feed import Report
 from keyfront.fleet.file_feed import FileFeed
@@ -84,7 +86,8 @@ class Plane:
         )
         gatherer = KeyUsageCollector(self.store, FileFeed(self.folder))
         extensions = ExtensionApi([get_key_use(self.store, gatherer)], self.service.audit, audit_reads=True)
-        app = build_app(self.service, access, extensions=extensions)
+        alarms = AlarmApi(self.store, ACCOUNT, self.service.audit, random.SystemRandom(), audit_reads=True)
+        app = build_app(self.service, access, others=OtherApis(alarms, extensions))
         await serve(app, held, ready.set, stop=self._stop)
 
     def obey(self) -> Snapshot:

@@ -22,7 +22,8 @@ import pytest
 
 from keyfront.errors import SettingsError
 from keyfront.lifecycle.events import RotationEvent
-from keyfront.lifecycle.hooks import SIGNATURE, STEPS, Hook, HookFailed, Hooks, parse_hooks, read_hooks
+from keyfront.lifecycle.hooks import STEPS, Hook, HookFailed, Hooks, parse_hooks, read_hooks
+from keyfront.lifecycle.outgoing import SIGNATURE
 from tests.rows import rows
 
 EVENT = RotationEvent(

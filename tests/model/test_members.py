@@ -17,7 +17,7 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 
 from keyfront.model import service as service_module
-from keyfront.model.service import API_VERSION, _description, service
+from keyfront.model.service import API_VERSION, read_description, service
 from keyfront.model.shapes import Shape
 from keyfront.model.supported_members import HARMLESS, OBEYED, REFUSED, WITHOUT_EFFECT, canonical, unobeyed
 from tests.model.configs import behavior, config, legacy, many, origin, problems
@@ -268,14 +268,14 @@ def test_the_description_is_read_from_the_installed_botocore(
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     importlib.invalidate_caches()
     with pytest.raises(ModuleNotFoundError, match="botocore"):
-        _description()
+        read_description("cloudfront", API_VERSION)
     folder = tmp_path / "botocore" / "data" / "cloudfront" / API_VERSION
     folder.mkdir(parents=True)
     (tmp_path / "botocore" / "__init__.py").touch()
     importlib.invalidate_caches()
-    with pytest.raises(LookupError, match="this botocore has no model of CloudFront"):
-        _description()
+    with pytest.raises(LookupError, match="this botocore has no model of cloudfront"):
+        read_description("cloudfront", API_VERSION)
     (folder / "service-2.json").write_bytes(b'{"operations": {}}')
-    assert _description() == {"operations": {}}
+    assert read_description("cloudfront", API_VERSION) == {"operations": {}}
     (folder / "service-2.json.gz").write_bytes(gzip.compress(b'{"shapes": {}}'))
-    assert _description() == {"shapes": {}}
+    assert read_description("cloudfront", API_VERSION) == {"shapes": {}}

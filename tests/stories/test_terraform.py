@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -208,8 +209,29 @@ LIBRARIES = ("films", "music", "radio")
 """The example `media`, three times: the account has one distribution of it for each."""
 
 
+def alarm(name: str, distribution: str) -> dict[str, Any]:
+    """An alarm as it would be for Amazon's CloudFront.
+
+    :param distribution: an expression, the id of the distribution.
+    """
+    return {
+        "alarm_name": f"errors of {name}",
+        "namespace": "AWS/CloudFront",
+        "metric_name": "4xxErrorRate",
+        "dimensions": {"DistributionId": f"${{{distribution}}}", "Region": "Global"},
+        "statistic": "Average",
+        "period": 300,
+        "evaluation_periods": 1,
+        "comparison_operator": "GreaterThanThreshold",
+        "threshold": 5,
+        "alarm_actions": ["arn:aws:sns:us-east-1:000000000000:on-call"],
+        "tags": {"team": "films"},
+    }
+
+
 def write_root(folder: Path, keys: Keys, environments: dict[str, Any], libraries: dict[str, Any]) -> None:
-    """A configuration with the examples as modules. `libraries` holds the variables of each copy of `media`."""
+    """A configuration with the examples as modules, and an alarm on `dev` and on `radio`. `libraries` holds the
+    variables of each copy of `media`."""
     modules: dict[str, Any] = {
         "environments": {"source": "./environments", "keys": str(keys.folder), "environments": environments}
     }
@@ -218,6 +240,16 @@ def write_root(folder: Path, keys: Keys, environments: dict[str, Any], libraries
     root = {
         "variable": {"endpoint": {"type": "string"}},
         "module": {name: {**module, "wait": False} for name, module in modules.items()},
+        "resource": {
+            "aws_cloudwatch_metric_alarm": {
+                "dev": alarm("dev", 'module.environments.distribution_ids["dev"]'),
+                **{
+                    name: alarm(name, f"module.{name}.distribution_id")
+                    for name in libraries
+                    if name == "radio"
+                },
+            }
+        },
         "output": {name: {"value": f"${{module.{name}}}"} for name in modules},
     }
     (folder / "main.tf.json").write_text(json.dumps(root))
@@ -244,17 +276,21 @@ def test_the_examples_are_created_changed_and_removed(app: int, keys: Keys, tmp_
             keys.make(f"{library}/{name}")
     libraries: dict[str, Any] = {name: {"comment": f"the {name}"} for name in LIBRARIES}
     with (
-        Up(tmp_path / "data", workers=1, options=("--quota", "public-keys=20")) as up,
+        Up(
+            tmp_path / "data", workers=1, options=("--quota", "public-keys=20", "--alarm-interval", "1s")
+        ) as up,
         contextlib.ExitStack() as attached,
     ):
         terraform = Terraform(folder, up)
         attached.enter_context(terraform.one_provider())
         write_root(folder, keys, environments(app), libraries)
         terraform.init()
-        assert "30 added, 0 changed, 0 destroyed" in terraform.apply()
+        assert "32 added, 0 changed, 0 destroyed" in terraform.apply()
         before = terraform.outputs()
         assert_created(up, before, environments(app), libraries)
         old = opens(up, keys, before["environments"])
+        assert alarms(up) == ["errors of dev", "errors of radio"]
+        up.until(lambda: alarms(up, StateValue="ALARM") == ["errors of dev"])
 
         for name in ("dev-staff", "films/primary"):
             keys.make(name)
@@ -265,8 +301,10 @@ def test_the_examples_are_created_changed_and_removed(app: int, keys: Keys, tmp_
         del libraries["radio"]
         write_root(folder, keys, rest, libraries)
         # Two keys are new. Changed: the groups and distributions of dev-staff and films, and films' access identity.
-        # Gone: the two old keys, the five resources of staging, and the five of radio. Nothing else has changes.
-        assert "2 added, 5 changed, 12 destroyed" in terraform.apply()
+        # Gone: the two old keys, the five resources of staging, and the six of radio. Nothing else has changes, not
+        # even the alarm that rings.
+        assert "2 added, 5 changed, 13 destroyed" in terraform.apply()
+        assert alarms(up) == ["errors of dev"]
         after = terraform.outputs()
         assert_created(up, after, rest, libraries)
         assert up.get(host(before["environments"], "dev"), old).status != 200
@@ -357,6 +395,12 @@ def opens(up: Up, keys: Keys, environments: dict[str, Any]) -> str:
         ("/docs/a", "staff"): 200,
     }
     return get("/docs/a", "staff")[0]
+
+
+def alarms(up: Up, **wanted: str) -> list[str]:
+    """The names of the alarms that DescribeAlarms finds."""
+    client = boto3.client("cloudwatch", endpoint_url=up.endpoint, region_name="us-east-1", **up.credentials())
+    return [each["AlarmName"] for each in client.describe_alarms(**wanted)["MetricAlarms"]]
 
 
 def left(up: Up) -> dict[str, Any]:

@@ -16,6 +16,7 @@ provider "aws" {
   # The provider asks STS who it is before anything else; Keyfront answers that, too.
   endpoints {
     cloudfront = var.endpoint
+    cloudwatch = var.endpoint
     sts        = var.endpoint
   }
 }

@@ -26,6 +26,7 @@ class ControlOptions(msgspec.Struct, frozen=True):
     records: str
     rotation: bool
     hooks: Path | None
+    alarm_interval: float
     metrics: str
     metrics_token: Path | None
     edges: str
@@ -62,6 +63,17 @@ class ControlOptions(msgspec.Struct, frozen=True):
             raise SettingsError("--edge-certificates must be between 1m and 366d")
         return self.edge_certificates
 
+    def alarm_seconds(self) -> float:
+        """Seconds between two evaluations of alarms.
+
+        :raises SettingsError: if they do not divide a minute.
+        """
+        if not 1 <= self.alarm_interval <= 60 or 60 % self.alarm_interval:
+            raise SettingsError(
+                "--alarm-interval must divide a minute: 1s, 2s, 3s, 5s, 10s, 15s, 20s, 30s or 1m"
+            )
+        return self.alarm_interval
+
     def records_uri(self) -> str:
         """The URI of the rotation records, from the option or KEYFRONT_RECORDS; empty for those in the data folder.
 
@@ -82,9 +94,9 @@ class ControlOptions(msgspec.Struct, frozen=True):
         file = (self.hooks or data / "hooks.toml").absolute()
         if self.hooks is None and not file.exists():
             return ""
-        from keyfront.lifecycle.hooks import read_hooks
+        from keyfront.lifecycle.hooks import read_hook_file
 
-        read_hooks(file)  # fails here rather than in the control process
+        read_hook_file(file)  # fails here rather than in the control process
         return str(file)
 
 
@@ -133,8 +145,16 @@ control_options = option_group(
     click.option(
         "--hooks",
         type=FILE,
-        help="Programs and services to notify before and after each rotation step.  "
+        help="Programs and services to notify before and after each rotation step, and the actions of alarms.  "
         "[default: DATA/hooks.toml, if it exists]",
+    ),
+    click.option(
+        "--alarm-interval",
+        type=DurationType(),
+        default="1m",
+        show_default=True,
+        help="How often metrics are sampled and alarms evaluated; if less than a minute, the current minute counts as "
+        "far as it is known.",
     ),
     click.option(
         "--metrics",

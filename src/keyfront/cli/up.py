@@ -227,6 +227,7 @@ def control_settings(
         records="" if tiers.feed else control.records_uri(),
         rotation=control.rotation,
         hooks="" if tiers.feed else control.hooks_file(installation.data),
+        alarm_interval=control.alarm_seconds(),
         region=tiers.region,
         region_feeds=tiers.region_feeds,
         metrics=audience(control.metrics),

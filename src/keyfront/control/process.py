@@ -4,7 +4,7 @@ follow      publish what other control planes committed, and what could not be p
 usage       add up the key usage that edges report
 refusals    write audit records of calls from unknown callers
 watch       log what public keys and key groups need
-sampling    store the metrics of the last minute (`alarms/sampler.py`)
+alarms      store the metrics of the last minute, and evaluate the alarms on them (`alarms/plane.py`)
 rotations   take the due steps of key rotations (`keys/rotations.py`, in separate threads)
 """
 
@@ -30,12 +30,13 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from keyfront.control.alarms.plane import AlarmMetrics, Alarms, AlarmSettings
 from keyfront.control.alarms.plane_measurements import (
     CertificateMeasurements,
     EdgeMeasurements,
     KeyMeasurements,
 )
-from keyfront.control.alarms.sampler import LAG, MetricSampler
+from keyfront.control.alarms.sampler import LAG
 from keyfront.control.audit.refused_calls import FLUSH, RefusalLog, Refusals
 from keyfront.control.identity.credentials import Credentials, load, new_access_key
 from keyfront.control.identity.directory import CallerDirectory
@@ -54,9 +55,9 @@ from keyfront.control.own_operations.sessions import session_operations
 from keyfront.control.own_operations.status import get_status
 from keyfront.control.own_operations.users import list_users
 from keyfront.control.service import Service, ServiceSettings
-from keyfront.control.store.lease import RENEW, Lease, SoleLeader
+from keyfront.control.store.lease import RENEW
 from keyfront.control.store.store import Store
-from keyfront.control.wire.app import Observability, build_app, serve
+from keyfront.control.wire.app import Observability, OtherApis, build_app, serve
 from keyfront.control.wire.extensions import ExtensionApi
 from keyfront.control.wire.health import CALLS_STUCK, Calls, Check, EdgeWorkers, Health, committable, writable
 from keyfront.custody.contract import Records
@@ -68,6 +69,7 @@ from keyfront.fleet.regions import Regions, RemoteEdges, open_regions
 from keyfront.lifecycle.findings import Commands
 from keyfront.lifecycle.hooks import Hook
 from keyfront.model.kinds import Quotas
+from keyfront.monitoring.metric_series import MeasurementSource
 from keyfront.monitoring.metrics_access import Audience
 
 if TYPE_CHECKING:
@@ -107,7 +109,8 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
         store; empty: the folder `custody` in `data`, which no other control plane uses.
     :param rotation: whether to take due rotation steps.
     :param hooks: called before and after each rotation step.
-    :param alarm_interval: seconds between two samplings of metrics; divides a minute.
+    :param alarms: see `AlarmSettings`.
+    :param log_delivery: measures the delivery of this machine's standard logs; None: nothing is delivered here.
     :param metrics_for: who may read `/metrics`; see `Audience`.
     :param edge_lifetime: seconds for which certificates of edges on other machines are valid.
     :param edge_certificate: the certificate that these edges see, and its key: two paths. The key's is None if it is in
@@ -130,7 +133,8 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     records: str = ""
     rotation: bool = True
     hooks: Sequence[Hook] = ()
-    alarm_interval: float = 60.0
+    alarms: AlarmSettings = AlarmSettings()
+    log_delivery: MeasurementSource | None = None
     metrics_for: Audience = msgspec.field(default_factory=Audience)
     edge_lifetime: float = 30 * 86_400.0
     edge_certificate: tuple[Path, Path | None] | None = None
@@ -297,10 +301,17 @@ class ControlPlane:
         )
         feeds = resources.feeds
         self._remotes = feeds.remotes
-        self._lease = Lease(store, "alarms", f"{rng.getrandbits(64):016x}") if store.shared else SoleLeader()
-        self.sampler = MetricSampler(store, lambda: self._lease.held, *feeds.feeds, *feeds.remotes)
+        self.alarms = Alarms(
+            store,
+            account,
+            settings.alarms,
+            self._service.audit,
+            rng,
+            (*feeds.feeds, *feeds.remotes),
+            audit_reads=settings.audit_reads,
+        )
         self._usage = KeyUsageCollector(
-            store, *feeds.feeds, *feeds.remotes, before_forgetting=self.sampler.sample
+            store, *feeds.feeds, *feeds.remotes, before_forgetting=self.alarms.sampler.sample
         )
         self.rotations: Rotations | None = None
         if settings.rotation:
@@ -324,9 +335,13 @@ class ControlPlane:
             is_leader=self._leads,
             commands=Commands.of_keyfront(f" --data {shlex.quote(str(settings.data))}"),
         )
-        self.sampler.sources += [EdgeMeasurements(store, feeds), KeyMeasurements(self._watch.terms)]
+        sources = self.alarms.sampler.sources
+        sources += [EdgeMeasurements(store, feeds), KeyMeasurements(self._watch.terms)]
         if settings.edge_certificate:
-            self.sampler.sources.append(CertificateMeasurements(settings.edge_certificate[0]))
+            sources.append(CertificateMeasurements(settings.edge_certificate[0]))
+        if settings.log_delivery is not None:
+            sources.append(settings.log_delivery)
+        registry.register(AlarmMetrics(store, self.alarms.runner))
         registry.register(KeyMetrics(store, self._watch))
         registry.register(
             PlaneMetrics(
@@ -348,10 +363,13 @@ class ControlPlane:
         self.app: Starlette = build_app(
             self._service,
             callers if console is None else sessions,
-            extensions=ExtensionApi(
-                self._own_operations(resources, sessions),
-                self._service.audit,
-                audit_reads=settings.audit_reads,
+            others=OtherApis(
+                alarms=self.alarms.api,
+                extensions=ExtensionApi(
+                    self._own_operations(resources, sessions),
+                    self._service.audit,
+                    audit_reads=settings.audit_reads,
+                ),
             ),
             beside=lambda api: () if console is None else console(api, sessions),
             on_refused=refusals.add,
@@ -417,8 +435,10 @@ class ControlPlane:
                 _every(GATHER, self._usage.gather, "the key usage that edges report is not added up yet"),
                 _every(FLUSH, self._refusals.write, "refused calls are not in the audit log yet"),
                 _every(WATCH, self._watch.check, "the state of keys is not known", abandon=True),
-                _every(RENEW, lambda _: self._lease.renew(), "the lease on the alarms could not be renewed"),
-                _aligned(self._settings.alarm_interval, self.sampler.sample, "metrics are not stored yet"),
+                _every(
+                    RENEW, lambda _: self.alarms.lease.renew(), "the lease on the alarms could not be renewed"
+                ),
+                _aligned(self.alarms.interval, self.alarms.tick, "the alarms are not evaluated yet"),
             )
         ]
         try:
@@ -435,8 +455,7 @@ class ControlPlane:
                 task.cancel()
             with contextlib.suppress(ApiError, OSError):  # the last reports of edges that have exited
                 await to_thread.run_sync(self._usage.gather, time.time())
-            with contextlib.suppress(ApiError):
-                await to_thread.run_sync(self._lease.release)
+            await to_thread.run_sync(self.alarms.stop)
             with contextlib.suppress(ApiError):
                 await to_thread.run_sync(lambda: self._refusals.write(time.time(), everything=True))
             with contextlib.suppress(ApiError):

@@ -123,7 +123,7 @@ def service() -> Service:
     :raises LookupError: if it has no model of API_VERSION.
     :raises ModuleNotFoundError: if botocore is not installed.
     """
-    description = _description()
+    description = read_description("cloudfront", API_VERSION)
     add_later_members(description["shapes"])
     shapes = Shapes(description["shapes"])
     errors = {
@@ -140,16 +140,21 @@ def service() -> Service:
     )
 
 
-def _description() -> dict[str, Any]:
+def read_description(name: str, version: str) -> dict[str, Any]:
+    """The description of an AWS API in the installed botocore.
+
+    :raises LookupError: if it has none of that version.
+    :raises ModuleNotFoundError: if botocore is not installed.
+    """
     botocore = importlib.util.find_spec("botocore")
     if botocore is None or botocore.origin is None:
         raise ModuleNotFoundError("No module named 'botocore'", name="botocore")
-    folder = Path(botocore.origin).parent / "data" / "cloudfront" / API_VERSION
+    folder = Path(botocore.origin).parent / "data" / name / version
     with contextlib.suppress(FileNotFoundError):
         return _parsed(gzip.decompress((folder / "service-2.json.gz").read_bytes()))
     with contextlib.suppress(FileNotFoundError):
         return _parsed((folder / "service-2.json").read_bytes())
-    raise LookupError(f"this botocore has no model of CloudFront {API_VERSION}")
+    raise LookupError(f"this botocore has no model of {name} {version}")
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

@@ -119,6 +119,10 @@ KEYFRONT_METRICS: Final = (
     ),
 )
 """The metrics of the namespace `Keyfront`."""
+COUNTED: Final = frozenset(
+    {"Denials", "DenialRate", "UnknownKeyRequests", "OriginFailures", "LogRecordsLost"}
+)
+"""Those that come from the counters of edges. All others are measured."""
 KEYFRONT_BY_NAME: Final = {metric.name: metric for metric in KEYFRONT_METRICS}
 
 UNITS: Final = {

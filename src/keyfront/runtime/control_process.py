@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from keyfront.console.app import Console
+from keyfront.control.alarms.plane import AlarmSettings
 from keyfront.control.identity.credentials import load
 from keyfront.control.identity.session_credentials import SessionCredentials
 from keyfront.control.process import ControlPlaneSettings, Supervision, run_control
@@ -29,11 +30,11 @@ from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.heartbeat import Board
 from keyfront.fleet.regions import Regions, RemoteEdges, open_regions, remember
-from keyfront.lifecycle.hooks import read_hooks
+from keyfront.lifecycle.hooks import HookFile, read_hook_file
 from keyfront.monitoring.edge_metrics import families, fleet_families
 from keyfront.monitoring.exposition import BuildInfo
 from keyfront.monitoring.metrics_access import Audience
-from keyfront.runtime.delivery_collector import DeliveryCollector
+from keyfront.runtime.delivery_collector import DeliveryCollector, DeliveryMeasurements
 from keyfront.runtime.restarts import Restarts
 from keyfront.runtime.settings import ControlInherited, ControlSettings, read_token, store_url
 
@@ -134,6 +135,7 @@ class ControlProcess:
         self._refuse_lost_store()
         remember(self._data, settings.region, settings.region_feeds)
         registry, reports = self._registry()
+        hooks = read_hook_file(Path(settings.hooks)) if settings.hooks else HookFile()
         run_control(
             ControlPlaneSettings(
                 data=self._data,
@@ -148,7 +150,9 @@ class ControlProcess:
                 region_feeds=settings.region_feeds,
                 records=settings.records,
                 rotation=settings.rotation,
-                hooks=read_hooks(Path(settings.hooks)) if settings.hooks else (),
+                hooks=hooks.hook,
+                alarms=AlarmSettings(settings.alarm_interval, hooks.action, os.environ),
+                log_delivery=DeliveryMeasurements(self._data),
                 metrics_for=self._audience,
                 edge_lifetime=settings.edge_lifetime,
                 edge_certificate=self._edge_certificate(),

@@ -106,7 +106,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     - `region`: the region of the edges that follow the data folder; `region_feeds`: other regions, each with the
       folder of its feed.
     - `records`: URI of the custody that holds the rotation records; `rotation`: whether due steps are performed;
-      `hooks`: the file with the hooks.
+      `hooks`: the file with the hooks and the actions of alarms.
+    - `alarm_interval`: seconds between two evaluations of alarms; divides a minute.
     - `metrics`: who can read `/metrics`; see `monitoring/metrics_access.py`. `metrics_token`: the file with the token
       that also admits.
     - `edges`: where edges on other machines connect; None: nowhere. `edge_lifetime`: seconds for which their
@@ -132,6 +133,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     records: str = ""
     rotation: bool = True
     hooks: str = ""
+    alarm_interval: float = 60.0
     metrics: tuple[str, ...] = ("local",)
     metrics_token: str = ""
     edges: tuple[str, int] | None = None

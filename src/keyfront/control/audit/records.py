@@ -165,6 +165,8 @@ def subject(call: Call, outcome: dict[str, Any] | ApiError) -> str:
         "AccessKeyId",
         "UserName",
         "PolicyName",
+        "AlarmName",
+        "ResourceARN",
     ):
         if isinstance(value := call.params.get(member), str):
             return str(_encodable(value))[:2048]

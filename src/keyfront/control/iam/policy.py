@@ -6,8 +6,8 @@ all of its conditions match.
 
 A document is parsed when it is stored, and strictly: an unknown member, operator, condition key, or policy variable, a
 CloudFront action that does not exist, a malformed ARN, or a repeated member is refused with MalformedPolicyDocument. So
-nothing that its author wrote is ever ignored. Actions and resources of other services are accepted, since policies are
-shared with AWS; they have no effect here, which `Policy.notes` says.
+nothing that its author wrote is ever ignored. Actions and resources of other services than CloudFront and CloudWatch
+are accepted, since policies are shared with AWS; they have no effect here, which `Policy.notes` says.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from keyfront.control.iam import conditions, wildcards
 from keyfront.control.iam.conditions import Condition, RequestContext
 from keyfront.control.iam.wildcards import Template
 from keyfront.errors import ApiError
+from keyfront.model import cloudwatch
 from keyfront.model.service import service
 
 MAX_CHARACTERS = 6144
@@ -289,6 +290,9 @@ def _action(text: str, where: str, notes: list[str]) -> Template:
     if vendor.lower() == "keyfront":
         if not any(found.matches(f"keyfront:{known}", _nothing) for known in OWN_ACTIONS):
             raise ValueError(f"{where}: Keyfront has no action {text[:80]!r}")
+    elif vendor.lower() == "cloudwatch":
+        if not any(found.matches(f"cloudwatch:{known}", _nothing) for known in cloudwatch.api().operations):
+            notes.append(f"{where}: {text} is no operation of CloudWatch's API and has no effect here")
     elif vendor.lower() != "cloudfront":
         notes.append(f"{where}: {text} belongs to another service and has no effect here")
     elif not any(found.matches(f"cloudfront:{known}", _nothing) for known in actions()):
@@ -312,6 +316,8 @@ def _resource(text: str, where: str, variables: bool, notes: list[str], account:
     except ValueError as error:
         raise ValueError(f"{where}: {text[:80]!r}: {error}") from None
     partition, service_, region, owner, resource = _parts(text)
+    if service_ == "cloudwatch":
+        return found
     if service_ != "cloudfront":
         notes.append(f"{where}: {text} belongs to another service and has no effect here")
         return found

@@ -14,6 +14,9 @@ def _allow(*actions: str) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
+_WATCH = ("cloudwatch:Describe*", "cloudwatch:Get*", "cloudwatch:List*")
+"""Reading alarms and metrics."""
+
 DOCUMENTS: dict[str, dict[str, Any]] = {
     "admin": _allow("*"),
     "key-manager": _allow(
@@ -34,9 +37,15 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
         "keyfront:RotateKeyGroup",
         "keyfront:StartRotation",
         "keyfront:StopRotation",
+        *_WATCH,
     ),
     "auditor": _allow(
-        "cloudfront:Get*", "cloudfront:List*", "keyfront:Get*", "keyfront:List*", "keyfront:LookupEvents"
+        "cloudfront:Get*",
+        "cloudfront:List*",
+        "keyfront:Get*",
+        "keyfront:List*",
+        "keyfront:LookupEvents",
+        *_WATCH,
     ),
     "edge": _allow(
         "cloudfront:GetDistribution",

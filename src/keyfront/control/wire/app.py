@@ -2,15 +2,16 @@
 
     request ─ match (which operation) ─ verify (who) ─ read (parameters) ─ Service.run ─ write ─► answer
 
-`Service.run` authorizes the call (`operations/authorization.py`). STS's GetCallerIdentity is at `/` (`sts.py`),
-Keyfront's own operations are below `/keyfront/` (`extensions.py`). Everything except reading the request runs in a
-worker thread, so no call blocks the event loop. Three paths need no signature: `GET /healthz`, `GET /livez` (the
-process responds), and `GET /metrics` (Prometheus).
+`Service.run` authorizes the call (`operations/authorization.py`). STS's GetCallerIdentity is at `/` (`sts.py`), and so
+is CloudWatch's API for alarms (`cloudwatch.py`); Keyfront's own operations are below `/keyfront/` (`extensions.py`).
+Everything except reading the request runs in a worker thread, so no call blocks the event loop. Three paths need no
+signature: `GET /healthz`, `GET /livez` (the process responds), and `GET /metrics` (Prometheus).
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import ipaddress
 import logging
@@ -33,7 +34,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from keyfront.control.audit.records import CLOUDFRONT
 from keyfront.control.audit.refused_calls import Refusal
 from keyfront.control.call import Call, Caller, Result
-from keyfront.control.wire import codec, extensions, sigv4, sts
+from keyfront.control.wire import cloudwatch, codec, extensions, sigv4, sts
 from keyfront.control.wire.extensions import ExtensionApi
 from keyfront.control.wire.head_timeout import HeadTimeoutH11Protocol
 from keyfront.control.wire.health import Calls, Health
@@ -83,6 +84,14 @@ class Callers(Protocol):
     def used(self, key_id: str, now: float) -> None: ...
 
 
+class AlarmRunner(Protocol):
+    """The part of `control.alarms.api.AlarmApi` that the application uses."""
+
+    def run(self, call: Call) -> dict[str, Any]: ...
+
+    def record(self, call: Call, outcome: dict[str, Any] | ApiError) -> None: ...
+
+
 class Metrics:
     """The metrics of API calls. `operation` is the model's name, or `-` for a request that matches none."""
 
@@ -121,11 +130,18 @@ class Observability(msgspec.Struct, frozen=True):
     metrics_for: Audience = msgspec.field(default_factory=Audience)
 
 
+class OtherApis(msgspec.Struct, frozen=True):
+    """The APIs beside CloudFront's: CloudWatch's for alarms, and Keyfront's own operations. None: there are none."""
+
+    alarms: AlarmRunner | None = None
+    extensions: ExtensionApi | None = None
+
+
 def build_app(
     service: Runner,
     callers: Callers,
     *,
-    extensions: ExtensionApi | None = None,
+    others: OtherApis = OtherApis(),
     observability: Observability | None = None,
     on_refused: Callable[[Refusal], None] = lambda _: None,
     clock: Callable[[], float] = time.time,
@@ -133,13 +149,13 @@ def build_app(
 ) -> Starlette:
     """The control plane as an ASGI application.
 
-    :param extensions: Keyfront's own operations; None: there are none.
+    :param others: the APIs beside CloudFront's.
     :param beside: gets the API, and returns the routes of its clients in this process, such as the console.
     :param on_refused: called with each call whose caller is unknown.
     :param clock: epoch seconds.
     """
     shown = observability or Observability()
-    api = Api(service, callers, Metrics(shown.registry), clock, extensions, shown.calls, on_refused)
+    api = Api(service, others, callers, Metrics(shown.registry), clock, shown.calls, on_refused)
     own = service_routes(api, shown.health, shown.registry, shown.metrics_for)
     return Starlette(routes=[*beside(api), *own])
 
@@ -182,16 +198,17 @@ class Api:
     def __init__(
         self,
         service: Runner,
+        others: OtherApis,
         callers: Callers,
         metrics: Metrics,
         clock: Callable[[], float],
-        extension_api: ExtensionApi | None,
         calls: Calls,
         on_refused: Callable[[Refusal], None],
     ) -> None:
         self._on_refused = on_refused
         self._calls = calls
-        self._extensions = extension_api
+        self._extensions = others.extensions
+        self._alarms = others.alarms
         self._service = service
         self._callers = callers
         self._metrics = metrics
@@ -238,6 +255,13 @@ class Api:
         name, write_error = "-", codec.write_error
         try:
             line = _line(scope)
+            if self._alarms is not None:
+                service = sigv4.claimed_service(scope["headers"], line[2])
+                watched = cloudwatch.match(*line, _texts(scope), body, service)
+                if watched is not None:
+                    write_error = functools.partial(cloudwatch.write_error, watched.protocol)
+                    name = cloudwatch.operation_of(watched).name
+                    return self._watch(self._alarms, scope, line, watched, body, request_id), name, "OK"
             if sts.is_query_call(*line, body):
                 name, write_error = sts.OPERATION, sts.write_error
                 return self._identify(scope, line, body, request_id), name, "OK"
@@ -292,6 +316,27 @@ class Api:
         self._service.record(call, {})
         return sts.write(call.caller, request_id)
 
+    def _watch(
+        self,
+        alarms: AlarmRunner,
+        scope: Scope,
+        line: tuple[str, str, str],
+        matched: cloudwatch.Matched,
+        body: bytes,
+        request_id: str,
+    ) -> codec.Answer:
+        """A call of CloudWatch's API."""
+        operation = cloudwatch.operation_of(matched)
+        call = self._authenticated(scope, line, body, cloudwatch.SERVICE, operation.name, request_id)
+        call = msgspec.structs.replace(call, source=cloudwatch.SOURCE)
+        try:
+            params = cloudwatch.read(matched.protocol, operation, line[2], body)
+        except ApiError as error:
+            alarms.record(call, error)
+            raise
+        output = alarms.run(msgspec.structs.replace(call, params=params))
+        return cloudwatch.write(matched.protocol, operation, output, request_id)
+
     def _authenticated(
         self,
         scope: Scope,
@@ -322,7 +367,7 @@ class Api:
                     user_agent=next((value for name, value in _texts(scope) if name == "user-agent"), ""),
                     request_id=request_id,
                     now=now,
-                    source={sts.SERVICE: sts.SOURCE}.get(service, CLOUDFRONT),
+                    source=_SOURCES.get(service, CLOUDFRONT),
                 )
             )
             raise
@@ -340,6 +385,9 @@ class Api:
             now=now,
             secure=scope["scheme"] == "https",
         )
+
+
+_SOURCES = {sts.SERVICE: sts.SOURCE, cloudwatch.SERVICE: cloudwatch.SOURCE}
 
 
 def _texts(scope: Scope) -> list[tuple[str, str]]:

@@ -125,6 +125,18 @@ def claimed_key(headers: Iterable[Header], query: str) -> str:
     return ""
 
 
+def claimed_service(headers: Iterable[Header], query: str) -> str:
+    """The service that a request's signature claims to be for, which tells which API it addresses; empty if it names
+    none."""
+    for name, value in headers:
+        if name == b"authorization" and (found := _SCOPE.search(value.decode("latin-1"))):
+            return found[1]
+    for key, text in (_pair(piece) for piece in query.split("&")[:64]):
+        if key == "X-Amz-Credential" and text.count("/") == 4:
+            return text.split("/")[3][:64]
+    return ""
+
+
 # ---- the claim
 
 
@@ -144,6 +156,7 @@ def _claim(
     return _claim_of_query(dict(presigned)), [pair for pair in pairs if pair[0] != "X-Amz-Signature"]
 
 
+_SCOPE = re.compile(r"Credential=[^/,\s]{1,256}/[0-9]{8}/[^/,\s]{1,64}/([^/,\s]{1,64})/")
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]{1,256})")
 
 
