@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from keyfront.console.pages import audit, distributions, groups, keys, overview, sessions, users
+from keyfront.console.pages import audit, distributions, groups, keys, overview, rotation, sessions, users
 from keyfront.console.visit import Page
 
 PAGES: tuple[Page, ...] = (
     *overview.PAGES,
     *groups.PAGES,
+    *rotation.PAGES,
     *keys.PAGES,
     *distributions.PAGES,
     *audit.PAGES,
