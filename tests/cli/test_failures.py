@@ -59,6 +59,15 @@ INSTALLED = [
 ]
 """Commands that work on a data folder."""
 CALLING = [
+    "alarm defaults",
+    "alarm delete errors",
+    "alarm disable errors",
+    "alarm enable errors",
+    "alarm history",
+    "alarm list",
+    "alarm put errors --metric 4xxErrorRate --threshold 5",
+    "alarm show errors",
+    "alarm test errors",
     "apply SITE --yes",
     "key list",
     "key warnings",

@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 import boto3
 import pytest
 from botocore.config import Config
+from click.testing import CliRunner, Result
 
+from keyfront.cli.main import keyfront
+from keyfront.monitoring.default_alarms import default_alarms
 from tests.application import Response, served
 from tests.up import Up
 
@@ -242,6 +245,52 @@ def test_metrics_are_those_of_the_traffic(site: Site) -> None:
     listed = site.client.list_metrics(Namespace="AWS/CloudFront", MetricName="Requests")["Metrics"]
     assert listed == [{"Namespace": "AWS/CloudFront", "MetricName": "Requests", "Dimensions": dimensions}]
     assert any(each["MetricName"] == "Edges" for each in site.client.list_metrics()["Metrics"])
+
+
+def keyfront_alarm(site: Site, *words: str) -> Result:
+    done = CliRunner().invoke(keyfront, ["alarm", *words, "--data", str(site.up.data)])
+    assert done.exit_code == 0, (words, done.output)
+    return done
+
+
+def test_the_command_line(site: Site) -> None:
+    made = keyfront_alarm(site, "defaults", "--action", "ops").stdout
+    names = [line.split()[0] for line in made.splitlines()]
+    assert len(names) == len(default_alarms([]))
+    assert "exists already" in keyfront_alarm(site, "defaults").stderr
+    found = site.alarm("keyfront-unknown-keys")
+    assert found["AlarmActions"] == ["arn:aws:sns:us-east-1:000000000000:ops"]
+    keyfront_alarm(site, "put", "slow", "--metric", "OriginLatency", "--distribution", site.id, "--statistic", "p90",
+                   "--comparison", ">=", "--threshold", "60000", "--period", "1m", "--evaluation-periods", "5",
+                   "--datapoints-to-alarm", "3", "--action", "ops", "--ok-action", "arn:aws:sns:a:1:x")  # fmt: skip
+    shown = json.loads(keyfront_alarm(site, "show", "slow", "--json").stdout)
+    assert (shown["ExtendedStatistic"], shown["Namespace"], shown["Period"]) == ("p90", "AWS/CloudFront", 60)
+    assert "OriginLatency p90 >= 60000.0 in 60 s, 3 of 5 times" in keyfront_alarm(site, "show", "slow").stdout
+    keyfront_alarm(site, "disable", "keyfront-4xx-rate")
+    assert "disabled" in keyfront_alarm(site, "show", "keyfront-4xx-rate").stdout
+    keyfront_alarm(site, "enable", "keyfront-4xx-rate")
+    keyfront_alarm(site, "test", "slow")
+    site.up.until(lambda: "ALARM" in site.webhook.states("slow"))
+    listed = keyfront_alarm(site, "list", "--prefix", "keyfront-").stdout
+    assert listed.count("keyfront-") == len(names)
+    history = keyfront_alarm(site, "history", "slow").stdout
+    assert 'Alarm "slow" created' in history
+    assert "Alarm updated from" in history
+    missing = CliRunner().invoke(keyfront, ["alarm", "show", "nothing", "--data", str(site.up.data)])
+    assert missing.exit_code == 2
+    assert "keyfront alarm list" in missing.stderr
+    keyfront_alarm(site, "delete", "slow", *names)
+    assert json.loads(keyfront_alarm(site, "list", "--prefix", "keyfront-", "--json").stdout) == []
+
+
+def test_the_status_shows_an_alarm_that_rings(site: Site) -> None:
+    site.put("shown", Threshold=0.0, AlarmActions=[])
+    site.errors()
+    site.until("shown", "ALARM")
+    done = CliRunner().invoke(keyfront, ["status", "--data", str(site.up.data)])
+    assert "! the alarm shown rings since 20" in done.stdout
+    assert done.exit_code == 1
+    site.client.delete_alarms(AlarmNames=["shown"])
 
 
 def test_a_leader_that_is_killed_loses_no_transition_and_no_action(site: Site) -> None:

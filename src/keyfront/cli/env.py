@@ -35,6 +35,7 @@ def env(data: Path) -> None:
     for name, value in (
         (DATA_VARIABLE, str(data)),
         ("AWS_ENDPOINT_URL_CLOUDFRONT", found.control),
+        ("AWS_ENDPOINT_URL_CLOUDWATCH", found.control),
         ("AWS_ENDPOINT_URL_STS", found.control),
         ("AWS_SHARED_CREDENTIALS_FILE", str(data / "credentials")),
         ("AWS_PROFILE", "default"),

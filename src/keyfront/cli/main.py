@@ -23,6 +23,7 @@ from keyfront.extras import missing_extra
 COMMANDS = {
     "access": "access:access",
     "agent": "agent:agent",
+    "alarm": "alarm:alarm",
     "apply": "declared:apply",
     "audit": "audit:audit",
     "backup": "backup:backup",

@@ -68,6 +68,14 @@ class Certificate(msgspec.Struct, frozen=True):
     ends: float
 
 
+class Ringing(msgspec.Struct, frozen=True):
+    """An alarm in the state ALARM, `since` an epoch second."""
+
+    name: str
+    since: float
+    reason: str
+
+
 class Disk(msgspec.Struct, frozen=True):
     """The file system of the data folder, in bytes, and how much of it each part of the data folder takes."""
 
@@ -92,6 +100,7 @@ class Status(msgspec.Struct):
     rotations: tuple[Rotation, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     disk: Disk | None = None
+    alarms: tuple[Ringing, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -155,6 +164,7 @@ def survey(folder: Path, found: Installation, now: float) -> Status:
         if running:
             warnings += _health(found.control)
         _rotations(folder, result, warnings, now)
+        _alarms(folder, result, warnings)
     if found.certificates:
         _certificates(result, warnings, now)
     _disk(folder, result, warnings)
@@ -295,6 +305,27 @@ def _edges_of_others(folder: Path, result: Status, warnings: list[str], known: l
     except (KeyfrontError, OSError) as error:
         warnings.append(f"the store: {error}")
         return []
+
+
+def _alarms(folder: Path, result: Status, warnings: list[str]) -> None:
+    """The alarms that ring, each of which is a warning."""
+    from keyfront.control.alarms.definition import KIND
+
+    if not result.may_open_store:
+        return
+    try:
+        with InstallationOptions(folder, "", None).opened() as store, store.read() as transaction:
+            rows = transaction.get_many(KIND, transaction.versions(KIND))
+    except (KeyfrontError, OSError) as error:
+        warnings.append(f"the alarms cannot be read: {error}")
+        return
+    result.alarms = tuple(
+        Ringing(row.id, row.attributes["StateTransitioned"], row.attributes["StateReason"])
+        for row in rows
+        if row.attributes["StateValue"] == "ALARM"
+    )
+    for each in result.alarms:
+        warnings.append(f"the alarm {each.name} rings since {minute_text(each.since, '-')}: {each.reason}")
 
 
 def _rotations(folder: Path, result: Status, warnings: list[str], now: float) -> None:
@@ -509,6 +540,9 @@ def status_json(found: Status) -> dict[str, Any]:
             for each in found.certificates
         ],
         "Disk": msgspec.to_builtins(found.disk),
+        "Alarms": [
+            {"Name": each.name, "Since": iso_text(each.since), "Reason": each.reason} for each in found.alarms
+        ],
         "Warnings": list(found.warnings),
     }
 

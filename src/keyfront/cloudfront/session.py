@@ -25,6 +25,8 @@ class CloudFrontClient:
     :param credentials: access key ID and secret, instead of any that botocore would find.
     :param user_agent: what the client adds to its User-Agent header.
     :param on_response: called with the parsed form of each response, success or error.
+    :param service: another service of the same account, by botocore's name.
+    :param region: empty for the configured one, or us-east-1.
     :raises Refused: if botocore cannot create a client from these arguments.
     """
 
@@ -36,14 +38,16 @@ class CloudFrontClient:
         credentials: tuple[str, str] | None = None,
         user_agent: str,
         on_response: Callable[[Mapping[str, Any]], None] = lambda _: None,
+        service: str = "cloudfront",
+        region: str = "",
     ) -> None:
         self._on_response = on_response
         try:
             self.session = new_session(profile, credentials)
             self.client: Any = self.session.create_client(
-                "cloudfront",
+                service,
                 endpoint_url=endpoint_url or None,
-                region_name=self.session.get_config_variable("region") or "us-east-1",
+                region_name=region or self.session.get_config_variable("region") or "us-east-1",
                 config=Config(
                     user_agent_extra=user_agent,
                     retries={"mode": "standard", "total_max_attempts": 4},

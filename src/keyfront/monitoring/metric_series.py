@@ -80,6 +80,9 @@ _BY_REASON = ((), (DISTRIBUTION,), (DISTRIBUTION, REASON), (REASON,))
 _BY_DISTRIBUTION = ((), (DISTRIBUTION,))
 
 KEYFRONT_METRICS: Final = (
+    Metric("Requests", "Count", "Requests answered."),
+    Metric("4xxErrorRate", "Percent", "Share of requests answered with a status from 400 to 499."),
+    Metric("5xxErrorRate", "Percent", "Share of requests answered with a status from 500 to 599."),
     Metric("Denials", "Count", "Requests whose signature was refused.", _BY_REASON),
     Metric("DenialRate", "Percent", "Share of requests whose signature was refused.", _BY_DISTRIBUTION),
     Metric(
@@ -120,7 +123,16 @@ KEYFRONT_METRICS: Final = (
 )
 """The metrics of the namespace `Keyfront`."""
 COUNTED: Final = frozenset(
-    {"Denials", "DenialRate", "UnknownKeyRequests", "OriginFailures", "LogRecordsLost"}
+    {
+        "Requests",
+        "4xxErrorRate",
+        "5xxErrorRate",
+        "Denials",
+        "DenialRate",
+        "UnknownKeyRequests",
+        "OriginFailures",
+        "LogRecordsLost",
+    }
 )
 """Those that come from the counters of edges. All others are measured."""
 KEYFRONT_BY_NAME: Final = {metric.name: metric for metric in KEYFRONT_METRICS}
@@ -372,6 +384,10 @@ def samples_of(metric: MetricId, minute: MinuteData) -> Samples | None:
     if name in ("Denials", "UnknownKeyRequests"):
         reason = "unknown_key" if name == "UnknownKeyRequests" else dict(metric.dimensions).get(REASON)
         return _whole(counts.of("denials") if reason is None else counts.denials.get(reason, 0))
+    if name == "Requests":
+        return _whole(counts.of("requests"))
+    if name in ("4xxErrorRate", "5xxErrorRate"):
+        return _rate(counts.of(name[:3]), counts.of("requests"))
     if name == "DenialRate":
         return _rate(counts.of("denials"), counts.of("requests"))
     if name == "OriginFailures":

@@ -28,6 +28,10 @@ log = logging.getLogger("keyfront.control")
 SOURCE = "keyfront"
 """The source of audit records of transitions."""
 PAGE = 500
+MANY = 20
+"""Alarms from which on the minutes of all are read at once."""
+AT_ONCE = 1800
+"""Seconds before now that are read at once; alarms that look further back read by themselves."""
 PRUNE = 3600.0
 """Seconds between two prunings of the history."""
 
@@ -64,8 +68,10 @@ class AlarmEvaluator:
             changed: list[tuple[Row, Verdict]] = []
             waiting: list[Row] = []
             with self._store.read() as transaction:
-                for row in _all(transaction):
-                    verdict = _verdict(transaction, row, now)
+                rows = list(_all(transaction))
+                recent = _recent(transaction, rows, now)
+                for row in rows:
+                    verdict = _verdict(recent, row, now)
                     if verdict.state != row.attributes["StateValue"]:
                         changed.append((row, verdict))
                     elif row.attributes["Pending"]:
@@ -130,10 +136,18 @@ def _all(transaction: Transaction) -> Iterator[Row]:
         after = rows[-1].id
 
 
-def _verdict(transaction: Transaction, row: Row, now: float) -> Verdict:
+def _recent(transaction: Transaction, rows: list[Row], now: float) -> minutes.Recent:
+    """What most alarms ask for, read at once if there are many of them."""
+    end = minutes.minute_of(now - LAG - 0.5) + MINUTE
+    spans = (rule.period * rule.range_periods for rule in (rule_of(row.config) for row in rows))
+    longest = max((span for span in spans if span <= AT_ONCE), default=0)
+    return minutes.Recent(transaction, end - longest if len(rows) >= MANY else end, end)
+
+
+def _verdict(recent: minutes.Recent, row: Row, now: float) -> Verdict:
     rule, metric = rule_of(row.config), metric_of(row.config)
     end = minutes.minute_of(now - LAG - 0.5) + MINUTE
     if rule.period < MINUTE:
         end = min(end, int(now) // rule.period * rule.period)
-    found = queries.periods(transaction, metric, rule.period, rule.range_periods, end)
+    found = queries.periods(recent, metric, rule.period, rule.range_periods, end)
     return evaluate(rule, found, end, row.attributes["StateValue"], now)

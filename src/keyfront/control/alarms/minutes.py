@@ -187,6 +187,34 @@ def read(transaction: Transaction, subject: str, start: int, end: int) -> dict[i
     return dict(sorted(found.items()))
 
 
+class Recent:
+    """The minutes of all subjects in a range, read with one statement, for many questions about the same time.
+
+    :param start: epoch seconds, as is `end`.
+    """
+
+    def __init__(self, transaction: Transaction, start: int, end: int) -> None:
+        self._transaction = transaction
+        self._start = minute_of(start)
+        self._end = end
+        self._rows: dict[str, list[tuple[int, bytes]]] = {}
+        if start < end:
+            query = (
+                sa.select(_minute.c.subject, _minute.c.at, _minute.c.data)
+                .where(_minute.c.at >= self._start, _minute.c.at < end)
+                .order_by(_minute.c.at)
+            )
+            for subject, at, data in transaction.connection.execute(query):
+                self._rows.setdefault(subject, []).append((at, data))
+
+    def read(self, subject: str, start: int, end: int) -> dict[int, MinuteData]:
+        """Like `read` of the module; what is outside of the range is read from the store."""
+        if start < self._start or end > self._end:
+            return read(self._transaction, subject, start, end)
+        first = minute_of(start)
+        return {at: _minutes.decode(data) for at, data in self._rows.get(subject, ()) if first <= at < end}
+
+
 def subjects(transaction: Transaction, start: int) -> list[str]:
     """The subjects that have a minute since `start` (epoch seconds), in order."""
     query = sa.select(_minute.c.subject).distinct().where(_minute.c.at >= start).order_by(_minute.c.subject)

@@ -31,7 +31,7 @@ RECENT: Final = 3600
 
 
 def periods(
-    transaction: Transaction, metric: MetricId, period: int, count: int, end: int
+    recent: minutes.Recent, metric: MetricId, period: int, count: int, end: int
 ) -> list[Samples | None]:
     """The samples of the last `count` periods before `end`, the most recent last.
 
@@ -42,7 +42,7 @@ def periods(
     if subject is None:
         return [None] * count
     start = end - period * count
-    found = minutes.read(transaction, subject, start, end)
+    found = recent.read(subject, start, end)
     return [
         _between(metric, found, end - period * number, end - period * (number - 1))
         for number in range(count, 0, -1)
