@@ -83,7 +83,7 @@ INNER: dict[str, dict[str, set[str]]] = {
         "service": {"iam", "call", "store", "audit", "publish", "operations"},
         "keys": {"store", "audit"},
         "alarms": {"iam", "call", "store", "audit", "operations"},
-        "own_operations": {"iam", "call", "store", "audit", "identity", "edges", "keys"},
+        "own_operations": {"iam", "call", "store", "audit", "identity", "edges", "keys", "alarms"},
         "wire": {
             "iam",
             "call",
@@ -163,6 +163,8 @@ HEARTS = (
     "keyfront.backup.retention",
     "keyfront.console.attempts",
     "keyfront.console.guard",
+    "keyfront.console.pages.chart",
+    "keyfront.console.pages.timeline",
     "keyfront.console.sessions",
     "keyfront.control.audit.records",
     "keyfront.control.alarms.definition",

@@ -40,7 +40,7 @@ async def test_a_log_in_is_in_the_audit_log_and_so_is_every_read(plane: ConsoleP
         each.record["eventName"]: each.record
         for each in trail.search(plane.store, trail.AuditQuery(user="vera"))
     }
-    assert set(found) == {"GetCallerIdentity", "GetStatus"}
+    assert set(found) == {"GetCallerIdentity", "GetStatus", "GetTraffic"}
     for record in found.values():
         assert record["userIdentity"]["accessKeyId"] == key[0]
         assert record["sourceIPAddress"] == "192.0.2.99"

@@ -53,6 +53,7 @@ from keyfront.control.own_operations.key_use import get_key_use
 from keyfront.control.own_operations.rotations import RotationOperations
 from keyfront.control.own_operations.sessions import session_operations
 from keyfront.control.own_operations.status import get_status
+from keyfront.control.own_operations.traffic import get_traffic
 from keyfront.control.own_operations.users import list_users
 from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.lease import RENEW
@@ -396,6 +397,7 @@ class ControlPlane:
             get_status(resources.feeds, self._watch, self._trouble),
             list_users(store, resources.credentials, self._settings.account),
             lookup_events(store),
+            get_traffic(store),
             *rotations.operations(),
             *session_operations(sessions),
         ]

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from keyfront.console.pages.facts import GROUPS, impact, key_facts
 from keyfront.console.visit import Page, Read, Visit
 
-PAGE = 50
+PAGE = 25
+"""A distribution in a list is some kilobytes of XML."""
 
 Config = dict[str, Any]
 

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 
 WIDTH = 1000.0
-ROW = 34
-AXIS = 26
+"""The scale, in the units of the SVG."""
 
 
 class Life(msgspec.Struct, frozen=True):
@@ -27,29 +26,22 @@ class Life(msgspec.Struct, frozen=True):
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """A row: its name, the y position of its text, and its bar."""
+    """A row: its name and its bar."""
 
     name: str
-    y: int
     x: float
     width: float
     kind: str
 
 
-class Tick(msgspec.Struct, frozen=True):
-    x: float
-    text: str
-    anchor: str
-
-
 class Chart(msgspec.Struct, frozen=True):
-    """Everything that the template draws."""
+    """Everything that the template draws: bars, the dates at the start, middle, and end of the scale, and where `now`
+    is."""
 
     lives: tuple[Life, ...]
     bars: tuple[Bar, ...]
-    ticks: tuple[Tick, ...]
+    ticks: tuple[str, ...]
     now: float
-    height: int
 
 
 def timeline(lives: Sequence[Life], now: float) -> Chart | None:
@@ -66,19 +58,14 @@ def timeline(lives: Sequence[Life], now: float) -> Chart | None:
     bars = tuple(
         Bar(
             each.name,
-            number * ROW,
             round((each.begins - begin) * scale, 1),
             round(max((max(each.ends or end, each.begins) - each.begins) * scale, 3), 1),
             "drain" if each.draining else "life",
         )
-        for number, each in enumerate(lives)
+        for each in lives
     )
-    now_x = (now - begin) * scale
-    ticks = tuple(
-        Tick(round(share * WIDTH, 1), _day(begin + share * (end - begin)), anchor)
-        for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
-    )
-    return Chart(tuple(lives), bars, ticks, round(now_x, 1), len(lives) * ROW + AXIS)
+    ticks = tuple(_day(begin + share * (end - begin)) for share in (0.0, 0.5, 1.0))
+    return Chart(tuple(lives), bars, ticks, round((now - begin) * scale, 1))
 
 
 def _day(moment: float) -> str:

@@ -77,6 +77,7 @@ OWN_ACTIONS = (
     "GetKeyUse",
     "GetRotation",
     "GetStatus",
+    "GetTraffic",
     "ListRotations",
     "ListSessions",
     "ListUsers",
