@@ -114,3 +114,18 @@ async def test_the_form_of_a_request_is_bounded(plane: ConsolePlane) -> None:
     assert many.status_code == 400
     broken = await browser.client.post("/console/log-in", content=b"a=%ff", headers=form)
     assert broken.status_code == 400
+
+
+async def test_a_failure_of_the_console_is_a_response_with_the_headers(
+    plane: ConsolePlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("not meant to happen")
+
+    browser = plane.browser()
+    await browser.log_in(plane.owner)
+    monkeypatch.setattr("keyfront.console.pages.overview.hit_ratio", fail)
+    answer = await browser.get("/console/")
+    assert answer.status_code == 500
+    assert "not meant to happen" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]

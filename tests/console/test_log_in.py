@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import httpx
 
@@ -120,7 +121,9 @@ async def test_a_session_ends_when_it_is_idle_and_after_twelve_hours(plane: Cons
     by_itself = await browser.get("/console/", **{"X-Console-Refresh": "1"})
     assert by_itself.status_code == 200
     plane.passed = 10_700.0
+    before = len(plane.sessions.all(time.time()))
     assert (await browser.get("/console/")).status_code == 303, "a page that renews itself is not a user"
+    assert len(plane.sessions.all(time.time())) == before - 1, "its credentials end with it"
     plane.passed = 0.0
     await inside(browser, plane.owner)
     for plane.passed in range(0, 12 * 3600, 3000):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from keyfront.console.rendering import make_environment
 from keyfront.console.sessions import Session, Sessions
 from keyfront.console.visit import Page, SessionOver, Visit, status_of
 from keyfront.errors import ApiError
+
+log = logging.getLogger("keyfront.console")
 
 FORM_LIMIT = 256 << 10
 """Bytes in a form."""
@@ -201,9 +204,9 @@ class Console:
         if wait > 0:
             text = f"Too many failed log-ins. Wait {wait + 1:.0f} seconds."
             return self._log_in_page(text, to, 429, {"Retry-After": f"{wait + 1:.0f}"})
+        self._attempts.begun(origin.address, key_id[:128], time.monotonic())
         fault = _fault(key_id, secret) or await self._verified(key_id, secret, origin)
         if fault:
-            self._attempts.failed(origin.address, key_id[:128], time.monotonic())
             return self._log_in_page(fault, to, 403, key_id=key_id[:128])
         now = self._clock()
         try:
@@ -214,6 +217,7 @@ class Console:
             )
         except ApiError as error:
             return self._log_in_page(error.message, to, error.status, key_id=key_id[:128])
+        self._attempts.succeeded(origin.address, key_id[:128])
         self._end(_token(request))  # a session is never continued under another log-in
         return self._begin(request, opened, now, to)
 
@@ -230,7 +234,8 @@ class Console:
             address=_origin(request).address,
             user_agent=request.headers.get("user-agent", "")[:256],
         )
-        self._sessions.add(token, session)
+        for ended in self._sessions.add(token, session):
+            self._credentials.close(ended.id)
         response = RedirectResponse(local_path(to), 303)
         name, secure = _cookie(request)
         response.set_cookie(
@@ -394,8 +399,12 @@ class _Guarded:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = False
+
         async def guarded(message: Message) -> None:
+            nonlocal began
             if message["type"] == "http.response.start":
+                began = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS:
                     headers[name] = value
@@ -406,4 +415,10 @@ class _Guarded:
             text = "This request does not come from a page of the console.\n"
             await Response(text, 403, media_type="text/plain")(scope, receive, guarded)
             return
-        await self._app(scope, receive, guarded)
+        try:
+            await self._app(scope, receive, guarded)
+        except Exception:
+            log.exception("the console cannot answer")
+            if not began:
+                text = "The console has failed; the log of the control plane says why.\n"
+                await Response(text, 500, media_type="text/plain")(scope, receive, guarded)

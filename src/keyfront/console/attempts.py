@@ -43,10 +43,15 @@ class Attempts:
             buckets.wait(name, now) for buckets, name in zip(self._buckets, names, strict=True) if name
         )
 
-    def failed(self, address: str, key_id: str, now: float) -> None:
-        """Count a failed log-in."""
+    def begun(self, address: str, key_id: str, now: float) -> None:
+        """Count a log-in as failed while it is not known better, so that many at once are limited as well."""
         for buckets, name in zip(self._buckets, (network_of(address), key_id), strict=True):
             buckets.take(name, now)
+
+    def succeeded(self, address: str, key_id: str) -> None:
+        """Take back what `begun` counted."""
+        for buckets, name in zip(self._buckets, (network_of(address), key_id), strict=True):
+            buckets.put_back(name)
 
 
 class _Buckets:
@@ -56,13 +61,17 @@ class _Buckets:
         """When each bucket will be full again."""
 
     def wait(self, name: str, now: float) -> float:
-        missing = (self._full_at.get(name, now) - now) / self._rate.every
-        return max(0.0, (missing - (self._rate.burst - 1)) * self._rate.every)
+        until_full = self._full_at.get(name, now) - now
+        return max(0.0, until_full - (self._rate.burst - 1) * self._rate.every)
 
     def take(self, name: str, now: float) -> None:
         self._full_at[name] = max(self._full_at.pop(name, now), now) + self._rate.every
         if len(self._full_at) > MOST:
             self._full_at.popitem(last=False)
+
+    def put_back(self, name: str) -> None:
+        if name in self._full_at:
+            self._full_at[name] -= self._rate.every
 
 
 def network_of(address: str) -> str:

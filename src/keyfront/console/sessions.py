@@ -62,25 +62,23 @@ class Sessions:
     def __init__(self) -> None:
         self._sessions: dict[bytes, Session] = {}
 
-    def add(self, token: str, session: Session) -> None:
-        """Begin a session.
+    def add(self, token: str, session: Session) -> list[Session]:
+        """Begin a session. Returns the sessions that are over, which are removed.
 
         :param token: random, 32 bytes or more.
         """
-        for name in [name for name, each in self._sessions.items() if each.is_over(session.opened)]:
-            del self._sessions[name]
-        if len(self._sessions) >= MOST:
-            del self._sessions[min(self._sessions, key=lambda name: self._sessions[name].used)]
+        over = [name for name, each in self._sessions.items() if each.is_over(session.opened)]
+        if len(self._sessions) - len(over) >= MOST:
+            rest = self._sessions.keys() - set(over)
+            over.append(min(rest, key=lambda name: self._sessions[name].used))
+        ended = [self._sessions.pop(name) for name in over]
         self._sessions[_hash(token)] = session
+        return ended
 
     def find(self, token: str, now: float) -> Session | None:
-        """The session of a token, unless it is over at `now` (epoch seconds)."""
-        name = _hash(token)
-        found = self._sessions.get(name)
-        if found is not None and found.is_over(now):
-            del self._sessions[name]
-            return None
-        return found
+        """The session of a token; None if there is none, or it is over at `now` (epoch seconds)."""
+        found = self._sessions.get(_hash(token))
+        return None if found is None or found.is_over(now) else found
 
     def end(self, token: str) -> Session | None:
         """End the session of a token, and return it; None if there is none."""

@@ -361,13 +361,14 @@ class ControlPlane:
         self.health = self._health()
         sessions = SessionCredentials(callers, new_access_key)
         console = settings.console
+        self.own_operations = self._own_operations(resources, sessions)
         self.app: Starlette = build_app(
             self._service,
             callers if console is None else sessions,
             others=OtherApis(
                 alarms=self.alarms.api,
                 extensions=ExtensionApi(
-                    self._own_operations(resources, sessions),
+                    self.own_operations,
                     self._service.audit,
                     audit_reads=settings.audit_reads,
                 ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response
@@ -91,7 +92,7 @@ async def group(visit: Visit) -> Response:
 async def _plan(visit: Visit, id_: str, rotation: RotationState | None) -> Read[RotationPlan]:
     if rotation is None:
         return Read()
-    return await visit.read(visit.api.own("GET", f"{rotations.PATH}/{id_}", RotationPlan))
+    return await visit.read(visit.api.own("GET", f"{rotations.PATH}/{quote(id_, safe='')}", RotationPlan))
 
 
 def _lives(members: list[GroupKey], facts: KeyFacts, rotation: RotationState | None) -> list[Life]:

@@ -4,6 +4,7 @@ what it does."""
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response
@@ -87,7 +88,7 @@ async def command(visit: Visit) -> Response:
         params: dict[str, str | bool] = {}
         if name == "emergency":
             params = {"Key": key_id, "KeepServing": bool(visit.field("keep"))}
-        path = f"{rotations.PATH}/{id_}/{name}"
+        path = f"{rotations.PATH}/{quote(id_, safe='')}/{name}"
         done = await visit.read(visit.api.own("POST", path, RotationState, params))
         return visit.refused(done) if done.value is None else visit.go(back, chosen.done)
     impacts = [
@@ -125,7 +126,7 @@ async def start(visit: Visit) -> Response:
     if visit.request.method == "POST":
         params, fault = _terms(visit)
         if not fault:
-            path = f"{rotations.PATH}/{id_}"
+            path = f"{rotations.PATH}/{quote(id_, safe='')}"
             done = await visit.read(visit.api.own("POST", path, RotationState, params))
             if done.value is not None:
                 return visit.go(f"/groups/{id_}", f"{group} is rotated from now on.")

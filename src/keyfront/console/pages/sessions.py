@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from starlette.responses import Response
 
@@ -21,7 +22,7 @@ async def _end(visit: Visit, id_: str) -> Response:
     """End one of the user's own sessions, or another one if the user may."""
     if visit.own.end(id_):
         return visit.go("/sessions", "The session was ended.")
-    done = await visit.read(visit.api.own("DELETE", f"{PATH}/{id_}", dict[str, Any]))
+    done = await visit.read(visit.api.own("DELETE", f"{PATH}/{quote(id_, safe='')}", dict[str, Any]))
     if done.value is None:
         return visit.refused(done)
     return visit.go("/sessions", "The session was ended.")
