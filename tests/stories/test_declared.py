@@ -473,6 +473,26 @@ TrustedKeyGroups = ["g"]
 CachePolicyId = "c"
 OriginRequestPolicyId = "o"
 ResponseHeadersPolicyId = "r"
+
+[MetricAlarm.m]
+MetricName = "4xxErrorRate"
+distribution = "d"
+Statistic = "Average"
+Period = 300
+EvaluationPeriods = 1
+ComparisonOperator = "GreaterThanThreshold"
+Threshold = 5
+AlarmActions = ["arn:aws:sns:us-east-1:000000000000:ops"]
+
+[MetricAlarm.n]
+AlarmDescription = "Links are signed with other keys"
+MetricName = "UnknownKeyRequests"
+ExtendedStatistic = "p90"
+Period = 60
+EvaluationPeriods = 3
+ComparisonOperator = "GreaterThanThreshold"
+Threshold = 20.5
+TreatMissingData = "notBreaching"
 """
 
 
@@ -480,7 +500,7 @@ def test_every_kind(plane: Plane, tmp_path: Path) -> None:
     kit = Kit(plane, tmp_path, EVERYTHING)
     kit.new_key("k.pem")
     report = kit.report("apply", "--wait")
-    assert (len(report["done"]), report["remaining"]) == (8, [])
+    assert (len(report["done"]), report["remaining"]) == (10, [])
     assert kit.run("apply")[0].splitlines()[1] == "no changes"
     config = plane.client().get_distribution_config(Id=ids(report, "Distribution")["d"])["DistributionConfig"]
     new, old = config["Origins"]["Items"]
@@ -500,6 +520,7 @@ def test_every_kind(plane: Plane, tmp_path: Path) -> None:
             "CloudFrontOriginAccessIdentity i",
         ),
         ("ErrorCachingMinTTL = 5", "ErrorCachingMinTTL = 6", "Distribution d"),
+        ("Threshold = 5", "Threshold = 6", "MetricAlarm m"),
     ):
         kit.edit(before, after)
         changed.append(f"update {kind}")
@@ -521,5 +542,5 @@ def test_every_kind(plane: Plane, tmp_path: Path) -> None:
         "delete OriginRequestPolicy all-o",
     ]
     report = kit.report("apply", "--destroy")
-    assert (len(report["done"]), report["resources"]) == (9, [])
+    assert (len(report["done"]), report["resources"]) == (11, [])
     assert kit.changes("--destroy") == []

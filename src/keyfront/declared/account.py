@@ -8,14 +8,17 @@ one.)
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
+from keyfront.cloudfront.cloudwatch import CloudWatchClient
 from keyfront.cloudfront.refusal import Refused
 from keyfront.cloudfront.session import CloudFrontClient
+from keyfront.declared import alarms
 from keyfront.declared.desired import Setup
 from keyfront.declared.diff import differences
 from keyfront.declared.plan import MANAGED, Facts, Found, Named, Step, managed_policies, needed
@@ -26,6 +29,10 @@ _HIDDEN = ("AccessDenied", "AccessDeniedException")
 """The error codes for a kind that the API does not implement, and for one that this caller may not list."""
 
 
+class _NoAlarm(Refused):
+    """There is no alarm of that name."""
+
+
 class Account:
     """One CloudFront account through one endpoint. For one thread: it remembers what it has created."""
 
@@ -34,6 +41,9 @@ class Account:
     ) -> None:
         """:raises Refused: if botocore cannot create a client from these arguments."""
         self._client = CloudFrontClient(
+            endpoint_url, profile, credentials=credentials, user_agent="keyfront-apply"
+        )
+        self._watch = CloudWatchClient(
             endpoint_url, profile, credentials=credentials, user_agent="keyfront-apply"
         )
         self._arns: dict[str, str] = {}
@@ -77,6 +87,11 @@ class Account:
         }
 
     def _list(self, row: Row) -> Iterator[Found]:
+        if row.name == alarms.KIND:
+            for alarm in self._watch.items("DescribeAlarms", "MetricAlarms"):
+                name, comment = alarm["AlarmName"], alarm.get("AlarmDescription", "")
+                yield Found(kind=row.name, id=name, name=name, comment=comment)
+            return
         for item in self._client.pages(f"List{row.plural}", f"{row.name}List"):
             yield self._found(row, item)
 
@@ -126,6 +141,10 @@ class Account:
         )
 
     def _config(self, row: Row, id_: str) -> tuple[dict[str, Any], str]:
+        if row.name == alarms.KIND:
+            for alarm in self._watch.items("DescribeAlarms", "MetricAlarms", AlarmNames=[id_]):
+                return alarms.config_of(alarm), ""
+            raise _NoAlarm(f"there is no alarm {id_}", "NoSuchAlarm")
         answer = self._client.call(f"Get{row.config}", Id=id_)
         return answer[row.config], answer["ETag"]
 
@@ -139,6 +158,8 @@ class Account:
             something.
         """
         row = ROWS[step.kind]
+        if row.name == alarms.KIND:
+            return self._take_alarm(row, step)
         if step.action == "create":
             return self._create(row, step)
         if step.action == "delete":
@@ -155,6 +176,27 @@ class Account:
                 "UntagResource", Resource=self._arn(step.id), TagKeys={"Items": list(step.untag)}
             )
         return step.id
+
+    def _take_alarm(self, row: Row, step: Step) -> str:
+        """CloudWatch has no ETags: the alarm is compared with the plan's right before it is replaced."""
+        config = alarms.params(self._with_ids(row, step.config))
+        name = str(step.id or config["AlarmName"])
+        if step.action == "create":
+            with contextlib.suppress(_NoAlarm):
+                self._config(row, name)
+                raise Refused(f"the alarm {name} did not exist when the plan was made: run this again")
+        else:
+            try:
+                self._unchanged(row, step)
+            except _NoAlarm:
+                if step.action == "update":
+                    raise
+                return name
+        if step.action == "delete":
+            self._watch.call("DeleteAlarms", AlarmNames=[name])
+        else:
+            self._watch.call("PutMetricAlarm", **config)
+        return name
 
     def _create(self, row: Row, step: Step) -> str:
         config = self._with_ids(row, step.config)

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from keyfront.declared import alarms
 from keyfront.declared.document import Document
 from keyfront.declared.locations import Path
 from keyfront.declared.problems import Faults
@@ -25,13 +26,12 @@ from keyfront.declared.resources import ROWS, Row
 from keyfront.declared.translate import Load, Words
 from keyfront.errors import KeyLoadError
 from keyfront.model.kinds import Reference
-from keyfront.model.service import service
-from keyfront.model.shapes import Shape
 from keyfront.signing.keys import load_public_key
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MARK = re.compile(r"(?:^|\s)\(keyfront ([^()\s]+)\)$")
-_OURS = ("rotation_days",)
+_OURS = {"PublicKey": ("rotation_days",), alarms.KIND: (alarms.DISTRIBUTION,)}
+"""Keyfront's own words, by kind."""
 
 
 class NamedReference(msgspec.Struct, frozen=True):
@@ -114,13 +114,15 @@ class _Reader:
         ours = {key: value for key, value in table.items() if key[:1].islower()}
         stated = {key: value for key, value in table.items() if key not in ours}
         tags = self._tags(stated.pop("Tags"), (*path, "Tags")) if row.tagged and "Tags" in stated else None
-        shape: Shape = service().operations[f"Create{row.name}"].input.members[row.config]
+        shape = row.shape
         supplied = {row.identity, row.comment, "CallerReference", "Enabled"}
         config = self._words.api(shape, stated, path, frozenset(supplied))
-        known = _OURS if row.name == "PublicKey" else ()
+        known = _OURS.get(row.name, ())
         for key in ours.keys() - set(known):
             self._faults.unknown((*path, key), (*known, *shape.members), f"word for a {row.title}")
         fingerprint = self._public_key(config, path) if row.name == "PublicKey" else ""
+        if row.name == alarms.KIND:
+            config = alarms.with_namespace(config, self._label_in(ours, path))
         identity = self._identify(row, label, config, fingerprint)
         self._mark_as_ours(row, config, path)
         if "Enabled" in shape.members:
@@ -139,9 +141,9 @@ class _Reader:
 
     def _identify(self, row: Row, label: str, config: dict[str, Any], fingerprint: str) -> str:
         """Return the value by which the resource is found again. Fills in CallerReference and Name."""
-        if row.identity == "Name":
+        if row.identity != "CallerReference":
             parts = [*self._owner.split("/"), label, *([fingerprint[:8]] if fingerprint else [])]
-            config.setdefault("Name", "-".join(parts))
+            config.setdefault(row.identity, "-".join(parts))
             if row.has_reference:
                 config.setdefault("CallerReference", config["Name"])
         else:
@@ -173,6 +175,14 @@ class _Reader:
             return ""
         config["EncodedKey"] = key.pem
         return key.fingerprint
+
+    def _label_in(self, ours: dict[str, Any], path: Path) -> str | None:
+        """The distribution that an alarm names."""
+        found = ours.get(alarms.DISTRIBUTION)
+        if found is not None and (not isinstance(found, str) or not found):
+            self._faults.add((*path, alarms.DISTRIBUTION), "must be the label or the ID of a distribution")
+            return None
+        return found
 
     def _days(self, value: Any, path: Path) -> int:
         if value is None:

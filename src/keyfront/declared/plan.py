@@ -125,9 +125,9 @@ def needed(setup: Setup, listed: Facts, *, adopt: bool) -> list[Found]:
     found: list[Found] = []
     for row in ROWS.values():
         desired = [each for each in setup.desired if each.kind == row.name]
-        names = {each.identity for each in desired} if row.identity == "Name" else set()
+        names = {each.identity for each in desired} if row.identity != "CallerReference" else set()
         # Only the config contains the caller reference: if the file chooses one, or adopts, every config must be read.
-        search = row.identity != "Name" and any(each.chosen or adopt for each in desired)
+        search = row.identity == "CallerReference" and any(each.chosen or adopt for each in desired)
         for found_ in listed.get(row.name, ()):
             ours = found_.owner == setup.owner
             if not found_.managed and (ours or found_.name in names or search):
@@ -178,7 +178,7 @@ def plan(
 def _match(desired: Desired, facts: Facts, owner: str, adopt: bool, faults: Faults) -> Found | None:
     row = ROWS[desired.kind]
     for found in facts.get(desired.kind, ()):
-        there = found.name if row.identity == "Name" else (found.config or {}).get(row.identity)
+        there = (found.config or {}).get(row.identity) if row.identity == "CallerReference" else found.name
         if there != desired.identity:
             continue
         if found.managed:

@@ -11,8 +11,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from keyfront.model import defaults, policies
+from keyfront.declared import alarms
+from keyfront.model import cloudwatch, defaults, policies
 from keyfront.model.kinds import KINDS, Reference
+from keyfront.model.service import service
+from keyfront.model.shapes import Shape
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -24,7 +27,7 @@ class Row(msgspec.Struct, frozen=True):
     plural: str
     title: str
     complete: Callable[[Any], dict[str, Any]]
-    identity: Literal["Name", "CallerReference"] = "Name"
+    identity: Literal["Name", "CallerReference", "AlarmName"] = "Name"
     comment: str = "Comment"
     has_reference: bool = False
     fixed: tuple[str, ...] = ()
@@ -37,7 +40,16 @@ class Row(msgspec.Struct, frozen=True):
         return f"{self.name}Config"
 
     @property
+    def shape(self) -> Shape:
+        """The shape of its config."""
+        if self.name == alarms.KIND:
+            return cloudwatch.api().operations["PutMetricAlarm"].input
+        return service().operations[f"Create{self.name}"].input.members[self.config]
+
+    @property
     def refers_to(self) -> tuple[Reference, ...]:
+        if self.name == alarms.KIND:
+            return (Reference("Distribution", ((alarms.DISTRIBUTION,),), missing=""),)
         kind = KINDS.get(self.name)
         return kind.refers_to if kind else ()
 
@@ -91,6 +103,15 @@ ROWS: dict[str, Row] = {
             identity="CallerReference",
             has_reference=True,
             tagged=True,
+        ),
+        Row(
+            alarms.KIND,
+            "MetricAlarms",
+            "alarm",
+            alarms.complete,
+            identity="AlarmName",
+            comment="AlarmDescription",
+            longest=1024,
         ),
     )
 }
