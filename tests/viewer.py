@@ -41,6 +41,7 @@ from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.edge.logs.spool import Spool
+from keyfront.edge.net.certificates import Certificates
 from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.fast_path import Caller
 from keyfront.edge.serving.settings import EdgeSettings
@@ -215,21 +216,24 @@ class EdgeHarness:
         trusted: tuple[str, ...] = (),
         scheme: str = "http",
         log: Path | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Certificates | None = None,
         clock: Callable[[], float] = time.time,
         segment: Segment | None = None,
         spool: Spool | None = None,
         http2: bool = False,
     ) -> None:
-        """:param http2: viewers speak HTTP/2, without TLS."""
-        self.tls = tls
+        """:param tls: a context, or all certificates. :param http2: viewers speak HTTP/2, without TLS."""
+        covers = tls.cover if isinstance(tls, Certificates) else None
+        self.tls = tls.context if isinstance(tls, Certificates) else tls
         self.http2 = http2
         scheme = "https" if tls is not None else scheme
         self.log = AccessLog(log, spool=spool)
         settings = settings or EdgeSettings(memory=1 << 22, max_object=1 << 20)
         self.edge = Edge(settings, self.log, clock, segment)
         self.edge.use(snapshot)
-        self.listener = Listener(self.edge, scheme=scheme, peers=TrustedProxies(trusted), limits=limits)
+        self.listener = Listener(
+            self.edge, scheme=scheme, peers=TrustedProxies(trusted), limits=limits, covers=covers
+        )
         self.port = 0
         self.records: list[dict[str, Any]] = []
         self._server: asyncio.Server | None = None

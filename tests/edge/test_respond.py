@@ -579,6 +579,7 @@ def test_refusals(name: str) -> None:
             b"The distribution supports only cachable requests.\n",
             "InvalidRequestMethod",
         ),
+        ("misdirected", 421, b">\nBad request.\n", "Error"),
         ("no_distribution", 403, b">\nBad request.\n", "Error"),
         ("not_an_edge", 403, b">\nBad request.\n", "Error"),
         ("https_only", 403, b">\nBad request.\n", "Error"),

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import trustme
@@ -396,6 +397,114 @@ def test_a_distribution_decides_whether_its_names_have_http2(
     everywhere = Routing(Snapshot(2, NOW, distributions=(new,)))
     anywhere = Certificates(tmp_path, NOW, print, offers_http2=everywhere.offers_http2)
     assert chosen(anywhere, name, *offered) == (offered[0] if offered else None)
+
+
+class TestOneConnectionForSeveralNames:
+    """A viewer may use an HTTP/2 connection for other names that it believes to be served there (RFC 9113 section
+    9.1.1). It repeats what is answered with 421 over a connection of its own (RFC 9110 section 15.5.20)."""
+
+    @pytest.fixture
+    async def harness(self, origin: ScriptedOrigin, folder: Folder) -> AsyncIterator[EdgeHarness]:
+        folder.put("default", "one.test", "two.test", "old.test", "*.wild.test")
+        folder.put("other", "other.test")
+        async with EdgeHarness(self.snapshot(origin), tls=folder.read()) as harness:
+            yield harness
+
+    def snapshot(self, origin: ScriptedOrigin, *old: str) -> Snapshot:
+        names = {"one.test", "two.test", "a.wild.test", "other.test", "old.test"}
+        made = [
+            Distribution(
+                name,
+                f"arn:{name}",
+                f"{name}.cdn.test",
+                (name,),
+                origins=(origin.origin(),),
+                behaviors=(Behavior("*", origin.origin().id),),
+                http2=name not in {"old.test", *old},
+            )
+            for name in sorted(names)
+        ]
+        return Snapshot(1 + len(old), NOW, distributions=tuple(made))
+
+    @rows(
+        ("opened_for", "host", "status"),
+        [
+            ("one.test", "one.test", 200),
+            ("one.test", "ONE.test:443", 200),
+            ("one.test", "two.test", 200),
+            ("one.test", "a.wild.test", 200),
+            ("one.test", "other.test", 421),  # another certificate
+            ("other.test", "one.test", 421),
+            ("one.test", "old.test", 421),  # HTTP/1.1 only
+            ("one.test", "nobody.test", 403),  # no other connection would be different
+            ("nobody.test", "two.test", 200),  # the default certificate
+            ("other.test", "nobody.test", 421),
+        ],
+    )
+    async def test_what_it_serves(
+        self, harness: EdgeHarness, opened_for: str, host: str, status: int
+    ) -> None:
+        before = len(harness.records)
+        async with httpx.AsyncClient(http2=True, verify=trusting(check_hostname=False)) as client:
+
+            async def ask(name: str) -> httpx.Response:
+                return await client.get(
+                    f"https://127.0.0.1:{harness.port}/a/1",
+                    headers={"Host": name},
+                    extensions={"sni_hostname": opened_for},
+                )
+
+            await ask(opened_for)
+            answers = [await ask(host) for _ in range(3)]  # decoded, recognized, and by its bytes
+        assert [(each.http_version, each.status_code) for each in answers] == [("HTTP/2", status)] * 3
+        assert len({each.extensions["network_stream"] for each in answers}) == 1
+        if status == 421:
+            record = await harness.recorded(before + 4)
+            assert record["reason"] == "misdirected"
+
+    async def test_a_snapshot_decides_for_open_connections_too(
+        self, harness: EdgeHarness, origin: ScriptedOrigin
+    ) -> None:
+        async with httpx.AsyncClient(http2=True, verify=trusting(check_hostname=False)) as client:
+            url, headers = f"https://127.0.0.1:{harness.port}/a/1", {"Host": "one.test"}
+            sni = {"sni_hostname": "one.test"}
+            before = await client.get(url, headers=headers, extensions=sni)
+            harness.edge.use(self.snapshot(origin, "one.test"))
+            after = await client.get(url, headers=headers, extensions=sni)
+        assert (before.status_code, after.status_code) == (200, 421)
+
+    async def test_a_trusted_proxy_carries_every_name(self, origin: ScriptedOrigin, folder: Folder) -> None:
+        folder.put("default", "one.test")
+        folder.put("other", "other.test")
+        async with (
+            EdgeHarness(self.snapshot(origin), tls=folder.read(), trusted=("127.0.0.1",)) as harness,
+            httpx.AsyncClient(http2=True, verify=trusting(check_hostname=False)) as client,
+        ):
+            url, headers = f"https://127.0.0.1:{harness.port}/a/1", {"X-Forwarded-Proto": "https"}
+            for name in ("one.test", "other.test", "old.test"):
+                seen = await client.get(url, headers={**headers, "Host": name})
+                assert (seen.http_version, seen.status_code) == ("HTTP/2", 200)
+
+    def test_a_certificate_that_was_replaced_covers_its_names(self, folder: Folder) -> None:
+        folder.put("a", "a.test")
+        certificates = folder.read()
+        before = certificates.find("a.test")
+        folder.put("a", "b.test", "*.c.test")
+        for _ in range(2):
+            certificates.poll(NOW)
+        after = certificates.find("b.test")
+        assert after is not before
+        covered = [
+            (context, name)
+            for context in (before.context, after.http1)
+            for name in ("a.test", "b.test", "x.c.test", "x.y.c.test", "c.test", "b.test.")
+            if certificates.cover(context, name)
+        ]
+        # The only certificate is also the one for unknown names.
+        assert covered == [
+            (before.context, "a.test"),
+            *((after.http1, n) for n in ("a.test", "b.test", "x.c.test", "x.y.c.test", "c.test", "b.test.")),
+        ]
 
 
 def trusting(**settings: Any) -> ssl.SSLContext:

@@ -120,7 +120,7 @@ class _Worker:
                 Path(settings.tls.local) if settings.tls.local else None,
                 lambda name: edge.routing.offers_http2(name),  # noqa: PLW0108 - each snapshot has another routing
             )
-            https = Listener(edge, scheme="https", peers=proxies, limits=limits)
+            https = Listener(edge, scheme="https", peers=proxies, limits=limits, covers=certificates.cover)
             self._listeners.append(https)
             await ports.listen(
                 lambda: https.secured(certificates.context),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from functools import partial
 from time import perf_counter
 from typing import Final, cast
@@ -29,6 +30,7 @@ from keyfront.edge.http.request_body import Body
 from keyfront.edge.http.shared import Response, Shared, abort_by_reset
 from keyfront.edge.limits.rates import Floor
 from keyfront.edge.rules import error_pages, respond
+from keyfront.edge.rules.routing import Routing, host_name
 from keyfront.edge.semantics.fields import HOP_BY_HOP
 from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.serving.fast_path import CachedHeaderBlock, Caller
@@ -42,6 +44,9 @@ DRAIN_GRACE: Final = 0.5
 """Seconds between the announcement that a connection will end and its end for new requests."""
 AT_ONCE: Final = 256 * 1024
 """Bytes of bodies up to which hits are answered before the viewer has accepted any of them."""
+MAX_HOSTS: Final = 64
+"""Hosts that a connection remembers to serve."""
+MISDIRECTED: Final = "misdirected"
 
 
 class _Flow:
@@ -96,6 +101,9 @@ class Http2Connection(asyncio.Protocol):
         self._about = caller.address.encode() if trusted else b""
         self._session = Session(self, self._about)
         self._transport: asyncio.Transport
+        self._context: ssl.SSLContext | None = None
+        self._routing: Routing | None = None
+        self._hosts: set[str] = set()  # that this connection serves, according to that routing
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._bodies: dict[int, StreamBody] = {}
         self._undecided: dict[
@@ -116,6 +124,8 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        tls = transport.get_extra_info("ssl_object")
+        self._context = None if tls is None else tls.context
         self._shared.connections.add(self)
         self._flush()
         if self._shared.draining:
@@ -192,6 +202,8 @@ class Http2Connection(asyncio.Protocol):
         request, refusal, length, expects = parse(
             headers, self._caller, self._shared.scheme, self._proxies, has_body=not ended
         )
+        if not refusal and not self._serves(request.host):
+            refusal = MISDIRECTED
         if refusal:
             self._refuse(stream, self._shared.edge.unreadable(request), refusal)
             return
@@ -210,6 +222,10 @@ class Http2Connection(asyncio.Protocol):
     def _answer(self, stream: Stream, known: CachedHeaderBlock, target: str) -> None:
         """Answer a request that resembles an earlier one."""
         session, shared = self._session, self._shared
+        if not self._serves(known.request.host):
+            request = known.request_for(target, self._caller)
+            self._refuse(stream, shared.edge.unreadable(request), MISDIRECTED)
+            return
         if self._writable and session.pending < AT_ONCE:
             hit = shared.fast_path.answer(
                 known, target, self._caller, session.room_of(stream), shared.hit_blocks.size
@@ -220,6 +236,23 @@ class Http2Connection(asyncio.Protocol):
                 session.respond(stream, block, stored.body)
                 return
         self._start(stream, known.request_for(target, self._caller), known)
+
+    def _serves(self, host: str) -> bool:
+        """Whether the viewer may request this host over this connection (RFC 9110 section 15.5.20). A trusted proxy may
+        request every host: it carries the requests of many viewers."""
+        if self._proxies is not None:
+            return True
+        routing = self._shared.edge.routing
+        if routing is not self._routing:
+            self._routing = routing
+            self._hosts.clear()
+        if host in self._hosts:
+            return True
+        if not self._shared.serves_over_http2(self._context, host_name(host)):
+            return False
+        if len(self._hosts) < MAX_HOSTS:
+            self._hosts.add(host)
+        return True
 
     def _start(self, stream: Stream, request: Request, known: CachedHeaderBlock | None = None) -> bool:
         """Answer a request, at once or in a task. Returns False if it is refused.

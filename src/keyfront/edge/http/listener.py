@@ -6,7 +6,7 @@ import asyncio
 import ssl
 
 from keyfront.edge.http.connection import Connection
-from keyfront.edge.http.shared import Shared
+from keyfront.edge.http.shared import Covers, Shared
 from keyfront.edge.http.timeouts import PRESSED_IDLE, Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.net.tls import TlsTransport
@@ -21,6 +21,7 @@ class Listener:
 
     :param handler: answers the requests; the edge itself by default.
     :param peers: the trusted proxies; none by default.
+    :param covers: whether the certificate of a TLS connection covers a host; by default, it covers every host.
     """
 
     def __init__(
@@ -31,11 +32,14 @@ class Listener:
         scheme: str = "http",
         peers: TrustedProxies | None = None,
         limits: Limits | None = None,
+        covers: Covers | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.shared = Shared(
             edge, edge if handler is None else handler, scheme, peers or TrustedProxies(), self.limits
         )
+        if covers is not None:
+            self.shared.covers = covers
         self.connections = self.shared.connections
         self._sweeper: asyncio.TimerHandle | None = None
         limit = self.limits

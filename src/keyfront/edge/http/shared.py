@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from types import TracebackType
@@ -35,6 +36,9 @@ BODY_GONE: Final = "body_gone"
 """The log's reason when the rest of a stored body was evicted, or now belongs to another version."""
 
 
+Covers = Callable[[ssl.SSLContext, str], bool]
+
+
 class Shared:
     """State that the connections of one listening socket share.
 
@@ -43,6 +47,9 @@ class Shared:
     :param handler: answers the requests.
     :param proxies: the proxies that may name another address as the viewer.
     """
+
+    covers: Covers
+    """Whether the certificate of a connection with this context covers a host: see `Certificates.cover`."""
 
     def __init__(
         self, edge: Edge, handler: Handler, scheme: str, proxies: TrustedProxies, limits: Limits
@@ -66,6 +73,17 @@ class Shared:
         self.fast_path = FastPath(edge)
         self.fast_path.tail_bytes = len(self.hit_tail)
         self.known_requests = KnownRequests(self.fast_path, edge.tables)
+        self.covers: Covers = lambda _, __: True
+
+    def serves_over_http2(self, context: ssl.SSLContext | None, host: str) -> bool:
+        """Whether a viewer may request a host over an HTTP/2 connection, which may have been opened for another one.
+
+        :param host: in lower case, without a port.
+        """
+        site = self.edge.routing.site(host)
+        if site is not None and not site.distribution.http2:
+            return False
+        return context is None or self.covers(context, host)
 
     def gone(self, connection: object) -> None:
         """A connection has ended."""

@@ -160,6 +160,20 @@ class Certificates:
             notify(problem)
         self._index()
 
+    def cover(self, context: ssl.SSLContext, host: str) -> bool:
+        """Whether a connection may be used for requests for a host name: its certificate has that name, or is the one
+        that another connection would get, too (RFC 9113 section 9.1.1).
+
+        :param context: the connection's, after its handshake.
+        :param host: in lower case, without a port.
+        """
+        name = host.removesuffix(".")
+        names = context.names if isinstance(context, _Context) else frozenset[str]()
+        if name in names or f"*{name[name.find('.') :]}" in names:
+            return True
+        other = self.find(name)
+        return context in (other.context, other.http1)
+
     @property
     def names(self) -> frozenset[str]:
         """Every name that has a certificate; wildcards are written as `*.example.org`."""
@@ -302,13 +316,19 @@ def unraisable(what: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(what)
 
 
-def _context(*protocols: str) -> ssl.SSLContext:
+class _Context(ssl.SSLContext):
+    """A context with the names of its certificate."""
+
+    names: frozenset[str] = frozenset()
+
+
+def _context(*protocols: str) -> _Context:
     """TLS 1.2 and 1.3 with forward secrecy. Each context gets all settings, because some of them follow the certificate
     and some the listener.
 
     :param protocols: for ALPN, in order of preference. OpenSSL chooses one after the server name is known.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(protocols)
@@ -345,6 +365,7 @@ def _read(pair: _Pair, identity: _Identity) -> Certificate:
         contexts = (_context(*HTTP2), _context(HTTP1))
         for context in contexts:
             context.load_cert_chain(pair.chain, pair.key, password=_no_password)
+            context.names = _names(chain[0])
         same = _identity(pair) == identity
     except ValueError as error:
         raise _Refused(f"{pair.chain.name} holds no certificate in PEM form") from error
@@ -362,7 +383,7 @@ def _read(pair: _Pair, identity: _Identity) -> Certificate:
         raise FileNotFoundError(pair.chain)
     return Certificate(
         contexts,
-        _names(chain[0]),
+        contexts[0].names,
         chain[0].not_valid_before_utc.timestamp(),
         chain[0].not_valid_after_utc.timestamp(),
         identity,

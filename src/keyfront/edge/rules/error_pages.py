@@ -47,6 +47,7 @@ REFUSALS: Final[dict[str, Page]] = {
     "geo_blocked": Page(403, _COUNTRY, "ClientGeoBlocked"),
     "https_only": Page(403, _BAD, "Error"),
     "method_not_allowed": Page(403, _METHOD, "InvalidRequestMethod"),
+    "misdirected": Page(421, _BAD, "Error"),
     "no_distribution": Page(403, _BAD, "Error"),
     "not_an_edge": Page(403, _BAD, "Error"),
     "too_large": Page(413, _BAD, "InvalidRequest"),

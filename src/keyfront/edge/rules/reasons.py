@@ -126,6 +126,12 @@ _OTHERS: Final[dict[str, tuple[str, str]]] = {
         "The behavior does not allow this method.",
         "Add it to AllowedMethods. A CORS preflight needs OPTIONS.",
     ),
+    "misdirected": (
+        "The request came over an HTTP/2 connection that was opened for another name. That connection's certificate "
+        "does not cover this name, or the distribution's HttpVersion excludes HTTP/2.",
+        "Nothing is wrong with a browser: it repeats the request over another connection (RFC 9110 section 15.5.20). "
+        "Other clients must send the name of the URL in the TLS handshake (SNI).",
+    ),
     "no_distribution": (
         "No distribution has this Host as its domain name or as an alias.",
         "Add the name to the distribution's Aliases, or request a name that it has.",
