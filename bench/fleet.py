@@ -212,6 +212,9 @@ class Workers:
     def ended(self) -> list[Any]:
         return []
 
+    def confirm(self, now: float) -> None:
+        """There are no workers to whom it would matter."""
+
 
 class Simulated(Follower):
     """An edge."""
@@ -235,7 +238,8 @@ class Fleet:
         self.at: list[tuple[int, float]] = []
         keys, now = registry_in(control.folder).keys(), time.time()
         pem, trusted = keys.authority.pem.decode(), keys.chain[-1].public.hex()
-        self.edges = []
+        self.edges: list[Simulated] = []
+        self.running: list[asyncio.Task[None]] = []
         rows = []
         for n in range(count):  # as `EdgeRegistry.enroll` does, in one transaction
             files, name = EdgeFiles(folder / str(n)), f"edge-{n}"
@@ -251,10 +255,22 @@ class Fleet:
                 sa.update(counter).where(counter.c.name == "fleet").values(value=99)
             )
 
+    def start(self) -> None:
+        stop = asyncio.Event()
+        self.running = [asyncio.create_task(edge.run(stop)) for edge in self.edges]
+
+    async def stop(self) -> None:
+        for task in self.running:
+            task.cancel()
+        await asyncio.gather(*self.running, return_exceptions=True)
+
     async def reach(self, number: int, began: float) -> tuple[float, float]:
         """Seconds until half of the edges, and all of them, have the snapshot."""
         async with asyncio.timeout(PATIENCE):
             while any(edge.number < number for edge in self.edges):
+                for task in self.running:
+                    if task.done():
+                        task.result()
                 await asyncio.sleep(0.01)
         times = sorted(at - began for n, at in self.at if n == number)
         return statistics.median(times), times[-1]
@@ -288,10 +304,9 @@ async def simulate(count: int, size: int, folder: Path) -> None:
         f"({len(content.pack_whole(content.pieces(one))) / 1e6:.2f} MB compressed)"
     )
     del one
-    stop = asyncio.Event()
 
     cost, began = Cost(control), time.monotonic()
-    running = [asyncio.create_task(edge.run(stop)) for edge in fleet.edges]
+    fleet.start()
     half, last = await fleet.reach(1, began)
     print(f"all connect at once, with nothing: half {half:.2f} s, last {last:.2f} s; {cost.text()}")
 
@@ -337,9 +352,7 @@ async def simulate(count: int, size: int, folder: Path) -> None:
         f"a new control plane, and a change, while all reconnect: last edge {time.monotonic() - began:.2f} s "
         f"after its start; {cost.text()}"
     )
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    await fleet.stop()
     control.stop()
 
 
