@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from keyfront.fleet.heartbeat import AWAY, Board, Trouble
+from keyfront.fleet.heartbeat import AWAY, Board, Silence, Trouble
 from tests.rows import rows
 
 
@@ -69,3 +69,19 @@ def test_another_process_writes_and_this_one_reads() -> None:
     board.close()
     with pytest.raises(OSError):
         os.fstat(fd)
+
+
+@rows(
+    ("looks", "seconds"),
+    [
+        ([(0.0, 11.0), (0.0, 12.0)], 2.0),  # no heartbeat yet
+        ([(10.5, 11.0), (10.5, 12.0), (10.5, 13.0)], 2.5),
+        ([(10.5, 11.0), (10.5, 12.0), (12.9, 13.0)], 13.0 - 12.9),
+        ([(10.9, 11.0), (10.9, 100.0), (10.9, 101.0)], 1.1),  # nobody looked, perhaps because nothing ran
+        ([(10.9, 11.0), (10.9, 100.0), (100.5, 101.0), (100.5, 102.0)], 1.5),
+        ([(10.9, 11.0), (99.9, 100.0)], 0.1),
+    ],
+)
+def test_silence_while_one_looks_each_second(looks: list[tuple[float, float]], seconds: float) -> None:
+    silence = Silence(10.0, 1.0)
+    assert [silence.seconds(last, now) for last, now in looks][-1] == pytest.approx(seconds)

@@ -383,10 +383,12 @@ def test_a_program_that_fails_after_its_trial_leaves_what_runs(site: Site) -> No
     assert done.returncode == 2
     assert "keyfront.toml:2: edge.memory: 0 is not in the range" in done.stderr
     assert set(up.children()) == before
-    # A lost process is a reason to try again without being asked.
+    # A process that hangs is killed, and a lost process is a reason to try again without being asked.
     site.file.write_text(ONE)
-    os.kill(up.worker_pids()[0], signal.SIGKILL)
+    (worker,) = up.worker_pids()
+    os.kill(worker, signal.SIGSTOP)
     up.until(lambda: not before & set(up.children()))
+    assert any(f"(pid {worker}) has had no heartbeat for" in line for line in up.log)
     site.settled(1)
     up.well()
     assert site.serves()

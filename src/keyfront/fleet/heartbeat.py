@@ -37,6 +37,33 @@ class Trouble(IntFlag):
     CACHE_DISK = 4
 
 
+class Silence:
+    """For how long a process has had no heartbeat, as another process sees it that looks at it again and again. Time in
+    which that one did not run, perhaps suspended with the whole machine, does not count.
+
+    :param began: when it begins to look, seconds of `time.monotonic()`.
+    :param interval: seconds between two looks.
+    """
+
+    def __init__(self, began: float, interval: float) -> None:
+        self._began = self._looked = began
+        self._interval = interval
+        self._uncounted = 0.0
+
+    def seconds(self, last: float, now: float) -> float:
+        """Look at `now`.
+
+        :param last: the time of the last heartbeat; 0.0: none yet.
+        """
+        last = max(last, self._began)
+        if last > self._looked:
+            self._uncounted = 0.0
+        elif now - self._looked > self._interval + 1:
+            self._uncounted += now - self._looked
+        self._looked = now
+        return now - last - self._uncounted
+
+
 class Board:
     """Heartbeats in shared memory. Times are seconds of `time.monotonic()`.
 

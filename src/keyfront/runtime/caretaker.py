@@ -5,7 +5,8 @@ configuration file that changes in this second, would end the supervisor and wit
 `guarded` keeps everything that was handed over, and the program is executed again when an operator requests it or a
 process is lost.
 
-While it waits, nothing is supervised: it uses as little of the program as it can.
+While it waits, it uses as little of the program as it can. It starts no process again, but kills one whose heartbeats
+stop: that is a loss, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Final
 import msgspec
 
 from keyfront.errors import SettingsError
+from keyfront.fleet.heartbeat import Board, Silence
 from keyfront.runtime.handover import (
     HANDOVER,
     HandedChild,
@@ -41,8 +43,8 @@ logger = logging.getLogger("keyfront.supervisor")
 
 RETRY: Final = 5.0
 """Seconds between two attempts after the loss of a process."""
-IDLE: Final = 60.0
-"""Seconds between two looks at the processes, without a watchdog."""
+LOOK: Final = 1.0
+"""Seconds between two looks at the processes."""
 
 
 def guarded(run: Callable[[], object]) -> None:
@@ -73,23 +75,27 @@ class Caretaker:
     def __init__(self, handover: Handover) -> None:
         self._handover = handover
         self._lost: set[int] = set()
+        processes = handover.processes
+        self._board = Board(processes.board, processes.slots)
+        now = time.monotonic()
+        self._silences = {each.pid: Silence(now, LOOK) for each in self._children() if each.slot >= 0}
         del os.environ[HANDOVER]
 
     def wait(self) -> int:
         """Wait for signals. Returns the exit status, unless another program takes over."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS, signal.SIGCHLD})
         self._report("the new program could not take over: its log says why")
-        interval = min(watchdog_interval(os.environ, os.getpid()) or IDLE, IDLE)
+        interval = min(watchdog_interval(os.environ, os.getpid()) or LOOK, LOOK)
         tried = time.monotonic()
         while True:
-            pause = RETRY if self._lost else interval
-            received = signal.sigtimedwait({*SIGNALS, signal.SIGCHLD}, min(pause, interval))
+            received = signal.sigtimedwait({*SIGNALS, signal.SIGCHLD}, interval)
             number = received.si_signo if received is not None else 0
             notify(ALIVE)
             if number in (signal.SIGTERM, signal.SIGINT):
                 notify(STOPPING)
                 self._stop()
                 return 0
+            self._kill_stuck(time.monotonic())
             self._reap(self._children())
             is_due = bool(self._lost) and time.monotonic() - tried >= RETRY
             if number in (signal.SIGHUP, signal.SIGUSR2) or is_due:
@@ -118,6 +124,21 @@ class Caretaker:
         processes = self._handover.processes
         every = (*processes.edges, *processes.control, *processes.metrics)
         return [each for each in every if each.pid not in self._lost]
+
+    def _kill_stuck(self, now: float) -> None:
+        for child in self._children():
+            silence = self._silences.get(child.pid)
+            if silence is None or not child.stuck_after:
+                continue
+            if silence.seconds(self._board.last(child.slot), now) > child.stuck_after:
+                logger.warning(
+                    "%s (pid %d) has had no heartbeat for %g seconds; killing it",
+                    child.name,
+                    child.pid,
+                    child.stuck_after,
+                )
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
 
     def _reap(self, children: Iterable[HandedChild]) -> None:
         for child in children:

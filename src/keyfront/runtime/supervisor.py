@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from keyfront.errors import SettingsError
-from keyfront.fleet.heartbeat import Board
+from keyfront.fleet.heartbeat import Board, Silence
 from keyfront.runtime.handover import HandedChild
 
 logger = logging.getLogger("keyfront.supervisor")
@@ -61,19 +61,10 @@ class Watchdog(msgspec.Struct, frozen=True):
         """
         if not self.stuck_after:
             return
-        began = checked = time.monotonic()
-        stood_still = 0.0
+        silence = Silence(time.monotonic(), WATCH_INTERVAL)
         while runs():
             await asyncio.sleep(WATCH_INTERVAL)
-            now = time.monotonic()
-            last = max(self.board.last(self.slot), began)
-            if last > checked:
-                stood_still = 0.0
-            elif now - checked > WATCH_INTERVAL + 1:
-                # This process itself was suspended, perhaps with the whole machine: that time does not count.
-                stood_still += now - checked
-            checked = now
-            if now - last - stood_still > self.stuck_after:
+            if silence.seconds(self.board.last(self.slot), time.monotonic()) > self.stuck_after:
                 kill(f"has had no heartbeat for {self.stuck_after:g} seconds")
                 return
 
