@@ -20,6 +20,7 @@ An alarm names actions by ARNs, as at Amazon. The last part of an ARN is the nam
 
 from __future__ import annotations
 
+import contextlib
 import re
 import smtplib
 import ssl
@@ -177,7 +178,7 @@ def _send_mail(action: AlarmAction, notice: Notice) -> None:
         client = smtplib.SMTP_SSL(host, server.port or 465, timeout=action.timeout, context=context)
     else:
         client = smtplib.SMTP(host, server.port or 25, timeout=action.timeout)
-    with client:
+    try:
         client.ehlo()
         if server.scheme == "smtp" and (client.has_extn("starttls") or host not in _LOOPBACK):
             if host in _LOOPBACK:  # nobody else can answer, and its certificate is rarely for this name
@@ -186,3 +187,7 @@ def _send_mail(action: AlarmAction, notice: Notice) -> None:
         if action.smtp_user:
             client.login(action.smtp_user, read_secret(action.password_file, shortest=1).decode())
         client.send_message(mail)
+        with contextlib.suppress(smtplib.SMTPException, OSError):  # the mail is accepted, however this ends
+            client.quit()
+    finally:
+        client.close()

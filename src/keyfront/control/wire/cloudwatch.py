@@ -315,6 +315,9 @@ def _xml(shape: Shape, value: Any, out: list[str]) -> None:
             out.append("<member>")
             _xml(shape.member, item, out)
             out.append("</member>")
+    elif shape.type_name == "map":  # of texts to numbers: CloudWatch has no other
+        for key, number in value.items():
+            out.append(f"<entry><key>{escaped(key)}</key><value>{number}</value></entry>")
     else:
         out.append(escaped(scalar_text(shape, value)))
 
