@@ -809,6 +809,7 @@ OPTIONS = EdgeOptions(
     country_db=None,
     pop="",
     cache_status=False,
+    explain_to="",
 )
 
 

@@ -42,6 +42,7 @@ class EdgeOptions(msgspec.Struct, frozen=True):
     country_db: Path | None
     pop: str
     cache_status: bool
+    explain_to: str
     acme_webroot: Path | None = None
     health_check: tuple[str, ...] = ()
     health_max_age: float = 0.0
@@ -161,6 +162,13 @@ edge_options = option_group(
         "--cache-status",
         is_flag=True,
         help="Report in Cache-Status how the cache handled each response (RFC 9211).",
+    ),
+    click.option(
+        "--explain-to",
+        default="",
+        callback=checked(networks),
+        metavar="CIDR,…",
+        help="Viewers whose failed requests get the reason in X-Keyfront-Reason.",
     ),
     click.option(
         "--health-check",

@@ -183,6 +183,7 @@ def worker_settings(
             origin_credentials=str(credentials),
             country_db=_absolute(edge.country_db),
             cache_status=edge.cache_status,
+            explain_to=networks(edge.explain_to),
             shields=tiers.shields,
             shield_secret=tiers.secret,
             websockets=websocket.websockets,

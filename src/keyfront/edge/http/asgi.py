@@ -103,9 +103,7 @@ class EdgeApp:
                 raise
         if refusal:
             exchange = self.edge.unreadable(request)
-            reply = respond.dated(
-                error_pages.refused(refusal, None, request, exchange.request_id), exchange.now
-            )
+            reply = self.edge.refused(exchange, refusal)
         else:
             exchange = self.edge.lookup(request)
             stored, plan = exchange.hit, exchange.plan
@@ -117,7 +115,7 @@ class EdgeApp:
                 over = self.edge.viewers.requests.enter(address := self.peers.counted_as(request.client_ip))
                 if over:
                     self.edge.reached.add(over, request.client_ip, exchange.now)
-                    reply = respond.dated(error_pages.limited(over, exchange.request_id), exchange.now)
+                    reply = self.edge.limited(exchange, over)
                 else:
                     try:
                         try:
@@ -164,7 +162,7 @@ class EdgeApp:
         request = msgspec.structs.replace(request, scheme=scheme)
         exchange = self.edge.unreadable(request)
         name = "websocket_over_asgi"
-        reply = respond.dated(error_pages.refused(name, None, request, exchange.request_id), exchange.now)
+        reply = self.edge.refused(exchange, name)
         status = reply.status
         try:
             if "websocket.http.response" in (scope.get("extensions") or {}):
@@ -186,8 +184,7 @@ class EdgeApp:
             return await self.edge.serve(exchange)
         except ConnectionError:
             # The request body failed: a response may still reach the viewer.
-            reply = error_pages.refused("bad_request", None, exchange.request, exchange.request_id)
-            return respond.dated(reply, exchange.now)
+            return self.edge.refused(exchange, "bad_request")
         except Exception as error:
             logger.exception("request %s failed", exchange.request_id)
             return error_pages.internal_error(error, exchange.request_id)

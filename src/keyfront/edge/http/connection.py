@@ -441,9 +441,8 @@ class Connection(asyncio.Protocol):
             if not self._refusal or self._state >= LINGERING:
                 return None
             # The framing of the request body is invalid (`refuse`): this is the response.
-            reply = error_pages.refused(self._refusal, None, exchange.request, exchange.request_id)
-            self._refusal = ""
-            return respond.dated(reply, exchange.now)
+            name, self._refusal = self._refusal, ""
+            return self._shared.edge.refused(exchange, name)
         except (
             Exception
         ) as error:  # a bug in the edge must not break the order of responses on the connection
@@ -493,8 +492,8 @@ class Connection(asyncio.Protocol):
     def _write_refusal(self) -> None:
         request = self._parser.refused_request()
         exchange = self._shared.edge.unreadable(request)
-        reply = error_pages.refused(self._refusal, None, request, exchange.request_id)
-        sent = self._writer.write_refusal(exchange, respond.dated(reply, exchange.now))
+        reply = self._shared.edge.refused(exchange, self._refusal)
+        sent = self._writer.write_refusal(exchange, reply)
         self._handler.log_access(exchange, reply.status, sent, reply.x_cache, reply.detail, self._refusal)
         self._linger()
 

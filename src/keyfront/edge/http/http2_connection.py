@@ -29,7 +29,7 @@ from keyfront.edge.http.http2_session import (
 from keyfront.edge.http.request_body import Body
 from keyfront.edge.http.shared import Response, Shared, abort_by_reset
 from keyfront.edge.limits.rates import Floor
-from keyfront.edge.rules import error_pages, respond
+from keyfront.edge.rules import error_pages
 from keyfront.edge.rules.routing import Routing, host_name
 from keyfront.edge.semantics.fields import HOP_BY_HOP
 from keyfront.edge.serving.exchange import Exchange
@@ -341,8 +341,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _refuse(self, stream: Stream, exchange: Exchange, reason: str) -> None:
         """Answer a request that is malformed or too large."""
-        reply = error_pages.refused(reason, None, exchange.request, exchange.request_id)
-        reply = respond.dated(reply, exchange.now)
+        reply = self._shared.edge.refused(exchange, reason)
         body = reply.body if isinstance(reply.body, bytes) else b""
         body = body[: self._session.room_of(stream)]
         size = self._session.head(stream, reply.status, self._headers(exchange, reply), ended=not body)

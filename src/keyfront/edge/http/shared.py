@@ -18,7 +18,6 @@ from keyfront.edge.http.response_writer import hit_tail
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.limits.viewers import Viewers
-from keyfront.edge.rules import error_pages, respond
 from keyfront.edge.rules.slicing import ChangedError, UnusableError
 from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.exchange import Exchange
@@ -154,7 +153,7 @@ class Response:
             self._counted_as = counted_as
             return None
         self._connection.report(limit)
-        return respond.dated(error_pages.limited(limit, exchange.request_id), exchange.now)
+        return shared.edge.limited(exchange, limit)
 
     async def __aexit__(
         self, _: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -49,6 +49,7 @@ from keyfront.edge.serving.lookup import CacheLookup
 from keyfront.edge.serving.origin_fetch import NegativeCache, OriginFetcher
 from keyfront.edge.serving.pass_through import PassThrough
 from keyfront.edge.serving.purge import Purger
+from keyfront.edge.serving.reason_header import ReasonHeader
 from keyfront.edge.serving.settings import EdgeSettings, table_bytes
 from keyfront.edge.serving.websocket import WebSocketOpener
 from keyfront.edge.types.messages import Reply, Request
@@ -107,7 +108,9 @@ class Edge:
         self.log = log
         fetcher.counts = log.counts
         self.log_access = self._recorder.log_access
-        self._finisher = ReplyFinisher(settings.pop, sends_cache_status=settings.cache_status)
+        self._finisher = ReplyFinisher(
+            settings.pop, ReasonHeader(settings.explain_to), sends_cache_status=settings.cache_status
+        )
         self._sends_cache_status = settings.cache_status
         self.health = HealthCheck(settings.health, lambda: active.routing.number)
         self._challenges = AcmeChallenges(settings.acme_webroot)
@@ -181,6 +184,15 @@ class Edge:
     def unreadable(self, request: Request) -> Exchange:
         """The exchange for a request that the shell could not parse; it is only logged."""
         return Exchange(request, self.request_id(), self.clock(), Timings(perf_counter()))
+
+    def refused(self, exchange: Exchange, name: str) -> Reply:
+        """The reply to a request that the shell refuses, by a name in `error_pages.REFUSALS`."""
+        reply = error_pages.refused(name, None, exchange.request, exchange.request_id)
+        return self._finisher.finish_error(exchange, reply)
+
+    def limited(self, exchange: Exchange, limit: str) -> Reply:
+        """The reply to a viewer that has reached a limit."""
+        return self._finisher.finish_error(exchange, error_pages.limited(limit, exchange.request_id))
 
     # -- serve: the slow path ----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The final headers of a reply: the response headers policy, Cache-Status and Date."""
+"""The final headers of a reply: the response headers policy, Cache-Status, X-Keyfront-Reason, and Date."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from keyfront.edge.rules import respond
 from keyfront.edge.rules.response_headers import ResponseHeaders, timed
 from keyfront.edge.rules.routing import Route
 from keyfront.edge.serving.exchange import Exchange
+from keyfront.edge.serving.reason_header import ReasonHeader
 from keyfront.edge.types.messages import Reply
 
 
@@ -16,10 +17,12 @@ class ReplyFinisher:
     """Completes the headers of replies.
 
     :param pop: the name of the edge location, for Server-Timing and Cache-Status.
+    :param reason_header: tells listed viewers why a request failed.
     """
 
-    def __init__(self, pop: str, *, sends_cache_status: bool) -> None:
+    def __init__(self, pop: str, reason_header: ReasonHeader, *, sends_cache_status: bool) -> None:
         self._pop = pop
+        self._reason_header = reason_header
         self._sends_cache_status = sends_cache_status
 
     def finish(self, exchange: Exchange, reply: Reply, route: Route | None) -> Reply:
@@ -31,6 +34,11 @@ class ReplyFinisher:
             self._apply_policy(exchange, reply, route.response_headers)
         if self._sends_cache_status and exchange.refusal is None:
             reply.headers.append((b"cache-status", self._cache_status(exchange, reply)))
+        return self.finish_error(exchange, reply)
+
+    def finish_error(self, exchange: Exchange, reply: Reply) -> Reply:
+        """The reply to a request that no behavior applies to: its headers depend on no policy."""
+        self._reason_header.add(exchange.request, reply)
         return respond.dated(reply, exchange.now)
 
     def _apply_policy(self, exchange: Exchange, reply: Reply, policy: ResponseHeaders) -> None:
