@@ -5,10 +5,13 @@ from __future__ import annotations
 import html
 import re
 import time
+from typing import Any
 from urllib.parse import quote
 
+import click
 import pytest
 
+from keyfront.cli.main import keyfront
 from keyfront.console.rendering import FOLDER
 from tests.console.harness import Browser, ConsolePlane
 from tests.keys import rsa_pem
@@ -192,3 +195,15 @@ async def test_every_page_has_landmarks_a_heading_and_labels(plane: ConsolePlane
         labels = set(re.findall(r'<label for="([^"]+)"', page))
         for field in re.findall(r'<(?:input|textarea|select)[^>]*\sid="([^"]+)"', page):
             assert field in labels, (path, field)
+
+
+def test_commands_in_templates_exist() -> None:
+    found = []
+    for path in FOLDER.glob("*.html"):
+        found += re.findall(r"<code>keyfront ([a-z ]+?)(?: [A-Z]+)?</code>", path.read_text())
+    assert len(found) >= 3
+    for command in found:
+        place: Any = keyfront
+        for word in command.split():
+            place = place.get_command(click.Context(place), word)
+            assert place is not None, command

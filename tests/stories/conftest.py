@@ -7,13 +7,19 @@ test process runs the files of all of them (`tests/scheduling.py`)."""
 from __future__ import annotations
 
 import http.client
+import os
+import shutil
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.application import Request, Response, served
 from tests.up import PATIENCE, Up
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 PAGE = b"hello " * 1000
 
@@ -35,6 +41,27 @@ def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with Up(tmp_path_factory.mktemp("shared") / "data", options=("--stuck-after", "0")) as up:
         yield up
         assert up.stop() == 0
+
+
+CHROMIUM = next(
+    filter(
+        None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"))
+    ),
+    None,
+)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium. It occupies the thread's event loop, so it ends with each module."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright  # a heavy import, needed by few tests
+
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        with playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox) as browser:
+            yield browser
 
 
 class Viewers:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import html
 import json
-import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -327,25 +325,7 @@ def test_a_restart_keeps_keys_and_name_and_a_stop_leaves_nothing_running(demo: D
 
 # --- in a browser -------------------------------------------------------------------------------------------
 
-CHROMIUM = next(
-    filter(
-        None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"))
-    ),
-    None,
-)
 LOADED = "pictures => pictures.filter(p => p.complete && p.naturalWidth > 0).length"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright  # a heavy import, needed only by these tests
-
-    with sync_playwright() as playwright:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        with playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox) as browser:
-            yield browser
 
 
 def test_in_a_browser(demo: Demo, chromium: Browser) -> None:

@@ -3,17 +3,30 @@
 "use strict";
 
 const HEADERS = { "X-Console-Refresh": "1" };
+const stale = document.getElementById("stale");
 
 async function renew(element) {
-  const response = await fetch(location.href, { headers: HEADERS, credentials: "same-origin", redirect: "error" });
-  if (!response.ok) return;
+  const response = await fetch(location.href, { headers: HEADERS, credentials: "same-origin", redirect: "manual" });
+  if (response.type === "opaqueredirect") {
+    location.reload(); // the session is over: this leads to the log-in
+    return;
+  }
+  if (!response.ok) throw new Error(`status ${response.status}`);
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html").getElementById(element.id);
-  if (fresh && !element.contains(document.activeElement)) element.replaceChildren(...fresh.childNodes);
+  if (fresh && !element.contains(document.activeElement) && !element.querySelector("details[open]")) {
+    element.replaceChildren(...fresh.childNodes);
+  }
 }
 
 for (const element of document.querySelectorAll("[data-refresh][id]")) {
-  setInterval(() => {
-    if (document.visibilityState === "visible") renew(element).catch(() => {});
+  setInterval(async () => {
+    if (document.visibilityState !== "visible") return;
+    try {
+      await renew(element);
+      stale.hidden = true;
+    } catch {
+      stale.hidden = false;
+    }
   }, Number(element.dataset.refresh) * 1000);
 }
 

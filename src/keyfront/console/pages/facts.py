@@ -25,7 +25,7 @@ class KeyFacts(msgspec.Struct, frozen=True):
     def use(self, key_id: str) -> KeyUse | None:
         return self.uses.of(key_id) if self.uses is not None else None
 
-    def rotation(self, group_id: str) -> RotationState | None:
+    def rotation_of(self, group_id: str) -> RotationState | None:
         return self.rotations.of_group(group_id) if self.rotations is not None else None
 
     def rotated(self, key_id: str) -> RotationKey | None:

@@ -67,7 +67,7 @@ async def group(visit: Visit) -> Response:
         return visit.refused(found)
     group_ = found.value["KeyGroup"]
     ids = list(group_["KeyGroupConfig"].get("Items") or ())
-    rotation = facts.rotation(id_)
+    rotation = facts.rotation_of(id_)
     members, trusting, plan = await asyncio.gather(
         _keys_of(visit, ids),
         visit.read(
@@ -156,7 +156,7 @@ async def change_group(visit: Visit) -> Response:
             config=config,
             offered=offered,
             etag=etag,
-            rotation=facts.rotation(id_),
+            rotation=facts.rotation_of(id_),
         )
     after = [key_id for key_id in offered if visit.field(f"key-{key_id}")]
     removed = [key_id for key_id in before if key_id not in after]
@@ -203,7 +203,7 @@ async def delete_group(visit: Visit) -> Response:
         title=f"Delete the key group {config['Name']}?",
         intro="CloudFront's API deletes a key group only if no distribution trusts it. Its public keys remain.",
         impacts=[impact(facts, each.id, each.name, visit.now) for each in members],
-        unrotated=facts.rotation(id_) is not None,
+        unrotated=facts.rotation_of(id_) is not None,
         action=visit.path,
         fields={"confirm": id_},
         button="Delete the key group",

@@ -12,7 +12,7 @@ from keyfront.cloudfront.traffic import TrafficHistory
 from keyfront.console.pages.chart import columns
 from keyfront.console.visit import Page, Visit
 
-HOURS = ("3", "24")
+HOURS = ("1", "3", "24")
 
 
 def hit_ratio(counted: Traffic) -> float | None:
@@ -24,7 +24,7 @@ def hit_ratio(counted: Traffic) -> float | None:
 
 
 async def overview(visit: Visit) -> Response:
-    hours = visit.query("hours") if visit.query("hours") in HOURS else HOURS[0]
+    hours = visit.query("hours") if visit.query("hours") in HOURS else HOURS[1]
     read, history = await asyncio.gather(
         visit.read(visit.api.own("GET", PATH, InstallationStatus)),
         visit.read(visit.api.own("GET", traffic.PATH, TrafficHistory, {"Hours": hours})),

@@ -74,7 +74,7 @@ async def command(visit: Visit) -> Response:
     id_, name = visit.parameter("id"), visit.parameter("command")
     chosen = COMMANDS.get(name)
     facts = await key_facts(visit)
-    state = facts.rotation(id_)
+    state = facts.rotation_of(id_)
     if chosen is None:
         return visit.problem("There is no such command", "The rotation has no such command.", 404)
     if state is None:
@@ -118,7 +118,7 @@ async def start(visit: Visit) -> Response:
     if found.value is None:
         return visit.refused(found)
     group = found.value["KeyGroup"]["KeyGroupConfig"]["Name"]
-    if facts.rotation(id_) is not None:
+    if facts.rotation_of(id_) is not None:
         return visit.problem(
             "The key group is rotated already", f"Its page shows the rotation of {group}.", 409
         )
