@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +21,7 @@ from keyfront.fleet.jetstream.access import NatsAccess, server_url
 from keyfront.fleet.jetstream.connection import connected
 from keyfront.fleet.jetstream.names import Names
 from tests.fleet.jetstream.conftest import NatsFleet
-from tests.fleet.jetstream.harness import NatsControl
+from tests.fleet.jetstream.harness import NatsControl, client
 from tests.fleet.remote.harness import until
 from tests.fleet.snapshots import snapshot
 from tests.nats_server import NatsServer, accepts_leaves, leaf_of, unable
@@ -212,6 +213,50 @@ async def test_small_messages_are_enough(tmp_path: Path, held: AsyncExitStack, s
     server.configure("max_payload: 4KB")
     server.start()
     await until(lambda: "raise max_payload" in control.hub.trouble)
+
+
+async def test_a_report_larger_than_a_message_gets_through(
+    tmp_path: Path, held: AsyncExitStack, serve: Serve
+) -> None:
+    server = serve("one", "max_payload: 16KB")
+    server.start()
+    fleet = fleet_at(tmp_path, held, server.url)
+    control = await fleet.control()
+    machine = await fleet.following(control)
+    rng = random.Random(1)
+    keys = [[f"K{rng.getrandbits(64):X}", "SHA256", "E1", rng.getrandbits(20)] for _ in range(5000)]
+    machine.work({"run": "r", "keys": keys})
+    name = "paris/worker-1"
+
+    def counted() -> object:
+        found = control.reports().get(name)
+        return found and found.counters.get("keys")
+
+    await until(lambda: counted() == keys)
+    # Another control plane finds all pieces in NATS.
+    await machine.kill()
+    await control.kill()
+    control = await fleet.control()
+    await until(lambda: counted() == keys)
+    machine.follow()
+    machine.feed.remove_report("worker-1")
+    await until(control.hub.ended)
+    ((path, report),) = control.hub.ended()
+    assert report.counters["keys"] == keys
+
+    async with client(server.url) as nats:
+
+        async def stored() -> int:
+            info = await nats.jetstream().stream_info(
+                "keyfront_reports", subjects_filter="keyfront.edge.paris.ended.*"
+            )
+            return len(info.state.subjects or {})
+
+        assert await stored() > 1
+        control.hub.forget(path)
+        await until(lambda: not machine.feed.ended())
+        while await stored():
+            await asyncio.sleep(0.01)
 
 
 async def test_logging_in_with_an_nkey_over_tls(tmp_path: Path, held: AsyncExitStack, serve: Serve) -> None:

@@ -31,7 +31,7 @@ from keyfront.fleet.jetstream import head, sealed
 from keyfront.fleet.jetstream.connection import Connection, Unreachable, connected, pause, unless_stopped
 from keyfront.fleet.jetstream.head import Base, Head
 from keyfront.fleet.jetstream.names import Names
-from keyfront.fleet.jetstream.sealed import FromEdge
+from keyfront.fleet.jetstream.sealed import Counters, Ended, Renew, Status
 from keyfront.fleet.remote import authority
 from keyfront.fleet.remote import messages as remote_messages
 from keyfront.fleet.remote.enrollment import EdgeFiles, LastGood, LinkState
@@ -43,8 +43,8 @@ LOOK = 0.1
 """Seconds between two looks at the workers' reports."""
 POLL = 5.0
 """Seconds between two looks into the bucket, if nothing is announced."""
-COUNTERS = 4.0
-"""Seconds between two reports of a worker's counters, if they have changed."""
+COUNTERS, PIECES = 4.0, 8
+"""Seconds between two reports of a worker's counters, if they have changed; longer if a report has more pieces."""
 COUNTERS_AGAIN = 600.0
 """Seconds after which unchanged counters are reported again."""
 SILENT = 30.0
@@ -184,7 +184,9 @@ class _Session:
         self._is_revoked = False
         self._beacon = 0.0
         self._heard = time.monotonic()
-        self._sent: dict[str, tuple[bytes, float]] = {}
+        self._sent: dict[
+            str, tuple[bytes, float, float]
+        ] = {}  # by worker: when, and when again at the earliest
         self._in_flight: dict[str, float] = {}
         self._renewing: ec.EllipticCurvePrivateKey | None = None
 
@@ -388,16 +390,20 @@ class _Session:
 
     # to control planes
 
-    async def _send(self, message: FromEdge, *kind: str) -> None:
-        data = self._identity.sign(message)
-        if len(data) > self._connection.max_payload:
-            self._log_once(
-                "size",
-                f"a report is larger than NATS accepts ({len(data)} bytes, max_payload is "
-                f"{self._connection.max_payload}), and is not sent: raise max_payload",
-            )
-            return
-        await self._connection.client.publish(self._names.edge(self._edge.name, *kind), data)
+    async def _send(self, message: Status | Counters | Ended | Renew, *kind: str) -> int:
+        """Send a message, in pieces if it is larger than the server accepts. Returns their number."""
+        most = self._connection.max_payload
+        try:
+            parts = self._identity.sign(message, most)
+        except SettingsError as error:
+            self._log_once("size", f"a report is too large: {error} of {most} bytes: raise max_payload")
+            return 1
+        publish = self._connection.client.publish
+        if len(parts) == 1:
+            await publish(self._names.edge(self._edge.name, *kind), parts[0])
+        for number, part in enumerate(parts if len(parts) > 1 else ()):
+            await publish(self._names.piece(self._edge.name, number, *kind), part)
+        return len(parts)
 
     async def _report(self, stop: asyncio.Event) -> None:
         """Send the workers' reports until `stop` is set, and then those of workers that have exited."""
@@ -440,14 +446,14 @@ class _Session:
     async def _count(self, live: list[Report], now: float) -> None:
         """Send the counters that have changed."""
         for one in live:
-            counters, at = self._sent.get(one.name, (b"", -COUNTERS_AGAIN))
-            if now - at < COUNTERS:
+            counters, at, next_ = self._sent.get(one.name, (b"", -COUNTERS_AGAIN, now))
+            if now < next_:
                 continue
             encoded = msgspec.json.encode(one.counters)
             if encoded != counters or now - at >= COUNTERS_AGAIN:
-                self._sent[one.name] = (encoded, now)
                 report = sealed.Counters(self._next(), self._clock(), one.name, encoded)
-                await self._send(report, "counters", one.name)
+                count = await self._send(report, "counters", one.name)
+                self._sent[one.name] = (encoded, now, now + COUNTERS * max(1.0, count / PIECES))
 
     async def _send_ended(self, now: float) -> None:
         """Send the last reports of workers that have exited, until they are stored."""
@@ -487,5 +493,5 @@ class _Identity:
         self.renewal = start + (end - start) * RENEW_AT
         """When to renew the certificate, epoch seconds."""
 
-    def sign(self, message: FromEdge) -> bytes:
-        return sealed.sign(message, self._key, self._certificate)
+    def sign(self, message: Status | Counters | Ended | Renew, most: int) -> list[bytes]:
+        return sealed.sign_within(message, self._key, self._certificate, most)

@@ -35,6 +35,7 @@ from keyfront.fleet.jetstream.bucket import Bucket
 from keyfront.fleet.jetstream.connection import Connection, connected, pause, unless_stopped
 from keyfront.fleet.jetstream.head import Base, Head
 from keyfront.fleet.jetstream.names import Names, token
+from keyfront.fleet.jetstream.pieces import Assembly, Piece
 from keyfront.fleet.jetstream.sealed import Edges, FromControl, FromEdge, NotGenuine
 from keyfront.fleet.remote import authority, manifest, messages
 from keyfront.fleet.remote.channel import Channel, Version, prepare
@@ -86,6 +87,9 @@ class NatsEdge(ReportingEdge):
         self.serials: dict[str, int] = {}
         """The last serial number of each kind of message."""
         self.counters: dict[str, bytes] = {}
+        self.assembly = Assembly()
+        self.cut: dict[str, int] = {}
+        """The number of pieces of each report in `ended` that has any."""
         self.proof = Signed()
         self.refused = ""
         self.is_welcome = False
@@ -199,14 +203,18 @@ class NatsHub(EdgeReports[NatsEdge]):
         edge = self._edges.get(ended.parent.name)
         if edge is None or edge.ended.pop(ended.name, None) is None or self._loop is None:
             return
+        pieces = edge.cut.pop(ended.name, 0)
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._spawn, self._forget(edge.identity, ended.name))
+            self._loop.call_soon_threadsafe(self._spawn, self._forget(edge.identity, ended.name, pieces))
 
-    async def _forget(self, identity: Identity, id_: str) -> None:
+    async def _forget(self, identity: Identity, id_: str, pieces: int) -> None:
         await self._send(identity, sealed.Stored(identity.id, id_))
         if self._connection is not None:
-            bucket = Bucket(self._connection, self._names, self._replicas)
-            await bucket.forget(self._names.edge(identity.name, "ended", id_))
+            bucket, names = Bucket(self._connection, self._names, self._replicas), self._names
+            kind = ("ended", id_)
+            cut = [names.piece(identity.name, number, *kind) for number in range(pieces)]
+            for subject in cut or [names.edge(identity.name, *kind)]:
+                await bucket.forget(subject)
 
     # ---- the event loop
 
@@ -494,7 +502,18 @@ class NatsHub(EdgeReports[NatsEdge]):
             edge = self._edges.get(id_)
             if edge is None:
                 edge = self._edges[id_] = NatsEdge(identity)
+            count = 0
+            if isinstance(found, Piece):
+                serial, count = found.serial, found.count
+                body = edge.assembly.add(found)
+                if body is None:
+                    return
+                found = sealed.read_body(body)
+                if found.serial != serial or isinstance(found, Piece):
+                    raise NotGenuine("its pieces are not those of a report")
             await self._dispatch(edge, found, now if live else min(found.at, now), live=live)
+            if count and isinstance(found, sealed.Ended) and found.report.id in edge.ended:
+                edge.cut[found.report.id] = count
         except (NotGenuine, SettingsError) as error:
             self._log_once(
                 f"edge {sender}", f"a message in NATS as edge {printable(sender)} is refused: {error}"

@@ -6,6 +6,7 @@ account, and they end in what permissions distinguish: the region that reads, an
     $KV.BUCKET.snapshot.REGION.part.ID.NUMBER   the content of a snapshot, in parts
     BUCKET.announce.REGION                      a new head, and that a control plane is alive
     BUCKET.edge.NAME.…                          reports of an edge; the stream BUCKET_reports stores them
+    BUCKET.edge.NAME.…:NUMBER                   pieces of a report that is too large for one message
     BUCKET.control.NAME                         messages for an edge
     BUCKET.join, BUCKET.join.…                  enrollment
     BUCKET.inbox.NAME.…                         responses for an edge
@@ -67,6 +68,10 @@ class Names:
     def edge(self, name: str, *kind: str) -> str:
         """Where an edge sends."""
         return ".".join((self.bucket, "edge", token(name), *map(token, kind)))
+
+    def piece(self, name: str, number: int, *kind: str) -> str:
+        """Where an edge sends a piece of what is too large."""
+        return f"{self.edge(name, *kind)}:{number}"
 
     def sender(self, subject: str) -> str:
         """The token of the edge that sends to one of `edges`."""

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from keyfront.errors import KeyfrontError, SettingsError, SnapshotRefused
 from keyfront.fleet.jetstream.head import Head
+from keyfront.fleet.jetstream.pieces import Piece, cut
 from keyfront.fleet.remote import authority, manifest, messages
 from keyfront.fleet.remote.manifest import MAX_KEYS, Endorsement, Signed
 
@@ -27,6 +28,8 @@ _FROM_EDGE = b"keyfront nats message from an edge 1\n"
 
 SKEW = 300.0
 """Maximum seconds by which the clocks of a control plane and an edge may differ."""
+ENVELOPE = 512
+"""Bytes that a report has at most in addition to its body and the certificate, compression of a piece included."""
 MAX_CERTIFICATES = 10_000
 """Verified certificates that are remembered."""
 
@@ -166,7 +169,7 @@ class Renew(msgspec.Struct, frozen=True, tag=True):
     csr: bytes
 
 
-FromEdge = Status | Counters | Ended | Renew
+FromEdge = Status | Counters | Ended | Renew | Piece
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -188,6 +191,37 @@ def sign(message: FromEdge, key: ec.EllipticCurvePrivateKey, certificate: bytes)
     """
     body = zlib.compress(_encode(message), 1)
     return _encode(Report(body, key.sign(_FROM_EDGE + body, ec.ECDSA(hashes.SHA256())), certificate))
+
+
+def sign_within(
+    message: Status | Counters | Ended | Renew, key: ec.EllipticCurvePrivateKey, certificate: bytes, most: int
+) -> list[bytes]:
+    """Sign a message of an edge, in pieces if it has more than `most` bytes.
+
+    :param certificate: DER.
+    :raises SettingsError: if there would be too many pieces.
+    """
+    whole = sign(message, key, certificate)
+    if len(whole) <= most:
+        return [whole]
+    body = zlib.compress(_encode(message))
+    pieces = cut(body, message.serial, message.at, most - len(certificate) - ENVELOPE)
+    return [sign(each, key, certificate) for each in pieces]
+
+
+def read_body(body: bytes) -> FromEdge:
+    """The message of an edge in the body of its report.
+
+    :raises NotGenuine: if it is too large, or not such a message.
+    """
+    unpacker = zlib.decompressobj()
+    try:
+        message = unpacker.decompress(body, messages.MAX_TO_CONTROL)
+        if not unpacker.eof:
+            raise NotGenuine("it is too large")
+        return _from_edge.decode(message)
+    except (zlib.error, msgspec.MsgspecError) as error:
+        raise NotGenuine("it is a message that this version does not know") from error
 
 
 class NotGenuine(KeyfrontError):
@@ -220,14 +254,7 @@ class Edges:
             raise NotGenuine("it is not signed by an enrolled edge") from error
         if expires <= now:
             raise Expired("the certificate of the edge that signed it has expired")
-        unpacker = zlib.decompressobj()
-        try:
-            body = unpacker.decompress(found.body, messages.MAX_TO_CONTROL)
-            if not unpacker.eof:
-                raise NotGenuine("it is too large")
-            return id_, _from_edge.decode(body)
-        except (zlib.error, msgspec.MsgspecError) as error:
-            raise NotGenuine("it is a message that this version does not know") from error
+        return id_, read_body(found.body)
 
     def _edge(self, certificate: bytes) -> tuple[str, ec.EllipticCurvePublicKey, float]:
         known = self._known.get(certificate)
