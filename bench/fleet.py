@@ -21,6 +21,7 @@ import resource
 import socket
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -104,6 +105,15 @@ def changed(base: Snapshot, command: str) -> Snapshot:
     return msgspec.structs.replace(base, number=number, created=float(number), distributions=tuple(some))
 
 
+def used() -> dict[str, float]:
+    """CPU seconds of this process's threads, by name."""
+    found = {}
+    for thread in threading.enumerate():
+        nanoseconds = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]
+        found[thread.name] = int(nanoseconds) / 1e9
+    return found
+
+
 def serve(folder: str, port: int, size: int, before: list[str], pipe: Connection) -> None:
     """Publish on command, and report what it costs."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -118,14 +128,13 @@ def serve(folder: str, port: int, size: int, before: list[str], pipe: Connection
     pipe.send(sock.getsockname()[1])
     while (command := pipe.recv()) is not None:
         if command == "usage":
-            used = resource.getrusage(resource.RUSAGE_SELF)
             status = Path("/proc/self/status").read_text()
             rss = {
                 line.split(":")[0]: int(line.split()[1])
                 for line in status.splitlines()
                 if line.startswith("Vm")
             }
-            pipe.send((used.ru_utime + used.ru_stime, rss["VmRSS"] / 1024, rss["VmHWM"] / 1024))
+            pipe.send((used(), rss["VmRSS"] / 1024, rss["VmHWM"] / 1024))
         else:
             base = changed(base, command)
             pipe.send(time.monotonic())
@@ -282,12 +291,16 @@ class Cost:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._cpu = control.ask("usage")[0]
+        self._own = time.process_time()
         self._received, self._whole = SharedContent.received, SharedContent.whole
 
     def text(self) -> str:
+        own = time.process_time() - self._own
         cpu, rss, most = self._control.ask("usage")
+        connections, preparing = (cpu[name] - self._cpu.get(name, 0.0) for name in ("edges", "edge-hub_0"))
         return (
-            f"control plane {cpu - self._cpu:.2f} s CPU, {rss:.0f} MiB (most {most:.0f}); "
+            f"CPU: connections {connections:.2f} s, snapshots {preparing:.2f} s, all edges {own:.2f} s; "
+            f"control plane {rss:.0f} MiB (most {most:.0f}); "
             f"{(SharedContent.received - self._received) / 1e6:.2f} MB of content, "
             f"{SharedContent.whole - self._whole} whole"
         )
