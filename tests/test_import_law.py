@@ -139,6 +139,7 @@ INNER: dict[str, dict[str, set[str]]] = {
         "sessions": set(),
         "attempts": set(),
         "assets": set(),
+        "mount": {"guard"},
         "rendering": {"guard"},
         "visit": {"guard", "sessions"},
         "pages": {"guard", "visit"},

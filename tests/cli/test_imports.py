@@ -36,7 +36,7 @@ MODEL = "from keyfront.model.service import service; service()"
         (
             "control-process",
             MODEL,
-            CLIENTS | {"cryptography.x509", "keyfront.edge.serving", "psycopg", "rich", "uvloop"},
+            CLIENTS | {"cryptography.x509", "jinja2", "keyfront.edge.serving", "psycopg", "rich", "uvloop"},
         ),
         (
             "edge-worker",

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from keyfront.cloudfront.in_process import InProcessClient, Origin
 from keyfront.console.app import Console
+from keyfront.console.mount import console_routes
 from keyfront.control.identity.credentials import load
 from keyfront.control.identity.sealing import sealer
 from keyfront.control.identity.session_credentials import SessionCredentials
@@ -38,14 +39,17 @@ HOST = "console.example"
 class ConsolePlane:
     """A control plane with the console, as `keyfront up` runs it, without its recurring work."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, console: bool = True) -> None:
         self.folder = folder
         self.credentials = load(folder / "credentials", ACCOUNT)
         self.store = Store(where(folder))
         self.feed = FileFeed(folder)
         self._socket = socket.create_server(("127.0.0.1", 0))
         settings = ControlPlaneSettings(
-            data=folder, domain="cloudfront.localhost", account=ACCOUNT, console=self._console
+            data=folder,
+            domain="cloudfront.localhost",
+            account=ACCOUNT,
+            console=self._console if console else None,
         )
         custody = open_records(f"file:{folder}/custody/")
         feeds = open_regions(folder, "", ())
@@ -60,7 +64,8 @@ class ConsolePlane:
 
     def _console(self, api: ASGIApp, sessions: SessionCredentials) -> Sequence[BaseRoute]:
         self.sessions = sessions
-        return Console(api, sessions, lambda: time.time() + self.passed).routes()
+        made = Console(api, sessions, lambda: time.time() + self.passed)
+        return console_routes(made.application)
 
     def close(self) -> None:
         self._socket.close()

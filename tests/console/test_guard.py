@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +130,11 @@ async def test_a_failure_of_the_console_is_a_response_with_the_headers(
     assert answer.status_code == 500
     assert "not meant to happen" not in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+async def test_a_control_plane_without_the_console_has_no_pages(tmp_path: Path) -> None:
+    plane = ConsolePlane(tmp_path, console=False)
+    for path in ("/console", "/console/", "/console/log-in"):
+        answer = await plane.browser().get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (400, "text/xml")
+    plane.close()

@@ -12,6 +12,7 @@ from keyfront.custody.key_record import RotationPolicy, Stage, load
 from keyfront.custody.schemes import open_place, open_records
 from keyfront.lifecycle.executor import RotationExecutor
 from tests.console.harness import Browser, ConsolePlane
+from tests.control.plane import distribution_config
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ async def test_a_rotation_is_started_commanded_and_stopped(plane: ConsolePlane, 
     fields = {"every": "90", "overlap": "14", "lifetime": "2", "algorithm": "ECDSA-P256"}
     page = await owner.follow(await owner.submit(form, fields))
     assert "rotated is rotated from now on." in page.text
-    assert "every 90 d" in page.text
+    assert "every 90\u00a0d" in page.text
     kept = load(records, "rotated")
     assert kept is not None
     assert (kept.record.terms.overlap, kept.record.terms.max_lifetime) == (14 * 86_400, 2 * 86_400)
@@ -129,3 +130,23 @@ async def test_who_may_only_read_commands_nothing(plane: ConsolePlane, owner: Br
     assert (await reader.submit(form, {"every": "30"})).status_code == 400
     records = open_records(f"file:{plane.folder}/custody/")
     assert load(records, "unwatched") is None
+
+
+async def test_a_plan_waits_for_the_distributions_that_trust_the_group(plane: ConsolePlane) -> None:
+    _, group = await adopted(plane, "deploying")
+    client = plane.client()
+    ids = []
+    for number in range(2):
+        config = distribution_config(f"deploying-{number}", [group])
+        ids.append((await client.call("CreateDistribution", DistributionConfig=config))["Distribution"]["Id"])
+    for deployed, status in ((-1, "InProgress"), (1 << 40, "Deployed")):
+        api = StoreApi(plane.store, "http://here", lambda _, number=deployed: number, time.time)  # type: ignore[misc]
+        assert [(each.id, each.status) for each in api.distributions(group)] == [
+            (id_, status) for id_ in sorted(ids)
+        ]
+    assert api.distributions("none") == ()
+    assert api.key_groups_of(["none"]) == {}
+    found = api.find_key_group("deploying")
+    assert found is not None
+    assert found.id == group
+    assert api.find_key_group("none") is None

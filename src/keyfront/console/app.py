@@ -1,4 +1,4 @@
-"""The console as routes of the control plane's application: log-in, sessions, and the dispatch to the pages."""
+"""The console as an application: log-in, sessions, and the dispatch to the pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anyio import to_thread
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keyfront.cloudfront.in_process import InProcessClient, Origin, load_protocol
@@ -91,9 +91,9 @@ class Console:
         self._assets = Assets()
         self._templates = make_environment()
 
-    def routes(self, pages: Sequence[Page] = PAGES) -> list[BaseRoute]:
-        """The routes, for the application that also serves the API."""
-        inner: list[BaseRoute] = [
+    def application(self, pages: Sequence[Page] = PAGES) -> ASGIApp:
+        """The console as an application, to be mounted at BASE (`mount.py`)."""
+        routes: list[BaseRoute] = [
             Route("/assets/{digest}/{name}", self._assets.serve),
             Route("/log-in", self._log_in, methods=["GET", "POST"]),
             Route("/log-out", self._log_out, methods=["POST"]),
@@ -103,13 +103,7 @@ class Console:
             ),
             Route("/{path:path}", self._nothing_there, methods=["GET", "POST"]),
         ]
-        return [
-            Route(BASE, self._to_first_page, methods=["GET"]),
-            Mount(BASE, app=_Guarded(Router(routes=inner))),
-        ]
-
-    async def _to_first_page(self, _: Request) -> Response:
-        return RedirectResponse(BASE + "/", 308, dict(HEADERS))
+        return _Guarded(Router(routes=routes))
 
     # ---- pages
 

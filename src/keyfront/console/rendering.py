@@ -46,12 +46,12 @@ def size(number: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration in its two largest units or fewer: `3 d`, `5 h`, `12 min`."""
+    """A duration in its largest unit, with a space that does not break: `3 d`, `5 h`, `12 min`."""
     seconds = abs(seconds)
     for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * length or (unit == "min" and seconds >= length):
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+            return f"{seconds // length:.0f}\u00a0{unit}"
+    return f"{seconds:.0f}\u00a0s"
 
 
 def percent(share: float) -> str:

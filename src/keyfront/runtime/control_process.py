@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from keyfront.console.app import Console
+from keyfront.console.mount import console_routes
 from keyfront.control.alarms.plane import AlarmSettings
 from keyfront.control.identity.credentials import load
 from keyfront.control.identity.session_credentials import SessionCredentials
@@ -41,9 +41,15 @@ from keyfront.runtime.settings import ControlInherited, ControlSettings, read_to
 log = logging.getLogger("keyfront.control")
 
 
-def console_routes(api: ASGIApp, sessions: SessionCredentials) -> Sequence[BaseRoute]:
+def console(api: ASGIApp, sessions: SessionCredentials) -> Sequence[BaseRoute]:
     """The routes of the console, as a client of `api`."""
-    return Console(api, sessions).routes()
+
+    def make() -> ASGIApp:
+        from keyfront.console.app import Console  # imports the templates' engine
+
+        return Console(api, sessions).application()
+
+    return console_routes(make)
 
 
 class EdgeReports(Collector):
@@ -158,7 +164,7 @@ class ControlProcess:
                 edge_certificate=self._edge_certificate(),
                 nats=settings.nats,
                 nats_replicas=settings.nats_replicas,
-                console=console_routes if settings.console else None,
+                console=console if settings.console else None,
             ),
             self._listener(),
             self._on_working,

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+import sqlalchemy as sa
+
 from keyfront.cloudfront.refusal import Refused
 from keyfront.control.keys.usage import uses
 from keyfront.control.store.rows import Row
+from keyfront.control.store.schema import reference as _reference
+from keyfront.control.store.schema import resource as _resource
 from keyfront.control.store.store import Store
 from keyfront.control.store.transaction import Transaction
 from keyfront.lifecycle.facts import Distribution, Group, KnownKey
@@ -75,8 +79,18 @@ class StoreApi:
 
     def distributions(self, key_group_id: str) -> tuple[Distribution, ...]:
         with self._store.read() as transaction:
-            ids = transaction.referrers(KEY_GROUP.name, key_group_id, DISTRIBUTION.name)
-            rows = transaction.get_many(DISTRIBUTION.name, ids)
+            # Without the configs: a key group can guard many distributions.
+            rows = transaction.connection.execute(
+                sa.select(_resource.c.id, _resource.c.snapshot)
+                .join(_reference, (_reference.c.from_id == _resource.c.id))
+                .where(
+                    _resource.c.kind == DISTRIBUTION.name,
+                    _reference.c.from_kind == DISTRIBUTION.name,
+                    _reference.c.to_kind == KEY_GROUP.name,
+                    _reference.c.to_id == key_group_id,
+                )
+                .order_by(_resource.c.id)
+            ).all()
             deployed = self._deployed(transaction)
         return tuple(
             Distribution(row.id, "Deployed" if deployed >= row.snapshot else "InProgress") for row in rows
