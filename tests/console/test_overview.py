@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from keyfront.cloudfront.installation_status import Traffic
+from keyfront.cloudfront.installation_status import PATH as STATUS
+from keyfront.cloudfront.installation_status import InstallationStatus, Traffic
 from keyfront.cloudfront.traffic import PATH, TrafficHistory
 from keyfront.console.pages.chart import columns
 from keyfront.console.pages.overview import hit_ratio
@@ -31,6 +32,22 @@ async def test_what_edges_count_and_apply(plane: ConsolePlane) -> None:
     for text in ("1,334", "90%", "<dd>77</dd>", "<dd>1,234</dd>", "5.6 MB", "expired", "edge-7"):
         assert text in page.text, text
     assert "edge edge-7 applies snapshot" in page.text or "Nothing: all edges" in page.text
+
+
+async def test_certificates_that_end_soon_need_attention(plane: ConsolePlane) -> None:
+    now = time.time()
+    ends = {"over": now - 60, "soon": now + 86_400, "fine": now + 90 * 86_400}
+    for edge in ("edge-8", "edge-9"):
+        series: list[Series] = [
+            ("certificate_expiry_timestamp_seconds", (name,), (int(end * 1e6),)) for name, end in ends.items()
+        ]
+        plane.feed.report(edge, 0, at=now, counters=Sums(series=series))
+    found = await plane.client().own("GET", STATUS, InstallationStatus)
+    about = [each for each in found.attention if "certificate" in each.sentence]
+    assert [(each.severity, each.sentence.split()[2]) for each in about] == [
+        ("CRITICAL", "over"),
+        ("WARNING", "soon"),
+    ]
 
 
 async def test_the_last_hours_as_bars_and_as_a_table(plane: ConsolePlane) -> None:

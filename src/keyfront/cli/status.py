@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 ATTENTION, NOT_RUNNING = 1, 3
 
-FREE_SHARE, FREE_BYTES = 0.05, 1 << 30
-"""The share of a file system, and the bytes, below which free space is a warning."""
 CERTIFICATE_DAYS = 14
 """Days before its end from which a certificate is a warning. ACME clients renew theirs 30 days before."""
 HEALTH_TIMEOUT = 10.0
@@ -458,6 +456,8 @@ def log_warnings(folder: Path, now: float) -> list[str]:
 
 
 def _disk(folder: Path, result: Status, warnings: list[str]) -> None:
+    from keyfront.runtime.machine_trouble import is_nearly_full
+
     try:
         system = os.statvfs(folder)
     except OSError as error:
@@ -472,7 +472,7 @@ def _disk(folder: Path, result: Status, warnings: list[str]) -> None:
     }
     used = {part: sum(_size(folder / name) for name in names) for part, names in parts.items()}
     result.disk = Disk(free, total, used)
-    if free < min(FREE_SHARE * total, FREE_BYTES):
+    if is_nearly_full(free, total):
         warnings.append(f"the disk of {folder} has {_bytes_text(free)} free, of {_bytes_text(total)}")
 
 

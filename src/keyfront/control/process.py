@@ -153,6 +153,7 @@ class Supervision(msgspec.Struct, frozen=True):
     :param edge_listener: a bound socket for edges on other machines; None: there are none.
     :param on_remote: called with these edges once they can connect.
     :param has_successor: returns, when the process is to exit, whether another one will serve on the same sockets.
+    :param trouble: returns what is wrong with this machine, a sentence each, for GetStatus.
     """
 
     lifeline: int | None = None
@@ -161,6 +162,7 @@ class Supervision(msgspec.Struct, frozen=True):
     edge_listener: socket.socket | None = None
     on_remote: Callable[[RemoteEdges], None] = lambda _: None
     has_successor: Callable[[], bool] = lambda: False
+    trouble: Callable[[], Iterable[str]] = lambda: ()
 
 
 def run_control(
@@ -497,7 +499,8 @@ class ControlPlane:
         return Health({"edges": edges.reasons, **checks}, lambda: edges.details(self._remote_trouble()))
 
     def _trouble(self) -> Iterable[str]:
-        """What is wrong with the control plane itself, a sentence each."""
+        """What is wrong with the control plane itself and its machine, a sentence each."""
+        yield from self._supervision.trouble()
         if trouble := self._service.audit.trouble:
             yield f"the last audit record could not be written: {trouble}"
         yield from self._remote_trouble()

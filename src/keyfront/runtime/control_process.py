@@ -35,6 +35,7 @@ from keyfront.monitoring.edge_metrics import families, fleet_families
 from keyfront.monitoring.exposition import BuildInfo
 from keyfront.monitoring.metrics_access import Audience
 from keyfront.runtime.delivery_collector import DeliveryCollector, DeliveryMeasurements
+from keyfront.runtime.machine_trouble import machine_trouble
 from keyfront.runtime.restarts import Restarts
 from keyfront.runtime.settings import ControlInherited, ControlSettings, read_token, store_url
 
@@ -175,6 +176,7 @@ class ControlProcess:
                 self._edge_listener(),
                 on_remote=reports.on_remote,
                 has_successor=lambda: not self._board.stopping,
+                trouble=lambda: machine_trouble(self._data),
             ),
             registry,
         )
