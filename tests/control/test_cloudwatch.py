@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from botocore.session import Session
 
 from keyfront.control.alarms import minutes
 from keyfront.control.audit.search import AuditQuery, search
+from keyfront.control.identity.sealing import sealer
+from keyfront.control.identity.users import UserAdmin
 from keyfront.control.wire import cloudwatch as wire
 from keyfront.errors import ApiError
 from keyfront.model.cloudwatch import api
@@ -273,39 +276,6 @@ def test_metric_statistics_and_lists(api_client: Any, start: datetime) -> None:
     assert {"Denials", "Edges", "4xxErrorRate"} <= own
 
 
-REFUSED = [
-    ("InvalidParameterValue", {"Namespace": "AWS/EC2"}),
-    ("InvalidParameterValue", {"MetricName": "NoSuchMetric"}),
-    ("InvalidParameterValue", {"Dimensions": DIMENSIONS[:1]}),
-    ("InvalidParameterValue", {"Namespace": "Keyfront", "MetricName": "Edges"}),
-    ("InvalidParameterValue", {"Unit": "Bytes"}),
-    ("InvalidParameterValue", {"ComparisonOperator": "LessThanLowerThreshold"}),
-    ("InvalidParameterValue", {"Statistic": None, "ExtendedStatistic": "tm90"}),
-    ("InvalidParameterValue", {"Threshold": None, "ThresholdMetricId": "m1"}),
-    ("ValidationError", {"Statistic": None}),
-    ("ValidationError", {"ExtendedStatistic": "p90"}),
-    ("ValidationError", {"Period": 45}),
-    ("ValidationError", {"Period": 86_400, "EvaluationPeriods": 8}),
-    ("ValidationError", {"Period": 60, "EvaluationPeriods": 1441}),
-    ("ValidationError", {"DatapointsToAlarm": 3}),
-    ("ValidationError", {"TreatMissingData": "never"}),
-    ("ValidationError", {"AlarmActions": ["ops"]}),
-    ("ValidationError", {"AlarmName": "a\nb"}),
-    ("ValidationError", {"Dimensions": [*DIMENSIONS, DIMENSIONS[0]]}),
-    ("ValidationError", {"EvaluateLowSampleCountPercentile": "ignore"}),
-    ("ValidationError", {"Threshold": None}),
-    ("ValidationError", {"Tags": [{"Key": "aws:x", "Value": ""}]}),
-]
-
-
-@rows("code, changes", REFUSED)
-def test_an_alarm_that_could_never_ring_is_refused(plane: Plane, code: str, changes: dict[str, Any]) -> None:
-    params = {name: value for name, value in (ALARM | changes).items() if value is not None}
-    made = client(plane.endpoint, plane.key)
-    assert refused(made.put_metric_alarm, **params) == (code, 400)
-    assert made.describe_alarms()["MetricAlarms"] == []
-
-
 def test_errors_in_the_protocols_form(api_client: Any, start: datetime) -> None:
     span = {"StartTime": start, "EndTime": start + timedelta(minutes=1)}
     arn = f"arn:aws:cloudwatch:us-east-1:{ACCOUNT}:alarm:none"
@@ -318,6 +288,14 @@ def test_errors_in_the_protocols_form(api_client: Any, start: datetime) -> None:
         ),
         (api_client.list_tags_for_resource, {"ResourceARN": arn}, "ResourceNotFoundException", 404),
         (api_client.tag_resource, {"ResourceARN": "arn:x", "Tags": []}, "ResourceNotFoundException", 404),
+        (api_client.put_metric_alarm, ALARM | {"Namespace": "AWS/EC2"}, "InvalidParameterValue", 400),
+        (api_client.put_metric_alarm, ALARM | {"Period": 45}, "ValidationError", 400),
+        (
+            api_client.put_metric_alarm,
+            ALARM | {"Tags": [{"Key": "aws:x", "Value": ""}]},
+            "ValidationError",
+            400,
+        ),
         (api_client.describe_alarms, {"NextToken": "ü"}, "InvalidNextToken", 400),
         (api_client.describe_alarms, {"AlarmNames": ["a"], "AlarmNamePrefix": "a"}, "ValidationError", 400),
         (api_client.describe_alarms, {"ChildrenOfAlarmName": "a"}, "InvalidParameterValue", 400),
@@ -366,6 +344,48 @@ def test_calls_are_authenticated(plane: Plane, protocol: str) -> None:
     assert refused(unknown.describe_alarms) == ("InvalidClientTokenId", 403)
     wrong = client(plane.endpoint, (plane.key[0], "x" * 40), protocol)
     assert refused(wrong.describe_alarms) == ("SignatureDoesNotMatch", 403)
+
+
+def test_policies_guard_each_call(plane: Plane) -> None:
+    allowed = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": "cloudwatch:*", "Resource": "*"},
+            {
+                "Effect": "Deny",
+                "Action": ["cloudwatch:DeleteAlarms", "cloudwatch:SetAlarmState"],
+                "Resource": f"arn:aws:cloudwatch:us-east-1:{ACCOUNT}:alarm:*",
+                "Condition": {"StringEquals": {"aws:ResourceTag/team": "films"}},
+            },
+        ],
+    }
+    admin = client(plane.endpoint, plane.key)
+    admin.put_metric_alarm(**ALARM | {"AlarmName": "films"}, Tags=[{"Key": "team", "Value": "films"}])
+    admin.put_metric_alarm(**ALARM | {"AlarmName": "music"})
+    access = UserAdmin(
+        plane.store, ACCOUNT, lambda: sealer(plane.folder, {}, make=True), by="test", clock=time.time
+    )
+    found = {}
+    access.put_policy("alarms", json.dumps(allowed))
+    for name, policies in (("reader", ["auditor"]), ("keeper", ["alarms"]), ("nobody", [])):
+        access.create_user(name, policies)
+        key, secret = access.create_key(name)
+        found[name] = client(plane.endpoint, (key.id, secret))
+    until(lambda: "AccessDenied" in refused(found["nobody"].describe_alarms))
+    assert refused(found["nobody"].list_metrics) == ("AccessDenied", 403)
+    assert len(found["reader"].describe_alarms()["MetricAlarms"]) == 2
+    assert refused(found["reader"].put_metric_alarm, **ALARM) == ("AccessDenied", 403)
+    assert refused(found["keeper"].delete_alarms, AlarmNames=["music", "films"]) == ("AccessDenied", 403)
+    found["keeper"].delete_alarms(AlarmNames=["music"])
+    admin.delete_alarms(AlarmNames=["films"])
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until it is true: a control plane applies changes of users within a second."""
+    ends = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
 
 
 def test_changes_are_audited(plane: Plane) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from keyfront.control.alarms.operations import OPERATIONS, Context, Output
+from keyfront.control.alarms.definition import KIND, name_in
+from keyfront.control.alarms.operations import OPERATIONS, Context, Operation, Output
 from keyfront.control.audit import records as audit
 from keyfront.control.audit.writer import AuditWriter
 from keyfront.control.call import Call
@@ -13,6 +14,7 @@ from keyfront.control.iam import policy as iam
 from keyfront.control.iam.policy import AccessRequest
 from keyfront.control.operations import authorization
 from keyfront.control.store.store import Store
+from keyfront.control.store.transaction import Transaction
 from keyfront.errors import ApiError
 from keyfront.model.kinds import RandomSource
 
@@ -53,14 +55,12 @@ class AlarmApi:
                     "UnknownOperationException",
                     f"Keyfront does not have CloudWatch's operation {call.operation}; see docs/not-cloudfront.md.",
                 )
-            for resource in operation.resources(call.params, self._account):
-                self._authorize(call, resource)
             if audit.read_only(call.operation):
                 with self._store.read() as transaction:
-                    output = operation.run(Context(call, self._account, transaction, self._rng))
+                    output = self._run(operation, call, transaction)
             else:
                 with self._store.write() as transaction:
-                    output = operation.run(Context(call, self._account, transaction, self._rng))
+                    output = self._run(operation, call, transaction)
                     audit.append(transaction, audit.entry(call, output, self._rng))
                 if call.operation == "SetAlarmState":
                     self._on_state_set(call.now)
@@ -82,10 +82,17 @@ class AlarmApi:
             return  # the store has just failed, which is already logged
         self._writer.record(call, outcome)
 
-    def _authorize(self, call: Call, resource: str) -> None:
+    def _run(self, operation: Operation, call: Call, transaction: Transaction) -> Output:
+        for resource in operation.resources(call.params, self._account):
+            name = name_in(resource, self._account)
+            tags = transaction.tags(KIND, name) if name is not None else {}
+            self._authorize(call, resource, tags.items())
+        return operation.run(Context(call, self._account, transaction, self._rng))
+
+    def _authorize(self, call: Call, resource: str, tags: Iterable[tuple[str, str]]) -> None:
         """:raises ApiError: AccessDenied, with IAM's message."""
         given = [(each["Key"], each.get("Value", "")) for each in call.params.get("Tags") or ()]
-        context = authorization.request_context(call, (), given, tuple(call.params.get("TagKeys") or ()))
+        context = authorization.request_context(call, tags, given, tuple(call.params.get("TagKeys") or ()))
         request = AccessRequest(f"cloudwatch:{call.operation}", resource, context)
         decision = iam.evaluate(call.caller.policies, request)
         if not decision.allowed:
