@@ -186,6 +186,7 @@ HEARTS = (
     "keyfront.custody.adapters.filesystem.key_file",
     "keyfront.custody.contract",
     "keyfront.custody.key_record",
+    "keyfront.declared.alarms",
     "keyfront.declared.desired",
     "keyfront.declared.diff",
     "keyfront.declared.document",

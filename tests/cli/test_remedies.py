@@ -56,6 +56,7 @@ TRUST_EXPORT = "stories/test_local_tls.py::test_its_certificate_is_exported_for_
 TRUST_STORE = "stories/test_local_tls.py::test_the_system_trusts_it_until_it_is_removed"
 UNWATCHED = "test_the_commands_for_records_that_nothing_watches"
 LOGS = "cli/test_logs.py::test_the_printed_commands"
+ALARMS = "stories/test_alarms.py::test_the_command_line"
 MENTION = "names a program in a sentence; there is nothing to run"
 
 CASES = {
@@ -142,6 +143,8 @@ CASES = {
     ("lifecycle.findings", "keyfront rotation run {}"): ROTATIONS,
     ("lifecycle.hooks", "chmod go-w {}"): PLAIN,
     ("control.alarms.evaluator", "keyfront up"): MENTION,
+    ("cli.alarm", "keyfront alarm test"): MENTION,
+    ("cli.alarm", "keyfront alarm list{}"): ALARMS,
     ("monitoring.exposition", "keyfront up"): MENTION,
     ("cli.logs", "keyfront up --data {}"): STARTS,
     ("cli.logs", "keyfront logs query 'DESCRIBE requests'"): LOGS,

@@ -62,6 +62,7 @@ def test_what_is_accepted(changes: dict[str, Any], rule: dict[str, Any]) -> None
 REFUSED = [
     ("InvalidParameterValue", {"Namespace": "AWS/EC2"}),
     ("InvalidParameterValue", {"MetricName": "NoSuchMetric"}),
+    ("InvalidParameterValue", {"Namespace": "Keyfront", "MetricName": "NoSuchMetric"}),
     ("InvalidParameterValue", {"Dimensions": DIMENSIONS[:1]}),
     ("InvalidParameterValue", {"Namespace": "Keyfront", "MetricName": "Edges"}),
     ("InvalidParameterValue", {"Unit": "Bytes"}),

@@ -452,6 +452,47 @@ def test_what_cannot_be_read_is_refused_not_a_failure() -> None:
     assert answers <= {400, 404}
 
 
+@rows(
+    "protocol, operation, body, fault",
+    [
+        ("json", "GetMetricData", b'{"StartTime": "now"}', "Member must be a timestamp"),
+        ("json", "GetMetricData", b'{"StartTime": 1e300}', "Member must be a timestamp"),
+        ("json", "PutMetricAlarm", b'{"ActionsEnabled": 1}', "Member must be true or false"),
+        ("json", "PutMetricAlarm", b'{"ActionsEnabled": true, "Period": 1.5}', "Member must be an integer"),
+        ("json", "PutMetricAlarm", b'{"AlarmName": null}', "Member must not be null"),
+        ("json", "PutMetricAlarm", b'{"AlarmName": ""}', "length greater than or equal to 1"),
+        ("json", "SetAlarmState", b'{"StateValue": "BAD"}', "enum value set"),
+        ("json", "PutMetricStream", b'{"Name": "x", "StatisticsConfigurations": 5}', "Member must be a list"),
+        ("json", "PutManagedInsightRules", b'{"ManagedRules": [{"TemplateName": "\\u0001"}]}', "pattern"),
+        (
+            "query",
+            "PutMetricAlarm",
+            b"Dimensions=&OKActions=&AlarmName=",
+            "length greater than or equal to 1",
+        ),
+    ],
+)
+def test_faults_name_the_member(protocol: wire.Protocol, operation: str, body: bytes, fault: str) -> None:
+    if protocol == "query":
+        body += f"&Action={operation}&Version=2010-08-01".encode()
+    with pytest.raises(ApiError, match=fault) as error:
+        wire.read(protocol, api().operations[operation], "", body)
+    assert error.value.code == "ValidationError"
+
+
+def test_presigned_parameters_and_empty_bodies() -> None:
+    assert wire.read("cbor", api().operations["DescribeAlarms"], "", b"") == {}
+    line = "Action=DescribeAlarms&Version=2010-08-01&MaxRecords=5&X-Amz-Date=x&AlarmNames="
+    assert wire.read("query", api().operations["DescribeAlarms"], line, b"") == {
+        "MaxRecords": 5,
+        "AlarmNames": [],
+    }
+    moment = cbor2.dumps(datetime(2026, 12, 1, tzinfo=UTC), datetime_as_timestamp=True)
+    body = b"\xa1" + cbor2.dumps("StartDate") + moment
+    found = wire.read("cbor", api().operations["DescribeAlarmHistory"], "", body)
+    assert found == {"StartDate": datetime(2026, 12, 1, tzinfo=UTC)}
+
+
 def test_newer_members_are_refused_by_name() -> None:
     with pytest.raises(ApiError, match="Element Wake") as error:
         wire.read("json", OPERATION, "", b'{"AlarmName": "x", "Wake": true, "Null": null}')

@@ -434,6 +434,11 @@ def test_what_concerns_nothing_here_is_noted() -> None:
     assert "aws-cn" in found.notes[4]
     assert "999999999999" in found.notes[3]
     assert policy(statement(Action="cloudfront:ListUsages")).notes == ()
+    alarms = statement(
+        Action=["cloudwatch:Put*", "cloudwatch:NoSuch*"], Resource="arn:aws:cloudwatch:us-east-1:*:alarm:*"
+    )
+    (note,) = policy(alarms).notes
+    assert "cloudwatch:NoSuch* is no operation of CloudWatch's API" in note
 
 
 def test_aws_own_managed_policies_are_read() -> None:

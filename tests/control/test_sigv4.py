@@ -353,3 +353,22 @@ def test_whatever_is_sent_is_refused_in_order(
         sigv4.verify(
             sigv4.SignedRequest(method, path, query, headers, EMPTY_SHA256), SECRETS.get, 1767225600.0
         )
+
+
+@rows(
+    ("headers", "query", "found"),
+    [
+        (
+            [(b"authorization", b"AWS4-HMAC-SHA256 Credential=A/20261201/us-east-1/sts/aws4_request")],
+            "",
+            "sts",
+        ),
+        ([(b"host", b"x"), (b"authorization", b"Credential=A/20261201/us/monitoring/x")], "", "monitoring"),
+        ([(b"authorization", b"AWS4-HMAC-SHA256 Credential=A/2026/us, Signature=x")], "", ""),
+        ([], "X-Amz-Credential=A%2F20261201%2Fus%2Fmonitoring%2Faws4_request", "monitoring"),
+        ([], "X-Amz-Credential=A%2F20261201", ""),
+        ([], "a=b", ""),
+    ],
+)
+def test_the_service_that_a_request_names(headers: list[tuple[bytes, bytes]], query: str, found: str) -> None:
+    assert sigv4.claimed_service(headers, query) == found

@@ -273,7 +273,7 @@ def test_the_description_is_read_from_the_installed_botocore(
     folder.mkdir(parents=True)
     (tmp_path / "botocore" / "__init__.py").touch()
     importlib.invalidate_caches()
-    with pytest.raises(LookupError, match="this botocore has no model of cloudfront"):
+    with pytest.raises(LookupError, match="this botocore has no model of CloudFront"):
         read_description("cloudfront", API_VERSION)
     (folder / "service-2.json").write_bytes(b'{"operations": {}}')
     assert read_description("cloudfront", API_VERSION) == {"operations": {}}

@@ -26,6 +26,7 @@ def series(text: str) -> list[Samples | None]:
 
 
 def verdict(found: Rule, text: str, current: State = "OK") -> Verdict:
+    assert rule(1, 3).range_periods == 5
     return evaluate(found, series(text), END, current, END + 3)
 
 

@@ -278,7 +278,7 @@ def test_the_command_line(site: Site) -> None:
     assert "Alarm updated from" in history
     missing = CliRunner().invoke(keyfront, ["alarm", "show", "nothing", "--data", str(site.up.data)])
     assert missing.exit_code == 2
-    assert "keyfront alarm list" in missing.stderr
+    assert f"`keyfront alarm list --data {site.up.data}`" in missing.stderr
     keyfront_alarm(site, "delete", "slow", *names)
     assert json.loads(keyfront_alarm(site, "list", "--prefix", "keyfront-", "--json").stdout) == []
 

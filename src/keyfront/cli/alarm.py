@@ -100,7 +100,7 @@ def _minute(moment: datetime) -> str:
 @json_option
 def show(account: Account, name: str, as_json: bool) -> None:
     """Show an alarm: what it watches, its state and the reason for it, its actions."""
-    found = _one(_client(account), name)
+    found = _one(account, _client(account), name)
     if as_json:
         print_json(_printable(found))
         return
@@ -124,12 +124,14 @@ def show(account: Account, name: str, as_json: bool) -> None:
             click.echo(f"{key:13}{text}")
 
 
-def _one(client: CloudWatchClient, name: str) -> dict[str, Any]:
+def _one(account: Account, client: CloudWatchClient, name: str) -> dict[str, Any]:
     from keyfront.errors import AccountError
 
     found = list(client.items("DescribeAlarms", "MetricAlarms", AlarmNames=[name]))
     if not found:
-        raise AccountError(f"there is no alarm {name!r}; `keyfront alarm list` shows those that there are")
+        raise AccountError(
+            f"there is no alarm {name!r}; `keyfront alarm list{account.options}` shows those that there are"
+        )
     return found[0]
 
 
@@ -309,7 +311,7 @@ def disable(account: Account, names: tuple[str, ...]) -> None:
 def _set_enabled(account: Account, operation: str, names: tuple[str, ...]) -> None:
     client = _client(account)
     for name in names:
-        _one(client, name)  # the API ignores names of alarms that do not exist
+        _one(account, client, name)  # the API ignores names of alarms that do not exist
     client.call(operation, AlarmNames=list(names))
     verb = "enabled" if operation.startswith("Enable") else "disabled"
     print_note(f"actions {verb}: {', '.join(names)}")
@@ -352,7 +354,7 @@ def history(account: Account, name: str, limit: int, as_json: bool) -> None:
 def test(account: Account, name: str, state: str) -> None:
     """Give an alarm a state until its next evaluation, to try its actions."""
     client = _client(account)
-    if _one(client, name)["StateValue"] == state:
+    if _one(account, client, name)["StateValue"] == state:
         print_note(f"alarm {name} is in the state {state} already, so no action is carried out")
     client.call("SetAlarmState", AlarmName=name, StateValue=state, StateReason="keyfront alarm test")
     print_note(f"alarm {name} is in the state {state} until its next evaluation")

@@ -83,6 +83,7 @@ LATER: dict[str, dict[str, Any]] = {
 """What is newer in the API than the oldest supported botocore (1.40), by shape: members, values, and whole shapes, in
 the form of botocore's description."""
 
+_TITLES = {"cloudfront": "CloudFront", "cloudwatch": "CloudWatch"}
 _LABEL = re.compile(r"\{(\w+)\}")
 
 
@@ -143,6 +144,7 @@ def service() -> Service:
 def read_description(name: str, version: str) -> dict[str, Any]:
     """The description of an AWS API in the installed botocore.
 
+    :param name: botocore's name of the service.
     :raises LookupError: if it has none of that version.
     :raises ModuleNotFoundError: if botocore is not installed.
     """
@@ -154,7 +156,7 @@ def read_description(name: str, version: str) -> dict[str, Any]:
         return _parsed(gzip.decompress((folder / "service-2.json.gz").read_bytes()))
     with contextlib.suppress(FileNotFoundError):
         return _parsed((folder / "service-2.json").read_bytes())
-    raise LookupError(f"this botocore has no model of {name} {version}")
+    raise LookupError(f"this botocore has no model of {_TITLES[name]} {version}")
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import accumulate
 
 import msgspec
 
@@ -91,14 +93,11 @@ def value(samples: Samples, statistic: str) -> float | None:
 
 def _percentile(samples: Samples, percentile: float) -> float | None:
     """The percentile, interpolated within its bucket."""
-    total = sum(bucket.count for bucket in samples.buckets)
-    if not total:
+    ends = list(accumulate(bucket.count for bucket in samples.buckets))
+    if not ends or not ends[-1]:
         return None
-    rank = total * percentile / 100
-    below = 0
-    for bucket in samples.buckets:
-        if below + bucket.count >= rank:
-            part = max(0.0, rank - below) / bucket.count
-            return bucket.low + (bucket.high - bucket.low) * part
-        below += bucket.count
-    return samples.buckets[-1].high
+    rank = ends[-1] * percentile / 100
+    at = min(bisect_left(ends, rank), len(ends) - 1)
+    bucket = samples.buckets[at]
+    part = max(0.0, rank - (ends[at] - bucket.count)) / bucket.count
+    return bucket.low + (bucket.high - bucket.low) * part
