@@ -15,7 +15,7 @@ from coverage import Coverage
 from tests.imports import MODULES, ROOT
 from tests.test_import_law import HEARTS, hearts
 
-WITH_STORE = ("tests/control", "tests/fleet", "tests/monitoring")
+WITH_STORE = ("tests/console", "tests/control", "tests/fleet", "tests/monitoring")
 
 
 def files() -> list[str]:

@@ -28,6 +28,8 @@ def test_successes_are_not_counted() -> None:
         assert limit.wait("192.0.2.1", "A", 0.0) == 0
         limit.begun("192.0.2.1", "A", 0.0)
         limit.succeeded("192.0.2.1", "A")
+    limit.succeeded("192.0.2.9", "Z")
+    assert limit.wait("192.0.2.9", "Z", 0.0) == 0
 
 
 def test_a_flood_of_addresses_takes_bounded_memory() -> None:

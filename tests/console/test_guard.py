@@ -9,6 +9,7 @@ import pytest
 
 from keyfront.console.guard import is_same_origin
 from tests.console.harness import HOST, ConsolePlane
+from tests.keys import rsa_pem
 from tests.rows import rows
 
 
@@ -85,6 +86,20 @@ async def test_forms_of_other_origins_are_refused_even_with_the_token(
     assert (await browser.post("/console/log-out", {"csrf": token[1]}, **headers)).status_code == 403
     assert (await browser.get("/console/")).status_code == 200
     assert (await browser.post("/console/log-in", {}, **headers)).status_code == 403
+
+
+async def test_a_form_with_another_sessions_token_changes_nothing(plane: ConsolePlane) -> None:
+    browser, other = plane.browser(), plane.browser()
+    for each in (browser, other):
+        await each.log_in(plane.owner)
+    foreign = re.search(r'name="csrf" value="([^"]+)"', (await other.get("/console/keys/new")).text)
+    assert foreign is not None
+    for token in (foreign[1], "", "ü"):
+        fields = {"name": "forged", "pem": rsa_pem(), "csrf": token}
+        answer = await browser.post("/console/keys/new", fields)
+        assert answer.status_code == 403
+        assert "not from this session" in answer.text
+    assert "forged" not in (await browser.get("/console/keys")).text
 
 
 async def test_assets_are_cached_for_good_under_the_name_of_their_version(plane: ConsolePlane) -> None:

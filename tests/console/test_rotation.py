@@ -6,9 +6,11 @@ import time
 
 import pytest
 
+from keyfront.cloudfront.refusal import Refused
+from keyfront.cloudfront.rotations import PATH, RotationState
 from keyfront.control.audit import search as trail
 from keyfront.control.keys.store_api import StoreApi
-from keyfront.custody.key_record import RotationPolicy, Stage, load
+from keyfront.custody.key_record import RotationPolicy, Stage, load, record_name
 from keyfront.custody.schemes import open_place, open_records
 from keyfront.lifecycle.executor import RotationExecutor
 from tests.console.harness import Browser, ConsolePlane
@@ -150,3 +152,46 @@ async def test_a_plan_waits_for_the_distributions_that_trust_the_group(plane: Co
     assert found is not None
     assert found.id == group
     assert api.find_key_group("none") is None
+
+
+async def test_a_record_that_cannot_be_read_is_mentioned(plane: ConsolePlane, owner: Browser) -> None:
+    _, group = await adopted(plane, "broken")
+    assert "cannot be read" not in (await owner.get("/console/groups")).text
+    records = open_records(f"file:{plane.folder}/custody/")
+    kept = records.read(record_name("broken"))
+    assert kept is not None
+    records.write(record_name("broken"), b"{}", kept.version)
+    try:
+        page = await owner.get("/console/groups")
+        assert "Some rotation records cannot be read" in page.text
+        assert (await owner.get(f"/console/groups/{group}/rotation/pause")).status_code == 404
+    finally:
+        changed = records.read(record_name("broken"))
+        assert changed is not None
+        records.write(record_name("broken"), kept.data, changed.version)
+
+
+async def test_wrong_terms_are_refused_by_the_api(plane: ConsolePlane) -> None:
+    client = plane.client()
+    made = await client.call(
+        "CreateKeyGroup", KeyGroupConfig={"Name": "terms", "Items": [await plane.key("terms")]}
+    )
+    path = f"{PATH}/{made['KeyGroup']['Id']}"
+    for params, text in (
+        ({"Every": "soon"}, "a number of seconds"),
+        ({"Every": "-1"}, "a number of seconds"),
+        ({"Every": "nan"}, "a number of seconds"),
+        ({"Every": "1 2 3 4 99"}, "not a schedule"),
+        ({"Overlap": True}, "must be a text"),
+        ({"Algorithm": "DSA"}, "must be one of"),
+        ({"Custody": "file:/etc/"}, "has no parameter"),
+    ):
+        with pytest.raises(Refused, match=text):
+            await client.own("POST", path, RotationState, params)
+    assert load(open_records(f"file:{plane.folder}/custody/"), "terms") is None
+    started = await client.own("POST", path, RotationState, {"Every": "0 3 1 * *"})
+    assert started.terms.every == "0 3 1 * *"
+    with pytest.raises(Refused, match="Key is required"):
+        await client.own("POST", f"{path}/emergency", RotationState, {})
+    with pytest.raises(Refused, match="is rotated already"):
+        await client.own("POST", path, RotationState, {"Every": ""})
