@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from websockets.exceptions import ConnectionClosed
 
 from keyfront.errors import SnapshotRefused
-from keyfront.fleet.remote import authority, content, follower, hub, manifest, messages
+from keyfront.fleet.remote import authority, content, follower, manifest, messages, publishing
 from keyfront.fleet.remote.connect import open_connection, pinned
 from keyfront.fleet.remote.enrollment import LastGood
 from keyfront.fleet.remote.manifest import Manifest, Signed
@@ -149,7 +149,7 @@ async def test_another_control_plane_takes_over(fleet: Fleet) -> None:
 async def test_another_control_plane_accepts_an_edge_at_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "CHECK", 3600.0)
+    monkeypatch.setattr(publishing, "CHECK", 3600.0)
     one, two = await fleet.control(), await fleet.control()
     machine = fleet.machine()
     await machine.join(one)

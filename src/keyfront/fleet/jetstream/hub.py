@@ -18,7 +18,6 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +37,16 @@ from keyfront.fleet.jetstream.names import Names, token
 from keyfront.fleet.jetstream.pieces import Assembly, Piece
 from keyfront.fleet.jetstream.sealed import Edges, FromControl, FromEdge, NotGenuine
 from keyfront.fleet.remote import authority, manifest, messages
-from keyfront.fleet.remote.channel import Channel, Version, prepare
-from keyfront.fleet.remote.edge_reports import MAX_WORKERS, NAME, EdgeReports, ReportingEdge, printable
-from keyfront.fleet.remote.identity import Identity, Registry
+from keyfront.fleet.remote.channel import Channel, Version
+from keyfront.fleet.remote.edge_reports import MAX_WORKERS, NAME, ReportingEdge, printable
+from keyfront.fleet.remote.identity import Identity, Registry, Seen
 from keyfront.fleet.remote.manifest import Manifest, Signed
-from keyfront.model.snapshot import Snapshot
+from keyfront.fleet.remote.publishing import PublishingHub
 
 log = logging.getLogger("keyfront.fleet")
 
 BEACON = 2.5
 """Seconds between two signs that a control plane is alive, and between two comparisons with the bucket."""
-CHECK = 0.25
-"""Seconds between two checks of the registry."""
-SEEN, SEEN_CHANGED = 10.0, 1.0
-"""Seconds between two updates of what the registry shows of edges, without and with a new snapshot."""
 SWEEP = 30.0
 """Seconds between two removals of what no edge reads any more."""
 FIRST_PAUSE, MAX_PAUSE = 0.5, 10.0
@@ -127,7 +122,7 @@ class NatsEdge(ReportingEdge):
             self.update(messages.Status(list(self.workers), [one]), self.at)
 
 
-class NatsHub(EdgeReports[NatsEdge]):
+class NatsHub(PublishingHub[NatsEdge]):
     """The feeds of all regions over NATS. `run` serves them; the other methods can be called from any thread.
 
     :param registry: who is an edge.
@@ -145,21 +140,11 @@ class NatsHub(EdgeReports[NatsEdge]):
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(registry, clock, "nats-hub")
         self._access = access
         self._names = Names(access.bucket)
-        self._registry = registry
         self._replicas = replicas
-        self._clock = clock
         self._rng = rng or random.SystemRandom()
-        self._keys = registry.keys()
-        self._identities = registry.identities()
-        self._version = -1
-        self._reloading = asyncio.Lock()
-        self._whole: Snapshot | None = None
-        self._first: Snapshot | None = None
-        self._proven = 0
-        self._channels: dict[str, Channel] = {}
         self._renew: set[str] = set()
         self._uploaded: dict[str, float] = {}
         self._current: dict[str, Head] = {}
@@ -169,34 +154,10 @@ class NatsHub(EdgeReports[NatsEdge]):
         self._allowances: dict[str, tuple[float, float]] = {}
         self._strangers: dict[str, float] = {}
         self._logged: dict[str, str] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._published = asyncio.Event()
-        self._executor = ThreadPoolExecutor(1, "nats-hub")
-        self._tasks: set[asyncio.Task[None]] = set()
         self._connection: Connection | None = None
         self.trouble = "edges do not get snapshots over NATS yet"
 
     # ---- for the control plane; any thread
-
-    def publish(self, whole: Snapshot) -> None:
-        """Store each region's part of `whole` in the bucket. Returns at once."""
-        if self._whole is None:
-            self._first = whole
-        self._whole = whole
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has just ended
-                self._loop.call_soon_threadsafe(self._published.set)
-
-    @property
-    def regions(self) -> set[str]:
-        """The regions of the enrolled edges."""
-        return {one.region for one in self._identities.values()}
-
-    def number(self) -> int:
-        """The highest number in the bucket, or that an edge has proven to have; one more if that is a different
-        snapshot of the number that this control plane has published. 0: none is above the published one."""
-        whole = self._whole
-        return self._proven if whole is None or self._proven > whole.number else 0
 
     def forget(self, ended: Path) -> None:
         """Tell the edge that a report of `ended` is stored."""
@@ -316,9 +277,6 @@ class NatsHub(EdgeReports[NatsEdge]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
-
     def _seal(self, message: FromControl) -> bytes:
         return sealed.seal(message, self._keys.signer, self._keys.chain)
 
@@ -338,15 +296,10 @@ class NatsHub(EdgeReports[NatsEdge]):
             await pause(self._published, BEACON)
 
     async def _refresh(self, bucket: Bucket, connection: Connection, region: str) -> None:
-        channel = self._channels.setdefault(region, Channel(region))
-        whole, keys = self._whole, self._keys
-        if whole is None:
+        if self._whole is None:
             return
-        if whole is not channel.whole:
-            for one in (self._first, whole) if channel.whole is None else (whole,):
-                if one is not None and one is not channel.whole:
-                    before = channel.current.pieces if channel.current else []
-                    channel.advance(one, await self._in_thread(prepare, one, region, keys, before))
+        channel = self._channel(region)
+        await self._advance(channel)
         version = channel.current
         if version is None or not await self._write(bucket, connection, channel, version):
             return
@@ -548,12 +501,9 @@ class NatsHub(EdgeReports[NatsEdge]):
     def _note(self, edge: NatsEdge, status: sealed.Status) -> None:
         """What an edge says of the snapshots that it has."""
         if status.proof != edge.proof:
-            edge.proof, whole = status.proof, self._whole
+            edge.proof = status.proof
             with contextlib.suppress(SnapshotRefused):
-                found = manifest.recognize(status.proof, self._keys.chain)
-                if found is not None and whole is not None and found.number >= whole.number:
-                    other = found.number == whole.number and found.created != whole.created
-                    self._proven = max(self._proven, found.number + other)
+                self._proof(status.proof)
         if status.refused and status.refused != edge.refused:
             log.error("edge %s refuses a snapshot: %s", edge.identity.name, printable(status.refused))
         edge.refused = status.refused
@@ -646,60 +596,24 @@ class NatsHub(EdgeReports[NatsEdge]):
 
     # the registry
 
-    async def _watch(self) -> None:
-        """Follow the registry, and store in it which edges report."""
-        seen, failing = time.monotonic(), False
-        stored: dict[str, int] = {}
-        while True:
-            await asyncio.sleep(CHECK)
-            try:
-                await self._check()
-                elapsed = time.monotonic() - seen
-                if elapsed >= SEEN_CHANGED:
-                    live = [edge.seen() for edge in self._live(self._clock())]
-                    numbers = {one.id: one.number for one in live}
-                    if elapsed >= SEEN or numbers != stored:
-                        seen, stored = time.monotonic(), numbers
-                        await self._in_thread(self._registry.seen, live, self._clock())
-                failing = False
-            except Exception as error:
-                if not failing:
-                    log.error(
-                        "changes to the enrolled edges are not known: %s",
-                        error,
-                        exc_info=not isinstance(error, (ApiError, SettingsError)),
-                    )
-                failing = True
-            now = self._clock()
-            for id_, edge in list(self._edges.items()):
-                if not edge.ended and abs(now - edge.at) > RETAIN:
-                    del self._edges[id_]
+    def _present(self) -> list[Seen]:
+        return [edge.seen() for edge in self._live(self._clock())]
 
-    async def _check(self) -> None:
-        """Take in what has changed in the registry.
-
-        :raises ApiError, SettingsError: if it cannot be read.
-        """
-        async with self._reloading:
-            version = await self._in_thread(self._registry.version)
-            if version != self._version:
-                await self._reload()
-                self._version = version
+    def _tidy(self) -> None:
+        now = self._clock()
+        for id_, edge in list(self._edges.items()):
+            if not edge.ended and abs(now - edge.at) > RETAIN:
+                del self._edges[id_]
 
     async def _reload(self) -> None:
         before = self.regions
-        self._identities = await self._in_thread(self._registry.identities)
-        keys = await self._in_thread(self._registry.keys)
-        if keys.chain != self._keys.chain:
-            self._keys = keys
-            for channel in self._channels.values():
-                channel.whole = None  # signed anew
-            self._published.set()
+        await super()._reload()
         if self.regions != before:
             self._published.set()
-        for edge in list(self._edges.values()):
-            if self._identities.get(edge.identity.id) != edge.identity:
-                log.warning("edge %s is revoked", edge.identity.name)
-                del self._edges[edge.identity.id]
-                standing = sealed.Standing(edge.identity.id, False, self._clock())
-                self._spawn(self._send(edge.identity, standing))
+
+    def _on_new_key(self) -> None:
+        """Its heads are written anew."""
+
+    def _on_revoked(self, edge: NatsEdge) -> None:
+        standing = sealed.Standing(edge.identity.id, False, self._clock())
+        self._spawn(self._send(edge.identity, standing))

@@ -22,7 +22,6 @@ import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -34,13 +33,12 @@ from websockets.http11 import Request, Response
 
 from keyfront.errors import ApiError, KeyfrontError, SettingsError
 from keyfront.fleet.remote import authority, manifest, messages
-from keyfront.fleet.remote.channel import Channel, Version, prepare
+from keyfront.fleet.remote.channel import Channel, Version
 from keyfront.fleet.remote.connected_edge import ConnectedEdge, peer_certificate
-from keyfront.fleet.remote.edge_reports import NAME, EdgeReports, printable
+from keyfront.fleet.remote.edge_reports import NAME, printable
 from keyfront.fleet.remote.identity import Keys, Registry, Seen
-from keyfront.fleet.remote.manifest import Manifest, Signed
 from keyfront.fleet.remote.own_certificate import OwnCertificate
-from keyfront.model.snapshot import Snapshot
+from keyfront.fleet.remote.publishing import PublishingHub
 
 log = logging.getLogger("keyfront.fleet")
 
@@ -52,10 +50,6 @@ HANDSHAKE = 30.0
 """Seconds for TLS, for the HTTP handshake, and for the first message; each as long as an edge waits for them."""
 ANSWER = 60.0
 """Seconds for an edge to receive one message, and to answer the last one."""
-CHECK = 0.25
-"""Seconds between two checks of the registry."""
-SEEN, SEEN_CHANGED = 10.0, 1.0
-"""Seconds between two updates of what the registry shows of connected edges, without and with a new snapshot."""
 SILENT = 30.0
 """Seconds without a message from an edge after which its connection is cut."""
 WHOLE, SLOT = 32, 10.0
@@ -69,7 +63,7 @@ BURST, RATE = 200.0, 50.0
 """Messages that an edge may send at once, and per second."""
 
 
-class EdgeHub(EdgeReports[ConnectedEdge]):
+class EdgeHub(PublishingHub[ConnectedEdge]):
     """The feeds of all enrolled edges, by region. `run` serves them; the other methods can be called from any thread.
 
     :param registry: who is an edge.
@@ -85,48 +79,13 @@ class EdgeHub(EdgeReports[ConnectedEdge]):
         clock: Callable[[], float] = time.time,
         certificate: OwnCertificate | None = None,
     ) -> None:
-        super().__init__()
-        self._registry = registry
+        super().__init__(registry, clock, "edge-hub")
         self._certificate = certificate
-        self._clock = clock
-        self._keys = registry.keys()
-        self._identities = registry.identities()
-        self._version = -1
-        self._reloading = asyncio.Lock()
-        self._whole: Snapshot | None = None
-        self._first: Snapshot | None = None
-        """What was published first, until it is prepared: most edges have it when the control plane starts again."""
-        self._proven = 0
-        self._channels: dict[str, Channel] = {}
         self._renewed: dict[str, float] = {}
         self._strangers = 0
         self._slots = asyncio.Semaphore(WHOLE)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._published = asyncio.Event()
-        self._executor = ThreadPoolExecutor(1, "edge-hub")
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- for the control plane; any thread
-
-    def publish(self, whole: Snapshot) -> None:
-        """Send each edge its region's part of `whole`. Returns at once."""
-        if self._whole is None:
-            self._first = whole
-        self._whole = whole
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has just ended
-                self._loop.call_soon_threadsafe(self._published.set)
-
-    @property
-    def regions(self) -> set[str]:
-        """The regions of the enrolled edges."""
-        return {one.region for one in self._identities.values()}
-
-    def number(self) -> int:
-        """The highest number that a connected edge has proven to have; one more if it has a different snapshot of
-        that number than this control plane. 0: none is above the published one."""
-        whole = self._whole
-        return self._proven if whole is None or self._proven > whole.number else 0
 
     def forget(self, ended: Path) -> None:
         """Tell the edge that a report of `ended` is stored."""
@@ -211,9 +170,6 @@ class EdgeHub(EdgeReports[ConnectedEdge]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
-
     # snapshots
 
     async def _publish(self) -> None:
@@ -228,20 +184,11 @@ class EdgeHub(EdgeReports[ConnectedEdge]):
                     log.exception("edges in region %r do not get the last snapshot", region)
             self._first = None
 
-    def _channel(self, region: str) -> Channel:
-        return self._channels.setdefault(region, Channel(region))
-
     async def _refresh(self, channel: Channel) -> None:
         """Bring the channel to the published snapshot."""
         async with channel.lock:
-            whole, keys = self._whole, self._keys
-            if whole is None or whole is channel.whole:
+            if not await self._advance(channel):
                 return
-            for one in (self._first, whole) if channel.whole is None else (whole,):
-                if one is not None and one is not channel.whole:
-                    before = channel.current.pieces if channel.current else []
-                    version = await self._in_thread(prepare, one, channel.region, keys, before)
-                    channel.advance(one, version)
         for edge in list(self._edges.values()):
             if edge.identity.region == channel.region:
                 edge.wake.set()
@@ -410,15 +357,6 @@ class EdgeHub(EdgeReports[ConnectedEdge]):
         number = 0 if self._whole is None else self._whole.number
         return messages.encode(messages.Welcome(number, manifest.after(self._keys.chain, edge.trusts)))
 
-    def _proof(self, signed: Signed) -> Manifest | None:
-        """What an edge has proven to have; None: nothing. If that is ahead of this control plane, it has to go on from
-        there."""
-        found, whole = manifest.recognize(signed, self._keys.chain), self._whole
-        if found is not None and whole is not None and found.number >= whole.number:
-            other = found.number == whole.number and found.created != whole.created
-            self._proven = max(self._proven, found.number + other)
-        return found
-
     async def _receive(self, edge: ConnectedEdge) -> None:
         """Take in an edge's messages until its connection ends."""
         allowance, last = BURST, time.monotonic()
@@ -450,61 +388,15 @@ class EdgeHub(EdgeReports[ConnectedEdge]):
 
     # the registry
 
-    async def _watch(self) -> None:
-        """Follow the registry, and store in it what is connected."""
-        seen, failing = time.monotonic(), False
-        stored: dict[str, int] = {}
-        while True:
-            await asyncio.sleep(CHECK)
-            try:
-                await self._check()
-                elapsed = time.monotonic() - seen
-                if elapsed >= SEEN_CHANGED:
-                    connected = self._connected()
-                    numbers = {one.id: one.number for one in connected}
-                    if elapsed >= SEEN or numbers != stored:
-                        seen, stored = time.monotonic(), numbers
-                        await self._in_thread(self._registry.seen, connected, self._clock())
-                failing = False
-            except Exception as error:
-                if not failing:
-                    log.error(
-                        "changes to the enrolled edges are not known: %s",
-                        error,
-                        exc_info=not isinstance(error, (ApiError, SettingsError)),
-                    )
-                failing = True
-            self._tidy()
-
-    async def _check(self) -> None:
-        """Take in what has changed in the registry.
-
-        :raises ApiError, SettingsError: if it cannot be read.
-        """
-        async with self._reloading:
-            version = await self._in_thread(self._registry.version)
-            if version != self._version:
-                await self._reload()
-                self._version = version
-
-    async def _reload(self) -> None:
-        self._identities = await self._in_thread(self._registry.identities)
-        keys = await self._in_thread(self._registry.keys)
-        if keys.chain != self._keys.chain:
-            self._keys = keys
-            for channel in self._channels.values():
-                channel.whole = None  # signed anew
-            for edge in list(self._edges.values()):
-                self._spawn(_quietly(edge.connection.send(self._welcome(edge))))
-            self._published.set()
-        for edge in list(self._edges.values()):
-            if self._identities.get(edge.identity.id) != edge.identity:
-                log.warning("edge %s is revoked", edge.identity.name)
-                del self._edges[edge.identity.id]
-                self._spawn(_quietly(_cut(edge.connection, messages.REVOKED, "revoked")))
-
-    def _connected(self) -> list[Seen]:
+    def _present(self) -> list[Seen]:
         return [edge.seen() for edge in self._edges.values() if not edge.gone]
+
+    def _on_new_key(self) -> None:
+        for edge in list(self._edges.values()):
+            self._spawn(_quietly(edge.connection.send(self._welcome(edge))))
+
+    def _on_revoked(self, edge: ConnectedEdge) -> None:
+        self._spawn(_quietly(_cut(edge.connection, messages.REVOKED, "revoked")))
 
     def _tidy(self) -> None:
         """Cut silent and expired connections, and forget edges that have been away for long."""
