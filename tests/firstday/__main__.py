@@ -53,6 +53,8 @@ class Reader:
                 self.day.serve(SHARED, where)
             if self.page.before:
                 self.day.run(self.page.before, where)
+            for command in self.page.servers:
+                self.day.serve(command, where)
             if self.page.names:
                 self.day.run('eval "$(keyfront env)"', where)
                 self.all_printed += self.day.python(self.page.names, where)
@@ -184,6 +186,9 @@ def main() -> None:
             day = stack.enter_context(Day(Path(folder), arguments.installed))
             wanted = (line.strip() for line in sys.stdin) if arguments.follow else arguments.pages or known
             for name in wanted:
+                if missing := known[name].missing():
+                    print(f"{name}: not followed, because there is no {', '.join(missing)}", flush=True)
+                    continue
                 began, before = time.monotonic(), sum(os.times()[:4])
                 try:
                     Reader(day, known[name]).follow()

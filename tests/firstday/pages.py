@@ -3,7 +3,11 @@ its placeholders stand for, and which blocks are not typed, with the reason."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 
@@ -48,6 +52,8 @@ class Page(NamedTuple):
     :ivar exits: the commands that begin with the text, and their exit status.
     :ivar replace: placeholders of the page, and what they stand for.
     :ivar before: what the page takes for granted, as shell commands.
+    :ivar servers: what the page takes for granted and runs until it is stopped, as shell commands.
+    :ivar needs: the programs without which the page cannot be followed; they come from packages for developers.
     :ivar names: what the page's Python takes for granted, as statements.
     :ivar first: what to wait for before the block that contains the text, as a shell command.
     :ivar prints: a part of what the blocks that begin with the text print, where the page says so in prose.
@@ -62,12 +68,19 @@ class Page(NamedTuple):
     exits: Mapping[str, int] = {}
     replace: Mapping[str, str | Latest | Shell] = {}
     before: str = ""
+    servers: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     names: str = ""
     first: Mapping[str, str] = {}
     prints: Mapping[str, str] = {}
     typed: str = "y\n"
     long: bool = False
     alone: Literal["", "one at a time", "together"] = ""
+
+    def missing(self) -> list[str]:
+        """The programs that it needs and that are not installed."""
+        here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return [name for name in self.needs if shutil.which(name, path=here) is None]
 
 
 def guide(name: str, *args: object, **members: object) -> Page:
@@ -172,7 +185,15 @@ export KEYFRONT_VAR_origin_secret=secret
 
 LINK = Latest(r"http://d\S+letter\.txt\?Expires=\S+")
 EDGES = Skip("tests/stories/test_edges.py runs it, with a certificate of a company's own authority")
-NATS = {"": Skip("tests/stories/test_nats.py enrolls an edge by it, at a leaf node")}
+NATS_SERVERS = """
+rm -rf /srv/keyfront /var/lib/keyfront
+echo 127.0.0.2 nats.example.com >> /etc/hosts
+echo 'server_name: hub, listen: "127.0.0.2:4222", leafnodes { listen: "127.0.0.2:7422" }' > hub.conf
+echo 'jetstream { store_dir: "/srv/nats", domain: hub }' >> hub.conf
+echo 'server_name: leaf, listen: "127.0.0.1:4222"' > leaf.conf
+echo 'leafnodes { remotes: [ { url: "nats://127.0.0.2:7422" } ] }' >> leaf.conf
+"""
+"""Commands: the configuration of a server that stores the bucket, and of a leaf node at this machine."""
 ACME = Skip(
     "tests/stories/test_acme.py runs certbot against Pebble, which must find the names at this machine"
 )
@@ -412,7 +433,24 @@ PAGES = (
         long=True,
         alone="together",
     ),
-    guide("nats", NATS),
+    guide(
+        "nats",
+        {
+            "--nats-creds control.creds": Skip("tests/fleet/jetstream/test_servers.py logs in, over TLS"),
+            "authorization {": Skip("tests/fleet/jetstream/test_servers.py obeys it"),
+            "jetstream {": EXAMPLE,
+        },
+        before=NATS_SERVERS,
+        servers=("nats-server -c hub.conf", "nats-server -c leaf.conf"),
+        needs=("nats-server",),
+        replace={
+            '--nats-domain hub --name paris --token "$TOKEN"': "--nats-domain hub",  # it is enrolled by then
+            '"$TOKEN"': Latest(r"^kf-?[A-Za-z0-9._-]{20,}$"),
+        },
+        first={"keyfront edge enroll-token": "keyfront edge list --data /srv/keyfront"},
+        long=True,
+        alone="together",
+    ),
     guide(
         "tls",
         {

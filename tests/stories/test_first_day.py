@@ -50,6 +50,8 @@ def test_a_page_works_as_it_says(
 ) -> None:
     if page.long and not request.config.getoption("--long"):
         pytest.skip("it takes long: --long")
+    if missing := page.missing():
+        pytest.skip(f"no {', '.join(missing)} here")
     pages, failures = day
     pages.write(f"{page.path}\n")
     pages.flush()
