@@ -15,12 +15,17 @@ import sqlalchemy as sa
 from keyfront.backup.archive import tables
 from keyfront.backup.restore.lock import held, refuse_half_restored
 from keyfront.backup.restore.restore import LEAP, Restore, Target
+from keyfront.control.alarms import history, minutes
+from keyfront.control.alarms.definition import KIND
+from keyfront.control.alarms.transitions import initial_state
 from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store import schema
+from keyfront.control.store.rows import Row
 from keyfront.control.store.store import Store
 from keyfront.errors import BackupError, SettingsError
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.regions import Regions
+from keyfront.monitoring.metric_series import Measurement, gauges
 from tests.backup.harness import CREDENTIALS, Installed, chain, events, make, read, restore
 from tests.control.harness import ACCOUNT, BOTH, Harness, where
 from tests.postgres import PostgresServer
@@ -263,6 +268,30 @@ def test_a_service_starts_from_it_as_from_any(tmp_path: Path) -> None:
     service = Service(store, Regions(FileFeed(target)), ServiceSettings(account=ACCOUNT), random.Random(3))
     service.start(2e9)
     assert FileFeed(target).number() == archive.manifest.snapshot + LEAP
+    store.close()
+
+
+def test_alarms_and_their_history_come_back_and_metrics_begin_anew(tmp_path: Path) -> None:
+    one = Installed(tmp_path)
+    with one.harness.store.write() as transaction:
+        transaction.insert(Row(KIND, "errors", "E1", 1.0, 1.0, {"Period": 60}, initial_state(1.0), 0))
+        transaction.set_tags(KIND, "errors", {"team": "films"})
+        history.append(transaction, "errors", 1.0, "StateUpdate", "it rang", {"a": 1})
+        minutes.add(transaction, {"run": {}}, gauges([Measurement("Edges", 1)]), 60)
+    outcome = make(one.harness.store, tmp_path, tmp_path / "archives")
+    one.harness.close()
+    target = tmp_path / "elsewhere"
+    restore(read(tmp_path / "archives" / outcome.name), target)
+    refuse_half_restored(target)
+    store = Store(target / "keyfront.db")
+    with store.read() as transaction:
+        found = transaction.get(KIND, "errors")
+        assert found is not None
+        assert (found.config, found.attributes) == ({"Period": 60}, initial_state(1.0))
+        assert transaction.tags(KIND, "errors") == {"team": "films"}
+        (item,) = history.search(transaction, history.Search())
+        assert (item.alarm, item.summary) == ("errors", "it rang")
+        assert minutes.subjects(transaction, 0) == []
     store.close()
 
 

@@ -163,6 +163,24 @@ def test_another_control_plane_carries_out_what_one_left(
     assert recorded(store, "busy", "Action") == ["Successfully executed action arn:aws:sns:us-east-1:1:note"]
 
 
+def test_an_action_that_waited_for_days_is_not_carried_out(
+    store: Store, planes: Planes, tmp_path: Path
+) -> None:
+    """As after a backup of last week is restored."""
+    put(store, "busy")
+    with store.write() as transaction:
+        row = transaction.get(KIND, "busy")
+        assert row is not None
+        change(transaction, row, StateChange("ALARM", "long ago", None, after(0)), RNG)
+    plane = planes()
+    plane.lease.renew()
+    plane.evaluator.submit_waiting(after(0) + 3 * 86_400)
+    until(lambda: not pending(alarm(store, "busy")))
+    assert notes(tmp_path) == []
+    assert recorded(store, "busy", "Action") == ["Failed to execute action arn:aws:sns:us-east-1:1:note"]
+    assert plane.ringing() == [("busy", "long ago")]
+
+
 def test_a_change_during_the_evaluation_wins(store: Store, planes: Planes) -> None:
     plane = planes()
     plane.lease.renew()

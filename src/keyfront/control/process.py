@@ -397,7 +397,7 @@ class ControlPlane:
         )
         return [
             get_key_use(store, self._usage),
-            get_status(resources.feeds, self._watch, self._trouble),
+            get_status(resources.feeds, self._watch, self._trouble, self.alarms.ringing),
             list_users(store, resources.credentials, self._settings.account),
             lookup_events(store),
             get_traffic(store),

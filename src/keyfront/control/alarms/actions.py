@@ -28,6 +28,9 @@ from keyfront.monitoring.metric_series import Measurement
 
 log = logging.getLogger("keyfront.control")
 
+LONGEST_WAIT = 86_400.0
+"""Seconds after which an action that still waits is recorded as failed: after a restored backup, it would report what
+happened long ago."""
 AT_ONCE = 4
 """Actions that are carried out at the same time."""
 
@@ -81,7 +84,9 @@ class ActionRunner:
     def _carry_out(self, row: Row, action: PendingAction, now: float) -> None:
         try:
             known = self._actions.get(action_of(action.arn))
-            if known is None:
+            if now - action.at > LONGEST_WAIT:
+                result, error = "failed", "it waited for more than a day"
+            elif known is None:
                 result = "unknown"
                 error = f"no action is named {action_of(action.arn)!r}: add it to hooks.toml"
             else:

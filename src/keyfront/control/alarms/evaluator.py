@@ -68,7 +68,7 @@ class AlarmEvaluator:
             changed: list[tuple[Row, Verdict]] = []
             waiting: list[Row] = []
             with self._store.read() as transaction:
-                rows = list(_all(transaction))
+                rows = list(all_alarms(transaction))
                 recent = _recent(transaction, rows, now)
                 for row in rows:
                     verdict = _verdict(recent, row, now)
@@ -96,7 +96,7 @@ class AlarmEvaluator:
         if not self._leads():
             return
         with self._store.read() as transaction:
-            waiting = [row for row in _all(transaction) if row.attributes["Pending"]]
+            waiting = [row for row in all_alarms(transaction) if row.attributes["Pending"]]
         for row in waiting:
             self._runner.submit(row, now)
 
@@ -129,7 +129,8 @@ class AlarmEvaluator:
         return [new] if new.attributes["Pending"] else []
 
 
-def _all(transaction: Transaction) -> Iterator[Row]:
+def all_alarms(transaction: Transaction) -> Iterator[Row]:
+    """Every alarm, in order of name."""
     after = ""
     while rows := transaction.page(KIND, after, PAGE):
         yield from rows

@@ -419,6 +419,8 @@ def get_metric_data(context: Context) -> Output:
 
 def _query_range(params: Mapping[str, Any], query: Mapping[str, Any]) -> _Range:
     stat = query.get("MetricStat")
+    if query.get("AccountId") is not None:
+        raise refusal("InvalidParameterValue", "Keyfront has one account: leave out AccountId.")
     if stat is None or query.get("Expression") is not None:
         raise refusal(
             "InvalidParameterValue",
@@ -443,12 +445,19 @@ def _check_statistic(statistic: str) -> None:
 
 def _points(transaction: Transaction, stat: Mapping[str, Any], wanted: _Range) -> list[tuple[int, float]]:
     metric = metric_of(stat["Metric"])
+    if not _has_unit(metric, stat.get("Unit")):
+        return []
     found = queries.datapoints(transaction, metric, wanted.period, wanted.start, wanted.end)
     return [
         (at, value)
         for at, samples in found.items()
         if (value := statistics.value(samples, stat["Stat"])) is not None
     ]
+
+
+def _has_unit(metric: MetricId, unit: str | None) -> bool:
+    """Whether the metric has datapoints with this unit; None: any."""
+    return unit in (None, unit_of(metric))
 
 
 def get_metric_statistics(context: Context) -> Output:
@@ -469,7 +478,7 @@ def get_metric_statistics(context: Context) -> Output:
         )
     found = (
         queries.datapoints(context.transaction, metric, wanted.period, wanted.start, wanted.end)
-        if subject_of(metric) is not None
+        if subject_of(metric) is not None and _has_unit(metric, params.get("Unit"))
         else {}
     )
     return {

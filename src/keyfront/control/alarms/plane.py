@@ -11,8 +11,7 @@ from prometheus_client.registry import Collector
 
 from keyfront.control.alarms.actions import ActionRunner
 from keyfront.control.alarms.api import AlarmApi
-from keyfront.control.alarms.definition import KIND
-from keyfront.control.alarms.evaluator import AlarmEvaluator
+from keyfront.control.alarms.evaluator import AlarmEvaluator, all_alarms
 from keyfront.control.alarms.sampler import MetricSampler, Reports
 from keyfront.control.audit.writer import AuditWriter
 from keyfront.control.store.lease import Lease, SoleLeader
@@ -54,6 +53,7 @@ class Alarms:
         *,
         audit_reads: bool = True,
     ) -> None:
+        self._store = store
         self.interval = settings.interval
         self.lease = Lease(store, "alarms", f"{rng.getrandbits(64):016x}") if store.shared else SoleLeader()
         self.sampler = MetricSampler(store, self._leads, *feeds)
@@ -77,6 +77,18 @@ class Alarms:
         """
         self.sampler.sample(now)
         self.evaluator.evaluate(now)
+
+    def ringing(self) -> list[tuple[str, str]]:
+        """The alarms in the state ALARM: name and reason.
+
+        :raises ApiError: ServiceUnavailable if the store does not respond.
+        """
+        with self._store.read() as transaction:
+            return [
+                (row.id, row.attributes["StateReason"])
+                for row in all_alarms(transaction)
+                if row.attributes["StateValue"] == "ALARM"
+            ]
 
     def stop(self) -> None:
         """Stop the actions, and let another control plane lead."""
@@ -102,13 +114,9 @@ class AlarmMetrics(Collector):
         return alarm_families({}, {})
 
     def collect(self) -> Iterable[Metric]:
-        found: dict[str, str] = {}
-        after = ""
         try:
             with self._store.read() as transaction:
-                while rows := transaction.page(KIND, after, 500):
-                    found |= {row.id: row.attributes["StateValue"] for row in rows}
-                    after = rows[-1].id
+                found = {row.id: row.attributes["StateValue"] for row in all_alarms(transaction)}
         except ApiError:  # logged already
             return ()
         return alarm_families(found, self._runner.done)

@@ -29,10 +29,16 @@ CERTIFICATE_DAYS = 14
 """Days before its end from which a certificate is a warning, as for `keyfront status`."""
 
 
-def get_status(feeds: Regions, watch: KeyWatch, trouble: Callable[[], Iterable[str]]) -> OwnOperation:
+def get_status(
+    feeds: Regions,
+    watch: KeyWatch,
+    trouble: Callable[[], Iterable[str]],
+    ringing: Callable[[], Iterable[tuple[str, str]]],
+) -> OwnOperation:
     """The operation.
 
     :param trouble: returns what is wrong with the control plane itself, a sentence each.
+    :param ringing: returns the alarms that ring: name and reason.
     """
 
     def run(call: Call) -> InstallationStatus:
@@ -60,6 +66,10 @@ def get_status(feeds: Regions, watch: KeyWatch, trouble: Callable[[], Iterable[s
                 *(Attention("CRITICAL", one) for one in trouble()),
                 *_of_edges(reports, number),
                 *_of_certificates(reports, call.now),
+                *(
+                    Attention("WARNING", f"the alarm {name} rings: {reason}", kind="alarm", subject=name)
+                    for name, reason in ringing()
+                ),
                 *(
                     Attention(each.severity.name, each.sentence, each.advice, each.kind, each.subject)
                     for each in watch.findings(call.now)
