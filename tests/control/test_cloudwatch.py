@@ -273,6 +273,8 @@ def test_metric_statistics_and_lists(api_client: Any, start: datetime) -> None:
     listed = api_client.list_metrics(Namespace="AWS/CloudFront")["Metrics"]
     assert {each["Dimensions"][0]["Value"] for each in listed} == {"E1", "E2"}
     assert len(listed) == 28
+    active = api_client.list_metrics(RecentlyActive="PT3H", Namespace="AWS/CloudFront")["Metrics"]
+    assert active == listed
     (one,) = api_client.list_metrics(MetricName="Requests", Dimensions=[DIMENSIONS[0]])["Metrics"]
     assert one == {"Namespace": "AWS/CloudFront", "MetricName": "Requests", "Dimensions": DIMENSIONS}
     own = {each["MetricName"] for each in api_client.list_metrics(Namespace="Keyfront")["Metrics"]}

@@ -36,7 +36,6 @@ from keyfront.control.alarms.plane_measurements import (
     EdgeMeasurements,
     KeyMeasurements,
 )
-from keyfront.control.alarms.sampler import LAG
 from keyfront.control.audit.refused_calls import FLUSH, RefusalLog, Refusals
 from keyfront.control.identity.credentials import Credentials, load, new_access_key
 from keyfront.control.identity.directory import CallerDirectory
@@ -443,7 +442,10 @@ class ControlPlane:
                 _every(
                     RENEW, lambda _: self.alarms.lease.renew(), "the lease on the alarms could not be renewed"
                 ),
-                _aligned(self.alarms.interval, self.alarms.tick, "the alarms are not evaluated yet"),
+                *(
+                    _aligned(self.alarms.interval, lag, work, "the alarms are not evaluated yet")
+                    for lag, work in self.alarms.work()
+                ),
             )
         ]
         try:
@@ -541,11 +543,11 @@ async def _every(
         await _attempt(work, trouble, own_thread, abandon=abandon)
 
 
-async def _aligned(interval: float, work: Callable[[float], object], trouble: str) -> None:
-    """Like `_every`, at times that are LAG seconds after a multiple of `interval` (seconds)."""
+async def _aligned(interval: float, lag: float, work: Callable[[float], object], trouble: str) -> None:
+    """Like `_every`, at times that are `lag` seconds after a multiple of `interval` (seconds)."""
     own_thread = CapacityLimiter(1)
     while True:
-        await asyncio.sleep(interval - (time.time() - LAG) % interval)
+        await asyncio.sleep(interval - (time.time() - lag) % interval)
         await _attempt(work, trouble, own_thread, abandon=False)
 
 

@@ -28,6 +28,8 @@ log = logging.getLogger("keyfront.control")
 SOURCE = "keyfront"
 """The source of audit records of transitions."""
 PAGE = 500
+SETTLE = 2.0
+"""Seconds between sampling and evaluation if several control planes sample."""
 MANY = 20
 """Alarms from which on the minutes of all are read at once."""
 AT_ONCE = 1800
@@ -41,11 +43,15 @@ class AlarmEvaluator:
 
     :param leads: whether this control plane leads.
     :param rng: the source of ids.
+
+    `lag` is the number of seconds after the end of a minute at which it is evaluated: later than it is sampled if other
+    control planes sample it as well.
     """
 
     def __init__(
         self, store: Store, account: str, leads: Callable[[], bool], runner: ActionRunner, rng: RandomSource
     ) -> None:
+        self.lag = LAG + SETTLE if store.shared else LAG
         self._store = store
         self._account = account
         self._leads = leads
@@ -69,9 +75,10 @@ class AlarmEvaluator:
             waiting: list[Row] = []
             with self._store.read() as transaction:
                 rows = list(all_alarms(transaction))
-                recent = _recent(transaction, rows, now)
+                end = minutes.minute_of(now - self.lag - 0.5) + MINUTE
+                recent = _recent(transaction, rows, end)
                 for row in rows:
-                    verdict = _verdict(recent, row, now)
+                    verdict = _verdict(recent, row, end, now)
                     if verdict.state != row.attributes["StateValue"]:
                         changed.append((row, verdict))
                     elif row.attributes["Pending"]:
@@ -137,17 +144,15 @@ def all_alarms(transaction: Transaction) -> Iterator[Row]:
         after = rows[-1].id
 
 
-def _recent(transaction: Transaction, rows: list[Row], now: float) -> minutes.Recent:
+def _recent(transaction: Transaction, rows: list[Row], end: int) -> minutes.Recent:
     """What most alarms ask for, read at once if there are many of them."""
-    end = minutes.minute_of(now - LAG - 0.5) + MINUTE
     spans = (rule.period * rule.range_periods for rule in (rule_of(row.config) for row in rows))
     longest = max((span for span in spans if span <= AT_ONCE), default=0)
     return minutes.Recent(transaction, end - longest if len(rows) >= MANY else end, end)
 
 
-def _verdict(recent: minutes.Recent, row: Row, now: float) -> Verdict:
+def _verdict(recent: minutes.Recent, row: Row, end: int, now: float) -> Verdict:
     rule, metric = rule_of(row.config), metric_of(row.config)
-    end = minutes.minute_of(now - LAG - 0.5) + MINUTE
     if rule.period < MINUTE:
         end = min(end, int(now) // rule.period * rule.period)
     found = queries.periods(recent, metric, rule.period, rule.range_periods, end)

@@ -44,8 +44,6 @@ MOST_STATISTICS: Final = 1440
 """Datapoints that one GetMetricStatistics returns."""
 MOST_MINUTES: Final = 200_000
 """Minutes that one call reads."""
-TWO_WEEKS: Final = 14 * 86_400
-RECENTLY: Final = 3 * 3600
 MOST_TAGS: Final = 50
 
 
@@ -320,18 +318,18 @@ def _tags(given: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def list_metrics(context: Context) -> Output:
-    """ListMetrics: those with a datapoint within two weeks, or within three hours (RecentlyActive)."""
+    """ListMetrics: see `queries.known_metrics`; with RecentlyActive, only those with a datapoint within three hours."""
     params = context.params
     if params.get("IncludeLinkedAccounts") or params.get("OwningAccount"):
         raise refusal("InvalidParameterValue", "Keyfront has one account, and no linked accounts.")
     now, skip = int(context.call.now), _text_of(params.get("NextToken")) or "0"
     if not skip.isdecimal():
         raise _bad_token()
-    start = now - (RECENTLY if params.get("RecentlyActive") else TWO_WEEKS)
+    active = params.get("RecentlyActive") is not None
     wanted = {each["Name"]: each.get("Value") for each in params.get("Dimensions") or ()}
     found = (
         metric
-        for metric in queries.known_metrics(context.transaction, start, now + MINUTE)
+        for metric in queries.known_metrics(context.transaction, now + MINUTE, active=active)
         if params.get("Namespace") in (None, metric.namespace)
         and params.get("MetricName") in (None, metric.name)
         and _has(metric, wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from keyfront.control.alarms.actions import ActionRunner
 from keyfront.control.alarms.api import AlarmApi
 from keyfront.control.alarms.evaluator import AlarmEvaluator, all_alarms
-from keyfront.control.alarms.sampler import MetricSampler, Reports
+from keyfront.control.alarms.sampler import LAG, MetricSampler, Reports
 from keyfront.control.audit.writer import AuditWriter
 from keyfront.control.store.lease import Lease, SoleLeader
 from keyfront.control.store.store import Store
@@ -69,12 +69,13 @@ class Alarms:
             on_state_set=self._on_state_set,
         )
 
-    def tick(self, now: float) -> None:
-        """Sample the metrics, then evaluate the alarms.
+    def work(self) -> list[tuple[float, Callable[[float], None]]]:
+        """What to do in each interval, and how many seconds after its end."""
+        if self._store.shared:  # the others sample at the same time
+            return [(LAG, self.sampler.sample), (self.evaluator.lag, self.evaluator.evaluate)]
+        return [(LAG, self._sample_and_evaluate)]
 
-        :param now: epoch seconds.
-        :raises ApiError: ServiceUnavailable if the store does not respond.
-        """
+    def _sample_and_evaluate(self, now: float) -> None:
         self.sampler.sample(now)
         self.evaluator.evaluate(now)
 

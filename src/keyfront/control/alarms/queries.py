@@ -9,6 +9,7 @@ from typing import Final
 
 from keyfront.control.alarms import minutes
 from keyfront.control.store.transaction import Transaction
+from keyfront.model.kinds import DISTRIBUTION as DISTRIBUTION_KIND
 from keyfront.monitoring.metric_series import (
     CLOUDFRONT,
     COUNTED,
@@ -26,6 +27,8 @@ from keyfront.monitoring.metric_series import (
 )
 from keyfront.monitoring.statistics import Samples, combined
 
+ACTIVE: Final = 3 * 3600
+"""Seconds within which every minute is looked at to find what has data."""
 RECENT: Final = 3600
 """Seconds within which a measurement must have been taken to be listed."""
 
@@ -71,9 +74,15 @@ def datapoints(
     return {at: whole for at, each in found.items() if (whole := combined(each)) is not None}
 
 
-def known_metrics(transaction: Transaction, start: int, end: int) -> Iterator[MetricId]:
-    """The metrics that have a datapoint in the minutes from `start` to `end`, in a fixed order."""
-    there = minutes.subjects(transaction, start)
+def known_metrics(transaction: Transaction, end: int, *, active: bool) -> Iterator[MetricId]:
+    """The metrics of distributions that exist, or had a datapoint within three hours before `end`, in a fixed order.
+
+    :param end: epoch seconds.
+    :param active: only of those that had one.
+    """
+    there = minutes.subjects(transaction, end - ACTIVE)
+    if not active:
+        there = sorted({*there, *transaction.versions(DISTRIBUTION_KIND.name)})
     distributions = [each for each in there if each != WHOLE]
     for distribution in distributions:
         dimensions = ((DISTRIBUTION, distribution), ("Region", "Global"))
@@ -81,7 +90,7 @@ def known_metrics(transaction: Transaction, start: int, end: int) -> Iterator[Me
             yield MetricId(CLOUDFRONT, name, dimensions)
     if WHOLE not in there:
         return
-    whole = minutes.read(transaction, WHOLE, max(start, end - RECENT), end).values()
+    whole = minutes.read(transaction, WHOLE, end - RECENT, end).values()
     reasons = sorted({reason for minute in whole for reason in minute.counts.denials})
     values = {DISTRIBUTION: distributions, REASON: reasons}
     for metric in KEYFRONT_METRICS:
