@@ -59,5 +59,5 @@ def test_every_error_reads_as_botocore_reads_it() -> None:
 
 def test_a_botocore_without_the_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_module, "API_VERSION", "1999-01-01")
-    with pytest.raises(LookupError, match="this botocore has no model of cloudfront 1999-01-01"):
+    with pytest.raises(LookupError, match="this botocore has no model of CloudFront 1999-01-01"):
         service.__wrapped__()
