@@ -40,6 +40,7 @@ COMMANDS = {
     "reload": "reload:reload",
     "restart": "reload:restart",
     "rotation": "rotation:rotation",
+    "sharing": "sharing:sharing",
     "sign": "sign:sign",
     "sign-cookies": "sign:sign_cookies",
     "status": "status:status",

@@ -23,6 +23,7 @@ from keyfront.cli.limit_options import EdgeLimits, limit_options
 from keyfront.cli.logging_options import log_settings, logging_options
 from keyfront.cli.nats_options import NatsOptions, nats_options
 from keyfront.cli.origin_options import OriginOptions, origin_options
+from keyfront.cli.sharing_options import SharingOptions, sharing_options
 from keyfront.cli.values import address, audience, location, networks, quotas, suffix
 from keyfront.cli.websocket_options import WebSocketOptions, websocket_options
 from keyfront.errors import KeyfrontError, SettingsError
@@ -65,6 +66,7 @@ config_option = click.option(
 @limit_options
 @logging_options
 @access_log_options
+@sharing_options
 def up_settings(  # noqa: PLR0913 - one parameter for each group of options
     installation: InstallationOptions,
     edge: EdgeOptions,
@@ -77,16 +79,22 @@ def up_settings(  # noqa: PLR0913 - one parameter for each group of options
     limits: EdgeLimits,
     logs: LogSettings,
     access_logs: AccessLogOptions,
+    sharing: SharingOptions,
 ) -> UpSettings:
     """The settings from the command line, the environment, and the configuration file. Starts nothing."""
     require_extra("server")
     tiers = fleet.settings(installation.data)
+    worker = worker_settings(installation.data, edge, origins, tiers, websocket, limits)
     worker = msgspec.structs.replace(
-        worker_settings(installation.data, edge, origins, tiers, websocket, limits),
+        worker,
+        edge=msgspec.structs.replace(worker.edge, ledger=sharing.shared_links),
         retention=access_logs.retention(),
         spool=access_logs.spool(),
     )
-    api = control_settings(installation, control, tiers, nats, worker.trusted_proxies)
+    api = msgspec.structs.replace(
+        control_settings(installation, control, tiers, nats, worker.trusted_proxies),
+        sharing=sharing.thresholds(),
+    )
     for host, _ in worker.edge.health.targets:
         if not tiers.feed and f".{host}".endswith(f".{api.domain}"):
             raise SettingsError(

@@ -7,11 +7,11 @@ Amazon's CloudFront has no such API: usage is then unknown, which is None here, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from keyfront.cloudfront import own_api
 from keyfront.errors import AccountError
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 PATH = "/keyfront/2026-11-22/key-use"
 ACTION = "keyfront:GetKeyUse"
 """The IAM action that the call requires."""
-
-_LONGEST_ANSWER = 16 << 20
-_AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
 
 
 class Counted(msgspec.Struct, frozen=True, rename="pascal"):
@@ -77,26 +74,8 @@ def fetch(session: Session, endpoint_url: str = "") -> KeyUses | None:
     :param session: a botocore session, for credentials and region.
     :raises AccountError: if the control plane cannot be reached, or refuses. This does not mean that nothing is known.
     """
-    from botocore.auth import SigV4Auth
-    from botocore.awsrequest import AWSRequest
-    from botocore.exceptions import BotoCoreError, HTTPClientError
-    from botocore.httpsession import URLLib3Session
-
-    where = endpoint_url or session.get_config_variable("endpoint_url") or ""
-    host = urlsplit(where).hostname or ""
-    if not host or f".{host}".endswith(_AMAZON):
-        return None
-    try:
-        credentials = session.get_credentials()
-        if credentials is None:
-            raise AccountError("the key usage cannot be queried: there are no credentials")
-        request = AWSRequest("GET", where.rstrip("/") + PATH, headers={"Accept": "application/json"})
-        region = session.get_config_variable("region") or "us-east-1"
-        SigV4Auth(credentials.get_frozen_credentials(), "cloudfront", region).add_auth(request)
-        answer = URLLib3Session(timeout=(5, 20)).send(request.prepare())
-    except (BotoCoreError, HTTPClientError, ValueError) as error:
-        raise AccountError(f"the key usage cannot be queried: {error}") from error
-    return read_answer(answer.status_code, answer.content)
+    answer = own_api.get(session, endpoint_url, PATH, "the key usage")
+    return None if answer is None else read_answer(answer.status, answer.body)
 
 
 def read_answer(status: int, body: bytes) -> KeyUses | None:
@@ -106,8 +85,6 @@ def read_answer(status: int, body: bytes) -> KeyUses | None:
     :raises AccountError: for every other response: a refusal, a proxy that cannot reach the control plane, or a
         response that cannot be parsed. None of these means that nothing is known.
     """
-    if len(body) > _LONGEST_ANSWER:
-        raise AccountError("the key usage: the answer is too long")
     if status == 200:
         try:
             return _decoder.decode(body)
@@ -115,14 +92,9 @@ def read_answer(status: int, body: bytes) -> KeyUses | None:
             raise AccountError(f"the key usage: the answer cannot be read: {failure}") from failure
     if status == 404:
         return None
-    try:
-        answer = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        answer = None
-    error: Any = answer.get("Error") if isinstance(answer, dict) else None
-    if isinstance(error, dict) and isinstance(error.get("Code"), str):
-        needed = f" (it needs the permission {ACTION})" if status == 403 else ""
-        raise AccountError(f"the key usage: {error['Code']}: {error.get('Message', '')}{needed}")
+    refused = own_api.refusal(own_api.Answer(status, body), "the key usage", ACTION)
+    if refused is not None:
+        raise refused
     if status in (400, 403):
         return None
     raise AccountError(f"the key usage cannot be queried: the answer is {status}")

@@ -4,6 +4,7 @@ follow      publish what other control planes committed, and what could not be p
 usage       add up the key usage that edges report
 refusals    write audit records of calls from unknown callers
 watch       log what public keys and key groups need
+sharing     find signed URLs and cookies that are used from many places (`sharing/watch.py`)
 alarms      store the metrics of the last minute, and evaluate the alarms on them (`alarms/plane.py`)
 rotations   take the due steps of key rotations (`keys/rotations.py`, in separate threads)
 """
@@ -51,10 +52,13 @@ from keyfront.control.own_operations.contract import OwnOperation
 from keyfront.control.own_operations.key_use import get_key_use
 from keyfront.control.own_operations.rotations import RotationOperations
 from keyfront.control.own_operations.sessions import session_operations
+from keyfront.control.own_operations.shared_links import list_shared_links
 from keyfront.control.own_operations.status import get_status
 from keyfront.control.own_operations.traffic import get_traffic
 from keyfront.control.own_operations.users import list_users
 from keyfront.control.service import Service, ServiceSettings
+from keyfront.control.sharing.watch import GATHER as GATHER_SHARING
+from keyfront.control.sharing.watch import SharingWatch
 from keyfront.control.store.lease import RENEW
 from keyfront.control.store.store import Store
 from keyfront.control.wire.app import Observability, OtherApis, build_app, serve
@@ -69,6 +73,7 @@ from keyfront.fleet.regions import Regions, RemoteEdges, open_regions
 from keyfront.lifecycle.findings import Commands
 from keyfront.lifecycle.hooks import Hook
 from keyfront.model.kinds import Quotas
+from keyfront.monitoring.anomalies import SharingThresholds
 from keyfront.monitoring.metric_series import MeasurementSource
 from keyfront.monitoring.metrics_access import Audience
 
@@ -111,6 +116,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     :param hooks: called before and after each rotation step.
     :param alarms: see `AlarmSettings`.
     :param log_delivery: measures the delivery of this machine's standard logs; None: nothing is delivered here.
+    :param sharing: from when on signed URLs and cookies count as shared.
     :param metrics_for: who may read `/metrics`; see `Audience`.
     :param edge_lifetime: seconds for which certificates of edges on other machines are valid.
     :param edge_certificate: the certificate that these edges see, and its key: two paths. The key's is None if it is in
@@ -135,6 +141,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     hooks: Sequence[Hook] = ()
     alarms: AlarmSettings = AlarmSettings()
     log_delivery: MeasurementSource | None = None
+    sharing: SharingThresholds = SharingThresholds()
     metrics_for: Audience = msgspec.field(default_factory=Audience)
     edge_lifetime: float = 30 * 86_400.0
     edge_certificate: tuple[Path, Path | None] | None = None
@@ -343,6 +350,9 @@ class ControlPlane:
             sources.append(CertificateMeasurements(settings.edge_certificate[0]))
         if settings.log_delivery is not None:
             sources.append(settings.log_delivery)
+        self._sharing = SharingWatch(store, feeds, settings.sharing)
+        sources.append(self._sharing)
+        registry.register(self._sharing)
         registry.register(AlarmMetrics(store, self.alarms.runner))
         registry.register(KeyMetrics(store, self._watch))
         registry.register(
@@ -400,6 +410,7 @@ class ControlPlane:
             list_users(store, resources.credentials, self._settings.account),
             lookup_events(store),
             get_traffic(store),
+            list_shared_links(store),
             *rotations.operations(),
             *session_operations(sessions),
         ]
@@ -442,6 +453,7 @@ class ControlPlane:
                 _every(
                     RENEW, lambda _: self.alarms.lease.renew(), "the lease on the alarms could not be renewed"
                 ),
+                _every(GATHER_SHARING, self._sharing.gather, "shared links are not looked for"),
                 *(
                     _aligned(self.alarms.interval, lag, work, "the alarms are not evaluated yet")
                     for lag, work in self.alarms.work()

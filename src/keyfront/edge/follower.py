@@ -107,7 +107,9 @@ class Follower:
         edge = self._edge
         measure(edge, self._connections(), self._confirmed_at())
         edge.log.counts.table.measured(time.monotonic())
-        counted = msgspec.structs.replace(edge.log.counts.sums(), run=self._run)
+        ledger = edge.log.ledger
+        credentials = [] if ledger is None else ledger.report()
+        counted = msgspec.structs.replace(edge.log.counts.sums(), run=self._run, credentials=credentials)
         try:
             self._feed.report(
                 self._name, edge.routing.number, refused=self._refused, at=time.time(), counters=counted

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from keyfront.errors import SettingsError
+from keyfront.fleet.credential_use import HASH_BITS, MOST_COUNTRIES, MOST_REPORTED, CredentialUse, K
 from keyfront.fleet.edge_counters import BY_NAME, FAMILIES, MAX_TEXT, Sums
 
 MAX_OF_OTHERS: Final = 1000
@@ -26,6 +27,9 @@ MAX_CELLS: Final = 64
 """Labels and integers of a series."""
 MAX_KEYS: Final = 50_000
 """Combinations of a key, a hash, and a distribution; and keys with an expiry."""
+MAX_CREDENTIALS: Final = 2 * MOST_REPORTED
+_HASHES: Final = range(1 << HASH_BITS)
+_COUNTS: Final = range(1 << 53)
 _INTEGERS: Final = range(-(1 << 63), 1 << 63)
 
 
@@ -49,6 +53,19 @@ def check_counters(report: bytes) -> None:
         _check_integers((latest, until))
         if not 0 <= longest < 1e12:
             raise SettingsError("its counters contain a lifetime that is out of range")
+    _at_most("credentials", len(sums.credentials), MAX_CREDENTIALS)
+    for use in sums.credentials:
+        _check_use(use)
+
+
+def _check_use(use: CredentialUse) -> None:
+    _check_texts((use.id, use.label, use.key_pair_id, use.distribution, *use.countries))
+    _at_most("hashes of a credential", max(len(use.networks), len(use.agents)), K)
+    _at_most("countries of a credential", len(use.countries), MOST_COUNTRIES)
+    if not all(number in _HASHES for number in (*use.networks, *use.agents)):
+        raise SettingsError("its counters contain a hash that is out of range")
+    if not all(number in _COUNTS for number in (use.pane, use.requests, use.bytes)):
+        raise SettingsError("its counters contain a number that is out of range")
 
 
 def _check_series(sums: Sums) -> None:

@@ -13,6 +13,8 @@ from typing import Final
 
 import msgspec
 
+from keyfront.fleet.credential_use import CredentialUse
+
 OTHER: Final = "other"
 """The label value for what has no series of its own."""
 MAX_TEXT: Final = 256
@@ -240,6 +242,7 @@ class Sums(msgspec.Struct, frozen=True):
 
     `series` is what the worker has counted since it started, and its gauges. `shown` means that its machine has a port
     of its own that shows them: the control plane then does not, so that sums over all ports count nothing twice.
+    `credentials` is the use of those that were used from several networks.
     """
 
     series: list[Series] = []
@@ -247,3 +250,4 @@ class Sums(msgspec.Struct, frozen=True):
     run: str = ""
     ends: list[tuple[str, int, float, int]] = []
     shown: bool = False
+    credentials: list[CredentialUse] = []

@@ -112,6 +112,7 @@ KEYFRONT_METRICS: Final = (
         "Days until a certificate expires; without dimensions, of the one that expires first.",
         ((), ("Certificate",)),
     ),
+    Metric("SharedLinks", "Count", "Signed URLs and cookies that were found to be shared in the last hour."),
     Metric("LogFilesWaiting", "Count", "Standard log files that wait for delivery."),
     Metric("LogDeliveryLag", "Seconds", "Age of the oldest log record that waits for delivery."),
     Metric("LogDeliveryFailing", "None", "1 if the last delivery of a log file failed, otherwise 0."),

@@ -160,6 +160,7 @@ class ControlProcess:
                 hooks=hooks.hook,
                 alarms=AlarmSettings(settings.alarm_interval, hooks.action, os.environ),
                 log_delivery=DeliveryMeasurements(self._data),
+                sharing=settings.sharing,
                 metrics_for=self._audience,
                 edge_lifetime=settings.edge_lifetime,
                 edge_certificate=self._edge_certificate(),

@@ -15,6 +15,7 @@ import msgspec
 from keyfront.errors import SettingsError
 from keyfront.fleet.jetstream.access import NatsAccess
 from keyfront.model.kinds import Quotas
+from keyfront.monitoring.anomalies import SharingThresholds
 
 SUFFIX = "cloudfront.localhost"
 """The default suffix of the distributions' domain names."""
@@ -108,6 +109,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     - `records`: URI of the custody that holds the rotation records; `rotation`: whether due steps are performed;
       `hooks`: the file with the hooks and the actions of alarms.
     - `alarm_interval`: seconds between two evaluations of alarms; divides a minute.
+    - `sharing`: from when on signed URLs and cookies count as shared.
     - `metrics`: who can read `/metrics`; see `monitoring/metrics_access.py`. `metrics_token`: the file with the token
       that also admits.
     - `edges`: where edges on other machines connect; None: nowhere. `edge_lifetime`: seconds for which their
@@ -134,6 +136,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     rotation: bool = True
     hooks: str = ""
     alarm_interval: float = 60.0
+    sharing: SharingThresholds = SharingThresholds()
     metrics: tuple[str, ...] = ("local",)
     metrics_token: str = ""
     edges: tuple[str, int] | None = None

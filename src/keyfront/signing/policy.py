@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import datetime, timedelta
+from hashlib import sha256
 
 import msgspec
 
@@ -81,14 +82,21 @@ class Statement:
     """The parsed content of a custom policy. Immutable.
 
     `resource` is its text as latin-1 (None: omitted, every URL); `expires` and `not_before` are epoch seconds, both
-    exclusive; `network` is the IPv4 range that must contain the viewer's address.
+    exclusive; `network` is the IPv4 range that must contain the viewer's address; `digest` is the SHA-256 of the policy's
+    bytes.
     """
 
-    __slots__ = ("_pattern", "expires", "network", "not_before", "resource")
+    __slots__ = ("_pattern", "digest", "expires", "network", "not_before", "resource")
 
     def __init__(
-        self, resource: str | None, expires: int, not_before: int | None, network: Network | None
+        self,
+        resource: str | None,
+        expires: int,
+        not_before: int | None,
+        network: Network | None,
+        digest: bytes,
     ) -> None:
+        self.digest = digest
         self.resource = resource
         self.expires = expires
         self.not_before = not_before
@@ -127,6 +135,7 @@ def parse_policy(data: bytes) -> Statement:
         _epoch(condition.less.seconds, "DateLessThan"),
         None if condition.greater is msgspec.UNSET else _epoch(condition.greater.seconds, "DateGreaterThan"),
         None if condition.address is msgspec.UNSET else parse_network(condition.address.cidr),
+        sha256(data).digest(),
     )
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Literal, cast
 from urllib.parse import unquote_to_bytes
@@ -106,6 +107,15 @@ class Grant:
         """The granted URL or pattern, as latin-1 text; None for a policy that names none (any URL)."""
         return self._scope if isinstance(self._scope, str) else self._scope.resource
 
+    @property
+    def policy_digest(self) -> bytes:
+        """The SHA-256 of the policy's bytes (§1.2, §1.3). A canned policy's are those that its signature covers, with
+        Expires written without leading zeros."""
+        scope = self._scope
+        if isinstance(scope, str):
+            return sha256(canned_policy(scope, str(self.expires))).digest()
+        return scope.digest
+
     def judge(self, client_ip: str, now: float) -> None:
         """Evaluate steps 7 and 8 again, for the same URL, at another time or for another viewer.
 
@@ -135,7 +145,7 @@ class Grant:
 
     def under(self, resource: str) -> Grant:
         """Return the same grant as if its policy named this Resource (latin-1 text)."""
-        scope = Statement(resource, self.expires, self.not_before, self.network)
+        scope = Statement(resource, self.expires, self.not_before, self.network, self.policy_digest)
         return Grant(
             self.key_pair_id, self.hash_name, self.mode, scope, self.expires, self.own_query, self.remembered
         )
@@ -177,7 +187,7 @@ def _policy_bytes(policy: tuple[str | Statement, int]) -> int:
     scope = policy[0]
     text = scope if isinstance(scope, str) else scope.resource or ""
     # A custom policy's compiled pattern contains the text again, in sections.
-    return 200 + 4 * len(text)
+    return 270 + 4 * len(text)
 
 
 class KeyRing:

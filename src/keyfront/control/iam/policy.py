@@ -80,6 +80,7 @@ OWN_ACTIONS = (
     "GetTraffic",
     "ListRotations",
     "ListSessions",
+    "ListSharedLinks",
     "ListUsers",
     "LookupEvents",
     "PauseRotation",

@@ -287,6 +287,14 @@ alarm_history = sa.Table(
     sa.Index("alarm_history_alarm", "alarm", "number"),
 )
 
+shared_link = sa.Table(
+    "shared_link",
+    metadata,
+    sa.Column("credential", sa.Text, primary_key=True),
+    sa.Column("last", sa.Float, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
 
 # ---- the migration steps
 
@@ -451,6 +459,11 @@ STEPS: tuple[Sequence[Statement], ...] = (
            type {text} NOT NULL, summary {text} NOT NULL, data {bytes} NOT NULL, PRIMARY KEY (number))""",
         "CREATE INDEX alarm_history_alarm ON alarm_history (alarm, number)",
         "INSERT INTO counter (name, value) VALUES ('metrics', 0)",
+    ),
+    # 9: signed URLs and cookies that were found to be shared
+    (
+        """CREATE TABLE shared_link (credential {text} NOT NULL, last {float} NOT NULL, data {bytes} NOT NULL,
+           PRIMARY KEY (credential))""",
     ),
 )
 

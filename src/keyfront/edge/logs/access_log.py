@@ -15,6 +15,7 @@ import msgspec
 
 from keyfront.edge.logs.append_file import AppendFile, LineWriter, Retention
 from keyfront.edge.logs.counters import Counts
+from keyfront.edge.logs.ledger import CredentialLedger
 from keyfront.edge.logs.spool import Spool
 from keyfront.edge.types.record import HitCounter, Record
 
@@ -116,6 +117,8 @@ class AccessLog:
     ) -> None:
         self.counts = Counts() if counts is None else counts
         self.spool = spool
+        self.ledger: CredentialLedger | None = None
+        """Counts from where credentials are used. None: nobody does."""
         self._writer: LineWriter | None = None
         self._waiting: list[Record | str] = []
         self._counters: dict[tuple[str, tuple[str, str, str] | None, str], HitCounter] = {}
@@ -200,6 +203,8 @@ class AccessLog:
         self.counts.add(served + refused)
         touched, self.touched = self.touched, []
         self.counts.take(touched)
+        if self.ledger is not None:
+            self.ledger.count()
         if self.spool is not None:
             self.spool.flush()
         if self._writer is not None:

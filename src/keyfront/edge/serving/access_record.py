@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from keyfront.edge.logs.access_log import LONGEST_AGENT, LONGEST_REFERER, AccessLog, shortened
+from keyfront.edge.logs.ledger import CredentialLedger
 from keyfront.edge.rules import redaction
 from keyfront.edge.rules.redaction import loggable
 from keyfront.edge.rules.routing import Route, Site
@@ -149,6 +150,8 @@ class AccessRecorder:
         `access_record`. A health check is not recorded."""
         if exchange.health_check:
             return
+        if self.log.ledger is not None and exchange.grant is not None and 0 < status < 400:
+            self._count_use(self.log.ledger, exchange, exchange.grant, sent)
         record = access_record(
             exchange,
             status=status,
@@ -166,3 +169,9 @@ class AccessRecorder:
                 line = msgspec.json.encode(record)[:-1].decode()
                 self._spool.add(f"{line}{log_fields(exchange, site.distribution)}}}\n")
         self.log.add(record)
+
+    @staticmethod
+    def _count_use(ledger: CredentialLedger, exchange: Exchange, grant: Grant, sent: int) -> None:
+        plan, request = exchange.plan, exchange.request
+        distribution = "" if plan is None else plan.route.site.distribution.id
+        ledger.pending.append((grant, request.client_ip, request, distribution, sent))

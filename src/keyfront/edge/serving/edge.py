@@ -30,6 +30,7 @@ from keyfront.edge.limits.reports import Reached
 from keyfront.edge.limits.uploads import Memory
 from keyfront.edge.limits.viewers import Viewers
 from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.logs.ledger import CredentialLedger
 from keyfront.edge.net.tunnel import Places
 from keyfront.edge.rules import error_pages, respond
 from keyfront.edge.rules.decide import Refusal, decide
@@ -106,6 +107,8 @@ class Edge:
         self._custom_errors = CustomErrors(self.cache_lookup)
         self._recorder = AccessRecorder(log, self.country)
         self.log = log
+        if settings.ledger:
+            log.ledger = CredentialLedger(clock, self.country)
         fetcher.counts = log.counts
         self.log_access = self._recorder.log_access
         self._finisher = ReplyFinisher(

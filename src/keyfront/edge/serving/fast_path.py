@@ -177,6 +177,7 @@ class FastPath:
         self._new_request_id = edge.request_id
         self._log: AccessLog = edge.log
         self._spool = edge.log.spool
+        self._ledger = edge.log.ledger
         self.tail_bytes = 0
         """Bytes of a hit's head between what the stored response determines and the request ID."""
         self._enabled = not edge.settings.cache_status
@@ -254,6 +255,13 @@ class FastPath:
         )
         if template.log_fields is not None:
             self._write_log_record(line, plan, template, section, target, stored, caller.number, size)
+        ledger = self._ledger
+        if (
+            ledger is not None
+            and (grant := plan.grant or (section.grant if counter.key else None)) is not None
+        ):
+            address = section.client or caller.address
+            ledger.pending.append((grant, address, section.request, counter.distribution, len(stored.body)))
         return stored, name, now, plan.route.response_headers
 
     def _head_bytes(
@@ -287,6 +295,9 @@ class FastPath:
             self._write_log_record(line, plan, template, section, target, stored, caller.number, head_bytes)
         if grant is not None:
             self._log.counts.verified(verify_us)
+            if self._ledger is not None:
+                request = exchange.request
+                self._ledger.pending.append((grant, request.client_ip, request, counter.distribution, size))
         return True
 
     def _write_record(  # noqa: PLR0913 - called for every hit: a value object would cost more than the record

@@ -43,6 +43,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     - `ca_file`: certificate authorities trusted for origins in addition to the system's.
     - `country_db`: a MaxMind DB file for country lookup, instead of the built-in table.
     - `cache_status`: whether replies carry Cache-Status (RFC 9211).
+    - `ledger`: whether to count from where credentials are used (`logs/ledger.py`).
     - `explain_to`: networks of viewers that get X-Keyfront-Reason (`serving/reason_header.py`).
     - `origin_credentials`: the operator's file of credentials for signing requests to origins (`origin/access.py`).
     - `shields`, `shield_secret`: regions with the address of the Origin Shield there, and the file with the secret that
@@ -66,6 +67,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     country_db: str | None = None
     cache_status: bool = False
     explain_to: tuple[str, ...] = ()
+    ledger: bool = False
     origin_credentials: str = ""
     shields: tuple[tuple[str, str], ...] = ()
     shield_secret: str = ""

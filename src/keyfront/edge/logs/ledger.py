@@ -1,0 +1,185 @@
+"""The ledger of credentials: who uses the same signed URL or cookies from many places. Counted by each worker, within
+fixed memory.
+
+Nearly all credentials are used from one network. For these, a table of fixed size holds no more than a credential's
+first network. Only when a second network appears, the credential gets an entry with sketches. The first table forgets
+on collisions, and the entries with the fewest networks make way when there are too many: a flood of other credentials
+can delay that sharing is noticed, but takes no memory. `evicted` counts entries that made way.
+
+A request only appends to a list; hashing happens when the access log is written.
+"""
+
+from __future__ import annotations
+
+import socket
+from array import array
+from collections.abc import Callable
+from hashlib import blake2b
+from heapq import nlargest
+from typing import Final
+
+from keyfront.edge.types.messages import Request
+from keyfront.fleet.credential_use import (
+    HASH_BITS,
+    MOST_COUNTRIES,
+    MOST_REPORTED,
+    PANE,
+    PANES,
+    CredentialUse,
+    Distinct,
+    most_shared,
+)
+from keyfront.signing.credential import Credential, credential_of
+from keyfront.signing.verify import Grant
+
+MOST_ENTRIES: Final = 2000
+"""Entries per pane. One takes at most 15 KB, and most take less than 1 KB."""
+SLOTS: Final = 1 << 16
+"""Credentials whose first network is remembered. A power of two."""
+_HASH_MASK: Final = (1 << HASH_BITS) - 1
+
+Use = tuple[Grant, str, Request, str, int]
+"""A request: its grant, the viewer's address, the request or another one with the same header section, the
+distribution, and the bytes of the response's body."""
+
+
+class _Entry:
+    __slots__ = (
+        "agents",
+        "bytes",
+        "countries",
+        "credential",
+        "distribution",
+        "key_pair_id",
+        "networks",
+        "requests",
+    )
+
+    def __init__(self, credential: Credential, key_pair_id: str, distribution: str) -> None:
+        self.credential = credential
+        self.key_pair_id = key_pair_id
+        self.distribution = distribution
+        self.networks = Distinct()
+        self.agents = Distinct()
+        self.countries: set[str] = set()
+        self.requests = self.bytes = 0
+
+    def use(self, pane: int) -> CredentialUse:
+        return CredentialUse(
+            *self.credential, self.key_pair_id, self.distribution, pane, sorted(self.networks.hashes),
+            sorted(self.agents.hashes), sorted(self.countries), self.requests, self.bytes,
+        )  # fmt: skip
+
+
+class CredentialLedger:
+    """The credentials of one worker's requests.
+
+    :param clock: returns epoch seconds.
+    :param country: returns the country code of an address, empty if unknown.
+    """
+
+    def __init__(self, clock: Callable[[], float], country: Callable[[str], str]) -> None:
+        self.pending: list[Use] = []
+        """Requests that are not counted yet."""
+        self.evicted = 0
+        self._clock = clock
+        self._country = country
+        self._pane = 0
+        self._entries: dict[str, _Entry] = {}
+        self._before: dict[str, _Entry] = {}
+        self._ids = array("Q", bytes(8 * SLOTS))
+        self._first = array("Q", bytes(8 * SLOTS))
+
+    def count(self) -> None:
+        """Count the pending requests."""
+        pending, self.pending = self.pending, []
+        if not pending:
+            return
+        self._turn()
+        # Requests of one viewer with the same credentials follow each other: the grant is then the same object.
+        uses: dict[tuple[int, str, int], list[int]] = {}
+        for at, (grant, address, request, _, size) in enumerate(pending):
+            name = (id(grant), address, id(request))
+            found = uses.get(name)
+            if found is None:
+                uses[name] = [at, 1, size]
+            else:
+                found[1] += 1
+                found[2] += size
+        for at, requests, sent in uses.values():
+            self._add(pending[at], requests, sent)
+
+    def _turn(self) -> None:
+        """Begin another pane, if it is time."""
+        pane = int(self._clock()) // PANE
+        if pane == self._pane:
+            return
+        self._before = self._entries if pane == self._pane + 1 else {}
+        self._entries = {}
+        if pane // PANES != self._pane // PANES:
+            # What was seen hours ago is not combined with what is seen now.
+            self._ids = array("Q", bytes(8 * SLOTS))
+        self._pane = pane
+
+    def _add(self, use: Use, requests: int, sent: int) -> None:
+        grant, address, request, distribution, _ = use
+        credential = credential_of(grant)
+        network = _hash(credential.id, network_of(address))
+        entry = self._entries.get(credential.id)
+        if entry is None:
+            if credential.id not in self._before:
+                number = int(credential.id, 16)
+                slot = number % SLOTS
+                if self._ids[slot] != number:
+                    self._ids[slot] = number
+                    self._first[slot] = network
+                    return
+                if self._first[slot] == network:
+                    return
+                first = self._first[slot]
+            else:
+                first = network
+            entry = self._enter(_Entry(credential, grant.key_pair_id, distribution))
+            entry.networks.add(first)
+        entry.networks.add(network)
+        agent = next((value for name, value in request.headers if name == b"user-agent"), b"")
+        entry.agents.add(_hash(credential.id, agent))
+        if len(entry.countries) < MOST_COUNTRIES and (country := self._country(address)):
+            entry.countries.add(country)
+        entry.requests += requests
+        entry.bytes += sent
+
+    def _enter(self, entry: _Entry) -> _Entry:
+        if len(self._entries) >= MOST_ENTRIES:
+            kept = nlargest(MOST_ENTRIES // 2, self._entries.values(), key=lambda each: len(each.networks))
+            self.evicted += len(self._entries) - len(kept)
+            self._entries = {each.credential.id: each for each in kept}
+        self._entries[entry.credential.id] = entry
+        return entry
+
+    def report(self) -> list[CredentialUse]:
+        """What the worker reports: the credentials with the most networks, of this pane and the one before."""
+        self._turn()
+        found: list[CredentialUse] = []
+        for pane, entries in ((self._pane - 1, self._before), (self._pane, self._entries)):
+            several = (entry.use(pane) for entry in entries.values() if len(entry.networks) > 1)
+            found += most_shared(several, MOST_REPORTED)
+        return found
+
+
+def network_of(address: str) -> bytes:
+    """The network of a viewer: the /24 of an IPv4 address, the /48 of an IPv6 address, as far as it is one."""
+    if ":" not in address:
+        return address.rpartition(".")[0].encode("latin-1", "replace")
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    except (OSError, ValueError):
+        return b""
+    if packed[:12] == b"\0" * 10 + b"\xff\xff":
+        return ".".join(map(str, packed[12:15])).encode()
+    return packed[:6]
+
+
+def _hash(credential: str, value: bytes) -> int:
+    digest = blake2b(value, digest_size=8, key=credential.encode()).digest()
+    return int.from_bytes(digest, "big") & _HASH_MASK
