@@ -72,6 +72,8 @@ CALLING = [
     "key list",
     "key warnings",
     "plan SITE",
+    "sharing list",
+    "sharing show ada",
     "rotation emergency g K0 --yes",
     "rotation pause g",
     "rotation plan g",

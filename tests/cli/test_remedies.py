@@ -55,6 +55,7 @@ TRUST = "stories/test_local_tls.py::test_clients_trust_it_by_the_line_that_is_pr
 TRUST_EXPORT = "stories/test_local_tls.py::test_its_certificate_is_exported_for_other_machines"
 TRUST_STORE = "stories/test_local_tls.py::test_the_system_trusts_it_until_it_is_removed"
 UNWATCHED = "test_the_commands_for_records_that_nothing_watches"
+SHARING = "stories/test_shared_links.py::test_a_link_that_is_passed_on_is_found"
 LOGS = "cli/test_logs.py::test_the_printed_commands"
 ALARMS = "stories/test_alarms.py::test_the_command_line"
 MENTION = "names a program in a sentence; there is nothing to run"
@@ -98,6 +99,7 @@ CASES = {
     ("cli.status", "keyfront up --data {}"): STARTS,
     ("cli.status", "keyfront rotation run{}"): UNWATCHED,
     ("cli.status", "keyfront rotation stop {}{}"): UNWATCHED,
+    ("cli.sharing", "keyfront sharing list{}"): SHARING,
     ("cli.store", "keyfront uses {}"): MENTION,
     ("cli.edge_options", "keyfront trust"): TRUST,
     ("cli.trust", "keyfront up --data {}"): STARTS,

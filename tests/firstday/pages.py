@@ -395,6 +395,14 @@ PAGES = (
         prints={"keyfront alarm defaults": "keyfront-unknown-keys"},
     ),
     guide(
+        "shared-links",
+        {
+            "keyfront sharing show": Skip("tests/stories/test_shared_links.py finds a link, and shows it"),
+            "keyfront sign": Skip("tests/stories/test_shared_links.py signs with a label"),
+            "credential": EXAMPLE,
+        },
+    ),
+    guide(
         "declared",
         {
             "origin_secret = {": Save("environments.toml"),

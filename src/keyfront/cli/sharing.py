@@ -61,7 +61,7 @@ def show(account: Account, credential: str, as_json: bool) -> None:
     found = next((each for each in _links(account) if credential in (each.credential, each.label)), None)
     if found is None:
         raise AccountError(
-            f"no shared credential has the ID or label {credential!r}: see `keyfront sharing list`"
+            f"no shared credential has the ID or label {credential!r}: see `keyfront sharing list{account.options}`"
         )
     if as_json:
         print_json(_printable(found))

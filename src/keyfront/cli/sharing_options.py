@@ -48,7 +48,7 @@ def _threshold(name: str, default: int, what: str) -> Callable[[Callable[..., An
 
 
 sharing_options = option_group(
-    "shared-links",
+    "sharing",
     SharingOptions,
     click.option(
         "--shared-links/--no-shared-links",
