@@ -331,6 +331,8 @@ PAGES = (
             "refused expired": EXAMPLE,
             "--request-id ID": EXAMPLE,
             "The signer was given": EXAMPLE,
+            "--explain-to": Skip("tests/edge/test_reason_header.py sends requests to such an edge"),
+            "X-Keyfront-Reason: expired": EXAMPLE,
         },
         exits={"keyfront explain": 1},
         before=KEYS,

@@ -82,8 +82,8 @@ class Statement:
     """The parsed content of a custom policy. Immutable.
 
     `resource` is its text as latin-1 (None: omitted, every URL); `expires` and `not_before` are epoch seconds, both
-    exclusive; `network` is the IPv4 range that must contain the viewer's address; `digest` is the SHA-256 of the policy's
-    bytes.
+    exclusive; `network` is the IPv4 range that must contain the viewer's address; `digest` is the SHA-256 of the
+    policy's bytes.
     """
 
     __slots__ = ("_pattern", "digest", "expires", "network", "not_before", "resource")
