@@ -1,11 +1,13 @@
 """The tier of each test file, derived from its path and its imports.
 
-stories      processes, started as documented: tests/stories integration  sockets, processes, or
-databases: a file that imports one of `OUTSIDE`, itself, through a helper of the tests, or through a fixture of its
-folder's conftest.py unit         rules, vectors, and tables: every other file
+- stories: processes, started as documented: tests/stories
+- integration: sockets, processes, or databases: a file that imports one of `OUTSIDE`, itself, through a helper of the
+  tests, or through a fixture of its folder's conftest.py
+- unit: rules, vectors, and tables: every other file
 
 `conftest.py` runs a tier by `--tier`, and fails any unit test that nevertheless opens a socket, a database, or a
-process."""
+process.
+"""
 
 from __future__ import annotations
 
