@@ -195,6 +195,14 @@ def test_starttls_is_used_where_it_is_offered(servers: Any) -> None:
     assert (len(server.mails), server.encrypted) == (1, True)
 
 
+def test_a_mail_does_not_delay_the_end(servers: Any) -> None:
+    stopping = threading.Event()
+    server = servers(silent=True)
+    threading.Timer(0.2, stopping.set).start()
+    with pytest.raises(Undelivered, match="Keyfront is ending"):
+        carry_out(action(server, timeout=600.0), NOTICE, Outgoing({}, stopping, user_agent="test"))
+
+
 def test_a_mail_server_that_refuses_is_a_failure(servers: Any) -> None:
     refuses = servers(answers={b"MAIL": b"550 not you, secret-sender"})
     with pytest.raises(Undelivered, match="answers 550"):

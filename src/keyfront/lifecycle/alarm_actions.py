@@ -25,6 +25,7 @@ import re
 import smtplib
 import ssl
 import threading
+import time
 from email.message import EmailMessage
 from email.utils import parseaddr
 from urllib.parse import SplitResult, urlsplit
@@ -37,6 +38,7 @@ from keyfront.lifecycle.outgoing import Message, Outgoing, Receiver, Undelivered
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MOST_RECIPIENTS = 20
+_TICK = 0.05
 
 
 class AlarmAction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -147,7 +149,11 @@ def carry_out(action: AlarmAction, notice: Notice, outgoing: Outgoing) -> None:
     # smtplib's own timeout begins anew with each command.
     sending = threading.Thread(target=send, daemon=True)
     sending.start()
-    sending.join(action.timeout)
+    ends = time.monotonic() + action.timeout
+    while sending.is_alive() and time.monotonic() < ends and not outgoing.stopping.is_set():
+        sending.join(_TICK)
+    if not failed and outgoing.stopping.is_set():
+        raise Undelivered("Keyfront is ending")
     if not failed:
         raise Undelivered(f"the mail server did not finish within {action.timeout:g} seconds")
     if (error := failed[0]) is not None:

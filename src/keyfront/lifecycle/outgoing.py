@@ -149,7 +149,8 @@ class Outgoing:
         user_agent: str,
     ) -> None:
         self._environment = environment
-        self._stopping = stopping
+        self.stopping = stopping
+        """Once set, whatever is in progress ends."""
         self._clock = clock
         self._user_agent = user_agent
 
@@ -214,7 +215,7 @@ class Outgoing:
             except subprocess.TimeoutExpired:
                 if time.monotonic() >= ends:
                     return f"it did not end within {timeout:g} seconds"
-                if self._stopping.is_set():
+                if self.stopping.is_set():
                     return "Keyfront is ending"
             else:
                 return ""
@@ -284,12 +285,12 @@ class Outgoing:
             requesting.join(_TICK)
             if answered:
                 break
-            if time.monotonic() >= ends or self._stopping.is_set():
+            if time.monotonic() >= ends or self.stopping.is_set():
                 with suppress(OSError, AttributeError):  # the thread may just have closed it
                     connection.sock.shutdown(socket.SHUT_RDWR)
                 why = (
                     "Keyfront is ending"
-                    if self._stopping.is_set()
+                    if self.stopping.is_set()
                     else f"no answer within {timeout:g} seconds"
                 )
                 raise Undelivered(why)

@@ -92,7 +92,7 @@ class ActionRunner:
             else:
                 error = self._attempts(known, notice_of(row, action, self._account))
                 result = "failed" if error else "succeeded"
-            if self._stopping.is_set():
+            if error and self._stopping.is_set():
                 return
             if error:
                 log.error("the action %s of the alarm %r failed: %s", action.arn, row.id, error)
