@@ -30,6 +30,7 @@ from typing import NamedTuple
 import msgspec
 
 from keyfront import load_signer, sign_url
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.worker_settings import TlsSettings, WorkerSettings
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import Behavior, Distribution, KeyGroup, Origin, PublicKey, Select, Snapshot
@@ -166,9 +167,11 @@ def keyfront(
     tls: TlsSettings | None = None,
     *,
     standard_log: bool = False,
+    ledger: bool = False,
     shown: str = "keyfront",
 ) -> contextlib.AbstractContextManager[Server]:
     """:param standard_log: whether the distribution has a standard log, with cookies.
+    :param ledger: whether it counts from where signed URLs and cookies are used.
     :param shown: the name in the table.
     """
     origin = Origin("o", "127.0.0.1", http_port=ORIGIN_PORT)
@@ -194,7 +197,7 @@ def keyfront(
         ),
     )
     FileFeed(folder).publish(snapshot)
-    settings = WorkerSettings(str(folder), name, "127.0.0.1", port, tls=tls)
+    settings = WorkerSettings(str(folder), name, "127.0.0.1", port, tls=tls, edge=EdgeSettings(ledger=ledger))
     code = (
         "import sys, msgspec; from keyfront.edge.worker import *;"
         "run_worker(msgspec.json.decode(sys.argv[1], type=WorkerSettings), lambda: None)"

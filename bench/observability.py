@@ -1,4 +1,4 @@
-"""What a standard log costs a hit: one edge with it and one without, in one run.
+"""What a standard log and the search for shared links cost a hit: one edge with both and one without, in one run.
 
 Metrics are counted in both, as always. Requests per second and CPU time are measured with the servers side by side,
 instructions one after the other (see `bench.instructions`).
@@ -32,7 +32,7 @@ def main() -> None:
             for case in cases:
                 compare(
                     case,
-                    lambda: keyfront(folder / "on", OUR_PORT, {0}, standard_log=True),
+                    lambda: keyfront(folder / "on", OUR_PORT, {0}, standard_log=True, ledger=True),
                     "without",
                     lambda: keyfront(folder / "off", PEER_PORT, {0}, shown="without"),
                 )
@@ -42,7 +42,7 @@ def main() -> None:
             for case in cases:
                 off, on = (
                     (count(ROOT, case, MANY, options) - count(ROOT, case, FEW, options)) / (MANY - FEW)
-                    for options in ("", ", standard_log=True")
+                    for options in ("", ", standard_log=True, ledger=True")
                 )
                 print(f"{case.name:30} {off:10.0f} {on:10.0f}   {on / off:.3f} ×", flush=True)
 

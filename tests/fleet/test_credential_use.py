@@ -23,7 +23,7 @@ def test_the_order_of_merging_makes_no_difference_nor_does_repetition(
     one: list[int], two: list[int], three: list[int]
 ) -> None:
     whole = Distinct(one + two + three).hashes
-    assert whole == set(sorted({*one, *two, *three})[:K])
+    assert list(whole) == sorted({*one, *two, *three})[:K]
     first = Distinct([*Distinct(one).hashes, *Distinct(two).hashes])
     second = Distinct([*Distinct(three).hashes, *Distinct(two).hashes])
     assert Distinct([*first.hashes, *second.hashes, *first.hashes]).hashes == whole

@@ -53,6 +53,15 @@ def check_counters(report: bytes) -> None:
         _check_integers((latest, until))
         if not 0 <= longest < 1e12:
             raise SettingsError("its counters contain a lifetime that is out of range")
+    check_credentials(sums)
+
+
+def check_credentials(sums: Sums) -> None:
+    """Check what a report says of credentials.
+
+    :raises SettingsError: if it cannot be an honest worker's.
+    """
+    _check_texts((sums.run,))
     _at_most("credentials", len(sums.credentials), MAX_CREDENTIALS)
     for use in sums.credentials:
         _check_use(use)

@@ -6,13 +6,17 @@ keeps as many as a window has. Everything merges in any order, and again without
 counts of a run of a worker by their maximum.
 
 The number of distinct values is estimated from the smallest of their hashes (Bar-Yossef et al., "Counting distinct
-elements in a data stream", 2002): exact below K values, and above with a standard error of about 1/sqrt(K - 2). Hashes
-depend on the credential. They can be reversed by who knows its ID and tries all networks: they protect against reading
-along, not against the operator of the control plane.
+elements in a data stream", 2002): exact below K values, and above with a standard error of about 1/sqrt(K - 2).
+
+Hashes are keyed with the digest of the whole policy, of which a report contains only the ID. Who knows the policy, from
+a link or from an edge's access log, can find the networks of that credential by trying all of them. Who has only
+reports cannot, nor tell whether two credentials were used from the same network.
 """
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable
 from heapq import nsmallest
 from typing import Final
@@ -35,38 +39,37 @@ _RANGE: Final = float(1 << HASH_BITS)
 
 
 class Distinct:
-    """A set of hashes of which only the K smallest are stored."""
+    """A set of hashes of which only the K smallest are stored, in order: in at most 600 bytes.
 
-    __slots__ = ("_greatest", "hashes")
+    A hash has HASH_BITS bits.
+    """
+
+    __slots__ = ("hashes",)
 
     def __init__(self, hashes: Iterable[int] = ()) -> None:
-        self.hashes: set[int] = set()
-        self._greatest = 0
+        self.hashes = array("Q")
         for each in hashes:
             self.add(each)
 
     def add(self, number: int) -> None:
-        """Add a hash of HASH_BITS bits."""
+        """Add a hash."""
         hashes = self.hashes
-        if number in hashes:
+        at = bisect_left(hashes, number)
+        if at == K or (at < len(hashes) and hashes[at] == number):
             return
-        if len(hashes) < K:
-            hashes.add(number)
-            self._greatest = max(self._greatest, number)
-        elif number < self._greatest:
-            hashes.remove(self._greatest)
-            hashes.add(number)
-            self._greatest = max(hashes)
+        if len(hashes) == K:
+            hashes.pop()
+        hashes.insert(at, number)
 
     def __len__(self) -> int:
         """The number of distinct hashes: exact below K, else estimated."""
         if len(self.hashes) < K:
             return len(self.hashes)
-        return round((K - 1) * _RANGE / (self._greatest + 1))
+        return round((K - 1) * _RANGE / (self.hashes[-1] + 1))
 
 
 class CredentialUse(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker has seen of a credential in a pane, from its second network on.
+    """What a worker has seen of a credential in a pane; if there are many, from its second network on.
 
     :param id, label: see `signing.credential.Credential`.
     :param pane: epoch seconds divided by PANE.

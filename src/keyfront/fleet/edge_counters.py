@@ -157,6 +157,10 @@ SHARED_EVICTIONS = _counter("shared_cache_evictions", "Entries overwritten in th
 HANDSHAKES = _counter("websocket_handshakes", "WebSocket handshakes that were sent to an origin.")
 WEBSOCKETS_OPENED = _counter("websockets_opened", "WebSockets that were opened.")
 LOST_RECORDS = _counter("log_records_lost", "Access records not written.")
+CREDENTIALS_EVICTED = _counter(
+    "credentials_evicted",
+    "Credentials whose networks, countries, and user agents are no longer counted because others had more networks.",
+)
 
 # What is so now.
 WORKERS = _gauge("workers", "Processes that serve viewers.")
@@ -216,6 +220,7 @@ FAMILIES: Final = (
     HANDSHAKES,
     WEBSOCKETS_OPENED,
     LOST_RECORDS,
+    CREDENTIALS_EVICTED,
     WORKERS,
     CONNECTIONS,
     WEBSOCKETS,
@@ -242,7 +247,7 @@ class Sums(msgspec.Struct, frozen=True):
 
     `series` is what the worker has counted since it started, and its gauges. `shown` means that its machine has a port
     of its own that shows them: the control plane then does not, so that sums over all ports count nothing twice.
-    `credentials` is the use of those that were used from several networks.
+    `credentials` is the use of those that were used from the most networks.
     """
 
     series: list[Series] = []

@@ -18,11 +18,13 @@ async def test_snapshots_go_there_and_reports_come_back(fleet: AnyFleet) -> None
         control.hub.publish(snapshot(number))
         await machine.reaches(number)
     assert machine.snapshot() == snapshot(2)
-    machine.work({"run": "r", "keys": [["K1", "SHA1", "E0", 3]]})
+    shared = ["0f6c61b0a1f7d2e4", "ada", "K1", "E0", 3, [1, 2], [3], ["DE"], 5, 99]
+    machine.work({"run": "r", "keys": [["K1", "SHA1", "E0", 3]], "credentials": [shared]})
     await until(lambda: (one := control.reports().get("paris/worker-1")) and one.counters)
     report = control.reports()["paris/worker-1"]
     assert (report.number, report.region, report.refused) == (2, "", "")
     assert report.counters["keys"] == [["K1", "SHA1", "E0", 3]]
+    assert report.counters["credentials"] == [shared]
     assert report.counters["run"] != "r"
     assert str(report.counters["run"]).endswith(":r")  # no edge can count for another
     (one,) = control.hub.reports(time.time())

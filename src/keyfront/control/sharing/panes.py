@@ -1,11 +1,13 @@
 """The use of credentials in the last hour, as all edges have reported it, within fixed memory. Pure.
 
 Reports repeat what they have said before, arrive in any order, and may come from an edge that lies. Sets of hashes are
-united, and of each worker's counts the highest counts, so a report may be added any number of times.
+united, and of each worker's counts the highest counts, so a report may be added any number of times. An edge that lies
+can make any credential look shared; it cannot hide what others report, nor take more than its part of the memory.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from heapq import nlargest
 from typing import Final
@@ -15,8 +17,11 @@ from keyfront.monitoring.anomalies import Evidence
 
 MOST_CREDENTIALS: Final = 5000
 """Credentials per pane."""
-MOST_RUNS: Final = 2000
-"""Workers per credential and pane whose counts are told apart."""
+MOST_OF_AN_EDGE: Final = 1000
+"""Credentials per pane that are known from one enrolled edge first."""
+MOST_COUNTS: Final = 50_000
+"""Counts of requests and bytes, one for each credential and worker, per pane and enrolled edge, and for all other
+workers. Where they run out, only networks, countries, and user agents are added."""
 MOST_NAMES: Final = 4
 """Keys, and distributions, that are named for a credential."""
 
@@ -33,11 +38,16 @@ class _Merged:
         self.countries: set[str] = set()
         self.runs: dict[str, tuple[int, int]] = {}
 
-    def add(self, run: str, use: CredentialUse) -> None:
-        before = self.runs.get(run, (0, 0))
-        if use.requests <= before[0] or (not before[0] and len(self.runs) >= MOST_RUNS):
-            return  # known already
-        self.runs[run] = use.requests, max(use.bytes, before[1])
+    def add(self, run: str, use: CredentialUse, may_count: bool) -> bool:
+        """Add a worker's use. Returns whether its counts are new here.
+
+        :param may_count: whether there is room for the counts of another worker.
+        """
+        before = self.runs.get(run)
+        if before is not None and use.requests <= before[0]:
+            return False  # known already
+        if before is not None or may_count:
+            self.runs[run] = use.requests, max(use.bytes, before[1] if before else 0)
         for name, names in ((use.key_pair_id, self.keys), (use.distribution, self.distributions)):
             if len(names) < MOST_NAMES:
                 names.add(name)
@@ -47,6 +57,34 @@ class _Merged:
             self.agents.add(number)
         if len(self.countries) < MOST_COUNTRIES:
             self.countries.update(use.countries[: MOST_COUNTRIES - len(self.countries)])
+        return before is None and may_count
+
+
+class _Pane:
+    __slots__ = ("counts", "credentials", "first_from")
+
+    def __init__(self) -> None:
+        self.credentials: dict[str, _Merged] = {}
+        self.first_from: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+
+    def add(self, run: str, use: CredentialUse) -> None:
+        # The runs of an enrolled edge are named after it (`fleet.remote.edge_reports`); others are this machine's.
+        edge, enrolled, _ = run.rpartition(":")
+        merged = self.credentials.get(use.id)
+        if merged is None:
+            if enrolled:
+                if self.first_from[edge] >= MOST_OF_AN_EDGE:
+                    return
+                self.first_from[edge] += 1
+            if len(self.credentials) >= MOST_CREDENTIALS:
+                kept = nlargest(
+                    MOST_CREDENTIALS // 2, self.credentials.items(), key=lambda each: len(each[1].networks)
+                )
+                self.credentials = dict(kept)
+            merged = self.credentials[use.id] = _Merged(use.label)
+        if merged.add(run, use, self.counts[edge] < MOST_COUNTS):
+            self.counts[edge] += 1
 
 
 class WindowUse:
@@ -73,7 +111,7 @@ class Panes:
     """The panes of the last hour."""
 
     def __init__(self) -> None:
-        self._panes: dict[int, dict[str, _Merged]] = {}
+        self._panes: dict[int, _Pane] = {}
 
     def add(self, run: str, uses: Iterable[CredentialUse], now: float) -> None:
         """Add what a worker has reported.
@@ -87,20 +125,10 @@ class Panes:
         for use in uses:
             if not current - PANES < use.pane <= current + 1 or use.requests <= 0:
                 continue
-            pane = self._panes.setdefault(use.pane, {})
-            merged = pane.get(use.id)
-            if merged is None:
-                if len(pane) >= MOST_CREDENTIALS:
-                    shared = nlargest(
-                        MOST_CREDENTIALS // 2, pane.items(), key=lambda each: len(each[1].networks)
-                    )
-                    pane = self._panes[use.pane] = dict(shared)
-                merged = pane[use.id] = _Merged(use.label)
-            merged.add(run, use)
+            self._panes.setdefault(use.pane, _Pane()).add(run, use)
 
     def uses(self) -> Iterator[WindowUse]:
         """The use of every credential within the window."""
-        for credential in set().union(*self._panes.values()):
-            yield WindowUse(
-                credential, [pane[credential] for pane in self._panes.values() if credential in pane]
-            )
+        panes = [pane.credentials for pane in self._panes.values()]
+        for credential in set().union(*panes):
+            yield WindowUse(credential, [pane[credential] for pane in panes if credential in pane])

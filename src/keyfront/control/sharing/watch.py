@@ -15,7 +15,8 @@ from keyfront.cloudfront.shared_links import SharedLink, SharedUse
 from keyfront.control.sharing import findings
 from keyfront.control.sharing.panes import Panes, WindowUse
 from keyfront.control.store.store import Store
-from keyfront.errors import ApiError
+from keyfront.errors import ApiError, SettingsError
+from keyfront.fleet.counter_bounds import check_credentials
 from keyfront.fleet.credential_use import PANE, PANES
 from keyfront.fleet.edge_counters import Sums
 from keyfront.fleet.feed import Report
@@ -63,8 +64,11 @@ class SharingWatch(Collector):
             for report in self._feeds.full_reports(now):
                 try:
                     sums = msgspec.convert(report.counters, Sums, strict=False)
+                    check_credentials(sums)
                 except msgspec.ValidationError:
                     continue  # from another version of Keyfront
+                except SettingsError:
+                    continue  # through a folder that others can write to
                 if sums.run and sums.credentials:
                     self._panes.add(sums.run, sums.credentials, now)
             self._judge(now)
@@ -111,7 +115,6 @@ class SharingWatch(Collector):
 
         :raises ApiError: ServiceUnavailable if the store does not respond.
         """
-        self._now = now
         with self._store.read() as transaction:
             yield Measurement("SharedLinks", findings.count(transaction, now - WINDOW))
 

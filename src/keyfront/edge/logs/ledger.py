@@ -2,9 +2,10 @@
 fixed memory.
 
 Nearly all credentials are used from one network. For these, a table of fixed size holds no more than a credential's
-first network. Only when a second network appears, the credential gets an entry with sketches. The first table forgets
-on collisions, and the entries with the fewest networks make way when there are too many: a flood of other credentials
-can delay that sharing is noticed, but takes no memory. `evicted` counts entries that made way.
+first network. A credential gets an entry with sketches only when a second network appears, or as long as there are few
+entries. The first table forgets on collisions, and the entries with the fewest networks make way when there are too
+many: a flood of other credentials can delay that sharing is noticed, but takes no memory. `evicted` counts entries that
+made way.
 
 A request only appends to a list; hashing happens when the access log is written.
 """
@@ -29,11 +30,14 @@ from keyfront.fleet.credential_use import (
     Distinct,
     most_shared,
 )
-from keyfront.signing.credential import Credential, credential_of
+from keyfront.signing.credential import Credential, credential_id, credential_of
 from keyfront.signing.verify import Grant
 
 MOST_ENTRIES: Final = 2000
-"""Entries per pane. One takes at most 15 KB, and most take less than 1 KB."""
+"""Entries per pane. One takes at most 5 KB, and most take less than 1 KB."""
+EARLY_ENTRIES: Final = 32
+"""Entries per pane up to which a credential gets one with its first network, so that workers that see one network each
+find the others' together."""
 SLOTS: Final = 1 << 16
 """Credentials whose first network is remembered. A power of two."""
 _HASH_MASK: Final = (1 << HASH_BITS) - 1
@@ -66,8 +70,8 @@ class _Entry:
 
     def use(self, pane: int) -> CredentialUse:
         return CredentialUse(
-            *self.credential, self.key_pair_id, self.distribution, pane, sorted(self.networks.hashes),
-            sorted(self.agents.hashes), sorted(self.countries), self.requests, self.bytes,
+            *self.credential, self.key_pair_id, self.distribution, pane, self.networks.hashes.tolist(),
+            self.agents.hashes.tolist(), sorted(self.countries), self.requests, self.bytes,
         )  # fmt: skip
 
 
@@ -123,12 +127,14 @@ class CredentialLedger:
 
     def _add(self, use: Use, requests: int, sent: int) -> None:
         grant, address, request, distribution, _ = use
-        credential = credential_of(grant)
-        network = _hash(credential.id, network_of(address))
-        entry = self._entries.get(credential.id)
+        digest = grant.policy_digest
+        name = credential_id(digest)
+        network = _hash(digest, network_of(address))
+        entry = self._entries.get(name)
         if entry is None:
-            if credential.id not in self._before:
-                number = int(credential.id, 16)
+            first = network
+            if len(self._entries) >= EARLY_ENTRIES and name not in self._before:
+                number = int.from_bytes(digest[:8], "big")
                 slot = number % SLOTS
                 if self._ids[slot] != number:
                     self._ids[slot] = number
@@ -137,13 +143,11 @@ class CredentialLedger:
                 if self._first[slot] == network:
                     return
                 first = self._first[slot]
-            else:
-                first = network
-            entry = self._enter(_Entry(credential, grant.key_pair_id, distribution))
+            entry = self._enter(_Entry(credential_of(grant), grant.key_pair_id, distribution))
             entry.networks.add(first)
         entry.networks.add(network)
-        agent = next((value for name, value in request.headers if name == b"user-agent"), b"")
-        entry.agents.add(_hash(credential.id, agent))
+        agent = next((value for header, value in request.headers if header == b"user-agent"), b"")
+        entry.agents.add(_hash(digest, agent))
         if len(entry.countries) < MOST_COUNTRIES and (country := self._country(address)):
             entry.countries.add(country)
         entry.requests += requests
@@ -162,8 +166,7 @@ class CredentialLedger:
         self._turn()
         found: list[CredentialUse] = []
         for pane, entries in ((self._pane - 1, self._before), (self._pane, self._entries)):
-            several = (entry.use(pane) for entry in entries.values() if len(entry.networks) > 1)
-            found += most_shared(several, MOST_REPORTED)
+            found += most_shared((entry.use(pane) for entry in entries.values()), MOST_REPORTED)
         return found
 
 
@@ -180,6 +183,6 @@ def network_of(address: str) -> bytes:
     return packed[:6]
 
 
-def _hash(credential: str, value: bytes) -> int:
-    digest = blake2b(value, digest_size=8, key=credential.encode()).digest()
+def _hash(policy_digest: bytes, value: bytes) -> int:
+    digest = blake2b(value, digest_size=8, key=policy_digest).digest()
     return int.from_bytes(digest, "big") & _HASH_MASK

@@ -39,6 +39,8 @@ def measure(edge: Edge, connections: int, confirmed_at: float) -> None:
         families.WEBSOCKETS_OPENED: websockets.opened,
         families.LOST_RECORDS: log.lost,
     }
+    if log.ledger is not None:
+        counters[families.CREDENTIALS_EVICTED] = log.ledger.evicted
     if disk is not None:
         gauges[families.DISK_BYTES] = disk.used
         counters |= {families.DISK_EVICTIONS: disk.evictions, families.DISK_OUTDATED: disk.outdated}
