@@ -7,7 +7,8 @@ entries. The first table forgets on collisions, and the entries with the fewest 
 many: a flood of other credentials can delay that sharing is noticed, but takes no memory. `evicted` counts entries that
 made way.
 
-A request only appends to a list; hashing happens when the access log is written.
+A request only appends to a list. The rest happens when the access log is written; and a viewer that was seen with the
+same grant in this pane is not hashed again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ EARLY_ENTRIES: Final = 32
 find the others' together."""
 SLOTS: Final = 1 << 16
 """Credentials whose first network is remembered. A power of two."""
+MOST_KNOWN: Final = 16_384
+"""Viewers of a credential that are recognized without hashing, by the grant's identity: one that the fast path
+remembers is always the same object."""
+LONGEST_KNOWN: Final = 1000
+"""Characters of URL and User-Agent up to which a viewer is among them, so that they take at most 25 MB."""
 _HASH_MASK: Final = (1 << HASH_BITS) - 1
 
 Use = tuple[Grant, str, Request, str, int]
@@ -91,6 +97,7 @@ class CredentialLedger:
         self._pane = 0
         self._entries: dict[str, _Entry] = {}
         self._before: dict[str, _Entry] = {}
+        self._known: dict[tuple[Grant, str], tuple[str, bytes | None]] = {}
         self._ids = array("Q", bytes(8 * SLOTS))
         self._first = array("Q", bytes(8 * SLOTS))
 
@@ -100,18 +107,20 @@ class CredentialLedger:
         if not pending:
             return
         self._turn()
-        # Requests of one viewer with the same credentials follow each other: the grant is then the same object.
-        uses: dict[tuple[int, str, int], list[int]] = {}
-        for at, (grant, address, request, _, size) in enumerate(pending):
-            name = (id(grant), address, id(request))
-            found = uses.get(name)
-            if found is None:
-                uses[name] = [at, 1, size]
-            else:
-                found[1] += 1
-                found[2] += size
-        for at, requests, sent in uses.values():
-            self._add(pending[at], requests, sent)
+        known = self._known
+        for use in pending:
+            grant, address, request, _, sent = use
+            found = known.get((grant, address))
+            if found is not None:
+                name, agent = found
+                entry = self._entries.get(name)
+                if entry is None:
+                    continue  # still in one network only
+                if agent is not None and agent == _user_agent(request):
+                    entry.requests += 1
+                    entry.bytes += sent
+                    continue
+            self._add(use)
 
     def _turn(self) -> None:
         """Begin another pane, if it is time."""
@@ -124,11 +133,13 @@ class CredentialLedger:
             # What was seen hours ago is not combined with what is seen now.
             self._ids = array("Q", bytes(8 * SLOTS))
         self._pane = pane
+        self._known.clear()
 
-    def _add(self, use: Use, requests: int, sent: int) -> None:
-        grant, address, request, distribution, _ = use
+    def _add(self, use: Use) -> None:
+        grant, address, request, distribution, sent = use
         digest = grant.policy_digest
         name = credential_id(digest)
+        self._remember(grant, address, name, None)
         network = _hash(digest, network_of(address))
         entry = self._entries.get(name)
         if entry is None:
@@ -146,18 +157,28 @@ class CredentialLedger:
             entry = self._enter(_Entry(credential_of(grant), grant.key_pair_id, distribution))
             entry.networks.add(first)
         entry.networks.add(network)
-        agent = next((value for header, value in request.headers if header == b"user-agent"), b"")
+        agent = _user_agent(request)
         entry.agents.add(_hash(digest, agent))
         if len(entry.countries) < MOST_COUNTRIES and (country := self._country(address)):
             entry.countries.add(country)
-        entry.requests += requests
+        entry.requests += 1
         entry.bytes += sent
+        self._remember(grant, address, name, agent)
+
+    def _remember(self, grant: Grant, address: str, name: str, agent: bytes | None) -> None:
+        """Remember that a viewer's network, and its user agent unless it is None, are counted."""
+        if len(grant.resource or "") + len(grant.own_query) + len(agent or b"") > LONGEST_KNOWN:
+            return
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        self._known[grant, address] = name, agent
 
     def _enter(self, entry: _Entry) -> _Entry:
         if len(self._entries) >= MOST_ENTRIES:
             kept = nlargest(MOST_ENTRIES // 2, self._entries.values(), key=lambda each: len(each.networks))
             self.evicted += len(self._entries) - len(kept)
             self._entries = {each.credential.id: each for each in kept}
+            self._known.clear()
         self._entries[entry.credential.id] = entry
         return entry
 
@@ -181,6 +202,13 @@ def network_of(address: str) -> bytes:
     if packed[:12] == b"\0" * 10 + b"\xff\xff":
         return ".".join(map(str, packed[12:15])).encode()
     return packed[:6]
+
+
+def _user_agent(request: Request) -> bytes:
+    for name, value in request.headers:
+        if name == b"user-agent":
+            return value
+    return b""
 
 
 def _hash(policy_digest: bytes, value: bytes) -> int:
