@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from keyfront.control.sharing import findings
+from keyfront.control.sharing import panes as module
 from keyfront.control.sharing.panes import MOST_CREDENTIALS, Panes
 from keyfront.control.sharing.watch import UPDATE, WINDOW, SharingWatch
 from keyfront.control.store.store import Store
@@ -180,6 +181,23 @@ def test_a_flood_of_reports_is_bounded_and_leaves_what_is_shared_most() -> None:
     uses = list(panes.uses())
     assert len(uses) <= MOST_CREDENTIALS
     assert max(use.evidence.networks for use in uses) == 40
+
+
+def test_an_edge_that_lies_takes_no_more_than_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_OF_AN_EDGE", 3)
+    monkeypatch.setattr(module, "MOST_COUNTS", 5)
+    window = Panes()
+    window.add("local", [seen(range(12), "known")], NOW)
+    for number in range(50):
+        window.add(f"liar:{number}", [seen(range(number, number + 2), "known")], NOW)
+        window.add(f"liar:{number}", [seen(range(64), f"made-up{number}", requests=2**52)], NOW)
+    window.add("honest:a", [seen(range(15), "other")], NOW)
+    uses = {each.credential: each.evidence for each in window.uses()}
+    assert set(uses) == {"known", "other", "made-up0", "made-up1", "made-up2"}
+    assert uses["other"].networks == 15
+    # Its sets are united also when its counts are not added any more.
+    assert uses["known"].networks == 51
+    assert uses["known"].requests < 12 + 2 * 5
 
 
 def test_panes_of_another_time_are_ignored() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 
 import pytest
 
@@ -43,12 +44,25 @@ def test_it_differs_with_url_expiry_and_terms() -> None:
         canned("https://d.test/b"),
         canned("https://d.test/a?x=1"),
         canned("https://d.test/a", expires=LATER + 1),
-        custom("https://d.test/a", "https://d.test/a"),
         custom("https://d.test/*", "https://d.test/a"),
         custom("https://d.test/*", "https://d.test/a", starts=int(NOW) - 10),
         custom("https://d.test/*", "https://d.test/a", ip="192.0.2.0/24"),
     ]
     assert len({each.id for each in found}) == len(found)
+
+
+def test_it_is_the_digest_of_the_signed_bytes() -> None:
+    policy = Policy("https://d.test/*", expires=LATER).to_bytes(NOW)
+    assert custom("https://d.test/*", "https://d.test/a").id == sha256(policy).hexdigest()[:16]
+    # Words that Keyfront does not know yet make other credentials of it, and so does white space.
+    for other in (policy.replace(b'"Condition"', b'"for":"ada","Condition"'), policy.replace(b",", b", ")):
+        grant = granted(sign_url("https://d.test/a", ALICE, policy=other.decode()))
+        assert credential_of(grant).id == sha256(other).hexdigest()[:16]
+
+
+def test_a_custom_policy_with_the_bytes_of_a_canned_one_is_the_same() -> None:
+    """Either's signature is valid for the other."""
+    assert custom("https://d.test/a", "https://d.test/a") == canned("https://d.test/a")
 
 
 def test_one_policy_is_one_credential_on_every_page() -> None:
