@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfront.fleet.credential_use import HASH_BITS, CredentialUse, Distinct, K, most_shared
+from keyfront.fleet.credential_use import HASH_BITS, Distinct, K
 
 HASHES = st.lists(st.integers(0, (1 << HASH_BITS) - 1), max_size=3 * K)
 
@@ -40,11 +40,3 @@ def test_the_error_is_what_the_documentation_says() -> None:
     deviation = (sum(error * error for error in errors) / len(errors)) ** 0.5
     assert abs(bias) < 0.03
     assert 0.09 < deviation < 0.16  # 1 / sqrt(62) is 0.127
-
-
-def test_the_most_shared_are_reported() -> None:
-    def use(name: str, networks: int, requests: int) -> CredentialUse:
-        return CredentialUse(name, "", "K1", "E1", 1, list(range(networks)), [], [], requests, 0)
-
-    uses = [use("a", 2, 9), use("b", 5, 1), use("c", 5, 7), use("d", 3, 1)]
-    assert [each.id for each in most_shared(uses, 3)] == ["c", "b", "d"]

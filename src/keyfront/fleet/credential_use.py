@@ -18,7 +18,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
-from heapq import nsmallest
 from typing import Final
 
 import msgspec
@@ -88,8 +87,3 @@ class CredentialUse(msgspec.Struct, frozen=True, array_like=True):
     countries: list[str]
     requests: int
     bytes: int
-
-
-def most_shared(uses: Iterable[CredentialUse], number: int) -> list[CredentialUse]:
-    """Those with the most networks, and of these with the most requests."""
-    return nsmallest(number, uses, key=lambda use: (-len(use.networks), -use.requests, use.id))

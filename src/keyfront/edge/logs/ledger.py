@@ -29,7 +29,6 @@ from keyfront.fleet.credential_use import (
     PANES,
     CredentialUse,
     Distinct,
-    most_shared,
 )
 from keyfront.signing.credential import Credential, credential_id, credential_of
 from keyfront.signing.verify import Grant
@@ -187,7 +186,10 @@ class CredentialLedger:
         self._turn()
         found: list[CredentialUse] = []
         for pane, entries in ((self._pane - 1, self._before), (self._pane, self._entries)):
-            found += most_shared((entry.use(pane) for entry in entries.values()), MOST_REPORTED)
+            most = nlargest(
+                MOST_REPORTED, entries.values(), key=lambda each: (len(each.networks), each.requests)
+            )
+            found += [entry.use(pane) for entry in most]
         return found
 
 
