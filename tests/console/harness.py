@@ -28,6 +28,7 @@ from keyfront.custody.schemes import open_records
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.key_counters import KeyCounts
 from keyfront.fleet.regions import open_regions
+from keyfront.runtime.explanation import SnapshotExplainer
 from tests.control.harness import where
 from tests.control.plane import distribution_config
 from tests.keys import rsa_pem
@@ -50,6 +51,7 @@ class ConsolePlane:
             domain="cloudfront.localhost",
             account=ACCOUNT,
             console=self._console if console else None,
+            explainer=SnapshotExplainer(folder),
         )
         custody = open_records(f"file:{folder}/custody/")
         feeds = open_regions(folder, "", ())

@@ -125,6 +125,8 @@ PATHS = (
     "/groups",
     "/keys",
     "/distributions",
+    "/requests",
+    "/explain",
     "/audit",
     "/users",
     "/sessions",

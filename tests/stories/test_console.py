@@ -21,6 +21,8 @@ PAGES = (
     "/groups",
     "/keys",
     "/distributions",
+    "/requests",
+    "/explain",
     "/audit",
     "/users",
     "/sessions",

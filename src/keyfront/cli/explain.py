@@ -292,6 +292,7 @@ def _signed_text(signed: str) -> str:
 
 def _explain_record(place: SourceSelection, request_id: str, as_json: bool) -> int:
     """Explain a recorded request. Returns the exit status."""
+    from keyfront.edge.explain import was_refused
     from keyfront.edge.rules.reasons import REASONS
     from keyfront.edge.types.record import Record
     from keyfront.monitoring.log_files import access_logs, find_record
@@ -313,7 +314,7 @@ def _explain_record(place: SourceSelection, request_id: str, as_json: bool) -> i
     except msgspec.DecodeError as error:
         raise SettingsError(f"the record of {request_id!r} in {folder} is damaged: {error}") from None
     reason = REASONS.get(record.reason)
-    refused = record.verdict == "refused" or (reason is not None and record.status >= 400)
+    refused = was_refused(record.verdict, record.reason, record.status)
     if as_json:
         meaning = {} if reason is None else {"cause": reason.cause, "cure": reason.cure}
         click.echo(json.dumps({"record": json.loads(line), "granted": not refused} | meaning, indent=2))

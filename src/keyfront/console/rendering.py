@@ -26,7 +26,7 @@ def make_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": count, "size": size, "span": span, "percent": percent, "when": when}
-    environment.filters["pretty"] = pretty
+    environment.filters |= {"pretty": pretty, "moment": moment}
     environment.globals["base"] = BASE
     return environment
 
@@ -62,6 +62,14 @@ def percent(share: float) -> str:
 def pretty(value: Any) -> str:
     """JSON for people."""
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def moment(time: float) -> Markup:
+    """Epoch seconds as an element `time` in UTC with seconds, for what happened just now."""
+    found = datetime.fromtimestamp(float(time), UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        found.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), found.strftime("%Y-%m-%d %H:%M:%S")
+    )
 
 
 def when(moment: Any) -> Markup | str:

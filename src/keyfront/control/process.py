@@ -50,6 +50,7 @@ from keyfront.control.metrics import PlaneMetrics
 from keyfront.control.own_operations.audit_events import lookup_events
 from keyfront.control.own_operations.contract import OwnOperation
 from keyfront.control.own_operations.key_use import get_key_use
+from keyfront.control.own_operations.requests import Explainer, RequestOperations
 from keyfront.control.own_operations.rotations import RotationOperations
 from keyfront.control.own_operations.sessions import session_operations
 from keyfront.control.own_operations.shared_links import list_shared_links
@@ -124,6 +125,8 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     :param nats: where to publish for edges that follow over NATS; None: nowhere. `nats_replicas`: the number of servers
         that store the bucket, when it is created.
     :param console: returns the routes of the console; None: there is none.
+    :param explainer: the rules of the edges, for the operations on requests; None: there are no edges here, and none
+        of these operations.
     """
 
     data: Path
@@ -148,6 +151,7 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats: NatsAccess | None = None
     nats_replicas: int = 1
     console: ConsoleRoutes | None = None
+    explainer: Explainer | None = None
 
 
 class Supervision(msgspec.Struct, frozen=True):
@@ -404,6 +408,12 @@ class ControlPlane:
             () if self.rotations is None else self.rotations.hooks(),
             records.uri,
         )
+        settings = self._settings
+        requests = (
+            ()
+            if settings.explainer is None
+            else RequestOperations(settings.data / "logs", settings.explainer).operations()
+        )
         return [
             get_key_use(store, self._usage),
             get_status(resources.feeds, self._watch, self._trouble, self.alarms.ringing),
@@ -411,6 +421,7 @@ class ControlPlane:
             lookup_events(store),
             get_traffic(store),
             list_shared_links(store),
+            *requests,
             *rotations.operations(),
             *session_operations(sessions),
         ]

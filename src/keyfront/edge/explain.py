@@ -146,6 +146,11 @@ def explain_request(
     return _outcome(asked, reason, site, route, path=path, notes=notes, report=report)
 
 
+def was_refused(verdict: str, reason: str, status: int) -> bool:
+    """Whether an access record is of a request that the edge itself refused."""
+    return verdict == "refused" or (reason in REASONS and status >= 400)
+
+
 def _unreadable(host: str, target: str) -> str:
     """The refusal of a request that the edge does not read, as its listener makes it; empty if it reads it."""
     if len(target) > MAX_TARGET:

@@ -35,6 +35,7 @@ from keyfront.monitoring.edge_metrics import families, fleet_families
 from keyfront.monitoring.exposition import BuildInfo
 from keyfront.monitoring.metrics_access import Audience
 from keyfront.runtime.delivery_collector import DeliveryCollector, DeliveryMeasurements
+from keyfront.runtime.explanation import SnapshotExplainer
 from keyfront.runtime.machine_trouble import machine_trouble
 from keyfront.runtime.restarts import Restarts
 from keyfront.runtime.settings import ControlInherited, ControlSettings, read_token, store_url
@@ -167,6 +168,7 @@ class ControlProcess:
                 nats=settings.nats,
                 nats_replicas=settings.nats_replicas,
                 console=console if settings.console else None,
+                explainer=SnapshotExplainer(self._data, settings.region),
             ),
             self._listener(),
             self._on_working,

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from keyfront.console.pages import audit, distributions, groups, keys, overview, rotation, sessions, users
+from keyfront.console.pages import (
+    audit,
+    distributions,
+    explain,
+    groups,
+    keys,
+    overview,
+    requests,
+    rotation,
+    sessions,
+    users,
+)
 from keyfront.console.visit import Page
 
 PAGES: tuple[Page, ...] = (
@@ -11,6 +22,8 @@ PAGES: tuple[Page, ...] = (
     *rotation.PAGES,
     *keys.PAGES,
     *distributions.PAGES,
+    *requests.PAGES,
+    *explain.PAGES,
     *audit.PAGES,
     *users.PAGES,
     *sessions.PAGES,

@@ -74,10 +74,13 @@ _PERMISSION_ONLY = (
 """CloudFront's actions that are not operations of its API (Service Authorization Reference)."""
 OWN_ACTIONS = (
     "EndSession",
+    "GetExplanation",
     "GetKeyUse",
+    "GetRequest",
     "GetRotation",
     "GetStatus",
     "GetTraffic",
+    "ListRequests",
     "ListRotations",
     "ListSessions",
     "ListSharedLinks",

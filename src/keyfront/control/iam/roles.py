@@ -29,6 +29,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
         "cloudfront:UpdateKeyGroup",
         "cloudfront:UpdatePublicKey",
         "keyfront:Get*",
+        "keyfront:ListRequests",
         "keyfront:ListRotations",
         "keyfront:PauseRotation",
         "keyfront:ReplaceCompromisedKey",

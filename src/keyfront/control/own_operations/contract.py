@@ -31,6 +31,8 @@ class OwnOperation(msgspec.Struct, frozen=True):
     :param path: with parameters in braces.
     :param run: gets the authorized call and returns what is sent as JSON.
     :param members: the names of further parameters, each a text or a boolean.
+    :param longest: characters in the value of a parameter.
+    :param secret: parameters whose values are credentials, which the audit log does not get.
     :param resource: returns the ARN that policies are evaluated with; by default the operation has no resource.
     """
 
@@ -40,6 +42,8 @@ class OwnOperation(msgspec.Struct, frozen=True):
     run: Callable[[Call], Any]
     members: tuple[str, ...] = ()
     resource: Callable[[Call], str] = lambda _: "*"
+    longest: int = LONGEST_VALUE
+    secret: frozenset[str] = frozenset()
 
     def path_parameters(self, path: str) -> dict[str, str] | None:
         """The parameters in `path`, as sent; None if it is another operation's."""
@@ -68,10 +72,10 @@ class OwnOperation(msgspec.Struct, frozen=True):
         for name, value in pairs.items():
             if name not in self.members:
                 raise ApiError("InvalidArgument", f"{self.name} has no parameter {name[:100]}.")
-            if not isinstance(value, str | bool) or (isinstance(value, str) and len(value) > LONGEST_VALUE):
+            if not isinstance(value, str | bool) or (isinstance(value, str) and len(value) > self.longest):
                 raise ApiError(
                     "InvalidArgument",
-                    f"The parameter {name} must be a boolean, or a text of at most {LONGEST_VALUE} characters.",
+                    f"The parameter {name} must be a boolean, or a text of at most {self.longest} characters.",
                 )
         return dict(pairs)
 

@@ -21,6 +21,8 @@ from keyfront.control.own_operations.contract import PREFIX, SOURCE, Found, OwnO
 from keyfront.control.wire.codec import Answer, MethodNotAllowed
 from keyfront.errors import ApiError
 
+HIDDEN = "HIDDEN"
+"""Stands in the audit log for the value of a secret parameter."""
 _HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
 
@@ -73,11 +75,17 @@ class ExtensionApi:
             output = operation.run(call)
         except ApiError as error:
             if error.code != "ServiceUnavailable":
-                self._audit.record(call, error)
+                self._audit.record(_recorded(call, operation), error)
             raise
         if self._audit_reads or not records.read_only(operation.name):
-            self._audit.record(call, {})
+            self._audit.record(_recorded(call, operation), {})
         return Answer(200, _HEADERS, msgspec.json.encode(output))
+
+
+def _recorded(call: Call, operation: OwnOperation) -> Call:
+    """The call without the values of secret parameters."""
+    params = {name: HIDDEN if name in operation.secret else value for name, value in call.params.items()}
+    return msgspec.structs.replace(call, params=params)
 
 
 def write_error(error: ApiError, request_id: str) -> Answer:
