@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from keyfront.control.alarms import history, minutes
@@ -194,6 +195,14 @@ def test_a_change_during_the_evaluation_wins(store: Store, planes: Planes) -> No
         verdicts = plane.evaluator._transition(transaction, row, _ringing(), after(0))
     assert verdicts == []
     assert recorded(store, "busy") == []
+    # An action that ends meanwhile is no such change.
+    put(store, "other")
+    row = alarm(store, "other")
+    with store.write() as transaction:
+        transaction.update(msgspec.structs.replace(row, attributes={**row.attributes, "Pending": [], "x": 1}))
+        (changed,) = plane.evaluator._transition(transaction, row, _ringing(), after(0))
+    assert changed.attributes["x"] == 1
+    assert recorded(store, "other") == ["Alarm updated from INSUFFICIENT_DATA to ALARM"]
 
 
 def _ringing() -> Any:

@@ -110,7 +110,7 @@ class AlarmEvaluator:
     def _transition(self, transaction: Transaction, row: Row, verdict: Verdict, now: float) -> list[Row]:
         """Store a new state, unless the alarm was changed since it was read. Returns its row if actions wait."""
         current = transaction.get(KIND, row.id)
-        if current is None or (current.etag, current.attributes) != (row.etag, row.attributes):
+        if current is None or _version(current) != _version(row):
             return []
         data = msgspec.json.encode(verdict.data).decode()
         new = transitions.change(
@@ -134,6 +134,11 @@ class AlarmEvaluator:
         )
         audit.append(transaction, audit.entry(call, {}, self._rng))
         return [new] if new.attributes["Pending"] else []
+
+
+def _version(row: Row) -> tuple[str, object]:
+    """What an evaluation depends on. The actions that wait may change meanwhile."""
+    return row.etag, row.attributes["StateValue"]
 
 
 def all_alarms(transaction: Transaction) -> Iterator[Row]:
