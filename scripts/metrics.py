@@ -13,6 +13,7 @@ from keyfront.cloudfront.key_usage import KeyUses
 from keyfront.control.alarms.plane import alarm_families
 from keyfront.control.keys.watch import term_family, use_families, warning_family
 from keyfront.control.metrics import plane_families
+from keyfront.control.sharing.watch import shared_links_family
 from keyfront.control.wire.app import Metrics
 from keyfront.fleet.edge_counters import FAMILIES, Family, Kind
 from keyfront.monitoring.delivery_metrics import delivery_families
@@ -111,6 +112,7 @@ def control_rows() -> Iterator[Row]:
     families: Iterable[Metric] = [
         *plane_families(),
         *alarm_families({}, {}),
+        shared_links_family(),
         *use_families(KeyUses(0.0, 0.0)),
         term_family(()),
         warning_family(()),

@@ -119,12 +119,12 @@ class SharingWatch(Collector):
             yield Measurement("SharedLinks", findings.count(transaction, now - WINDOW))
 
     def describe(self) -> Iterable[Metric]:
-        return [family()]
+        return [shared_links_family()]
 
     def collect(self) -> Iterable[Metric]:
         import time
 
-        shown = family()
+        shown = shared_links_family()
         try:
             with self._store.read() as transaction:
                 shown.add_metric([], findings.count(transaction, time.time() - WINDOW))
@@ -133,7 +133,7 @@ class SharingWatch(Collector):
         yield shown
 
 
-def family() -> GaugeMetricFamily:
+def shared_links_family() -> GaugeMetricFamily:
     """The metric, without a value."""
     return GaugeMetricFamily(
         "keyfront_shared_links", "Credentials that were found to be shared in the last hour."
