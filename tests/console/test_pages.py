@@ -127,6 +127,8 @@ PATHS = (
     "/distributions",
     "/requests",
     "/explain",
+    "/alarms",
+    "/shared-links",
     "/audit",
     "/users",
     "/sessions",

@@ -10,7 +10,17 @@ from keyfront.control.audit import search as trail
 from tests.console.harness import Browser, ConsolePlane, forms
 from tests.keys import rsa_pem
 
-PATHS = ("/", "/groups", "/keys", "/distributions", "/requests", "/audit", "/users")
+PATHS = (
+    "/",
+    "/groups",
+    "/keys",
+    "/distributions",
+    "/requests",
+    "/alarms",
+    "/shared-links",
+    "/audit",
+    "/users",
+)
 
 
 async def inside(plane: ConsolePlane, key: tuple[str, str]) -> Browser:

@@ -23,6 +23,8 @@ PAGES = (
     "/distributions",
     "/requests",
     "/explain",
+    "/alarms",
+    "/shared-links",
     "/audit",
     "/users",
     "/sessions",

@@ -33,6 +33,8 @@ _REGION = "us-east-1"
 _ENDPOINT = "http://keyfront.invalid"
 """What the requests are signed for. Nothing connects to it."""
 _TAG = re.compile(rb"<([A-Za-z0-9]+)[ />]")
+_CLOUDWATCH = "GraniteServiceVersion20100801"
+"""CloudWatch's name in its JSON protocol."""
 _IDENTITY = b"Action=GetCallerIdentity&Version=2011-06-15"
 
 
@@ -177,6 +179,24 @@ class InProcessClient:
             return msgspec.json.decode(response.body, type=kind)
         except msgspec.MsgspecError as error:
             raise AccountError(f"{path}: the answer cannot be read: {error}") from error
+
+    async def cloudwatch(self, operation: str, **params: Any) -> dict[str, Any]:
+        """Call an operation of CloudWatch's, in its JSON protocol: times are epoch seconds.
+
+        :raises Refused: if it fails, with the API's own code and message.
+        """
+        headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": f"{_CLOUDWATCH}.{operation}"}
+        request: dict[str, Any] = {"method": "POST", "url_path": "/", "query_string": "", "headers": headers}
+        request["body"] = msgspec.json.encode(params)
+        response = await self._send(request, "monitoring")
+        try:
+            found = msgspec.json.decode(response.body or b"{}", type=dict[str, Any])
+        except msgspec.MsgspecError:
+            found = {}
+        if response.status == 200:
+            return found
+        code = response.headers.get("x-amzn-query-error", "").partition(";")[0]
+        raise Refused(str(found.get("message") or f"{operation}: the answer is {response.status}"), code)
 
     async def identify(self) -> None:
         """Call STS's GetCallerIdentity, which needs no permission.
