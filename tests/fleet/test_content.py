@@ -38,6 +38,23 @@ def test_pieces_of_what_ends_with_a_resource() -> None:
     assert b"".join(content.pieces(one)) == one.to_bytes()[content.SEAL :]
 
 
+def test_only_what_has_changed_is_encoded_again() -> None:
+    encoder = content.Encoder()
+    old = snapshot(1, size=50)
+    before = encoder.pieces(old)
+    some = [msgspec.structs.replace(one) for one in old.distributions]  # equal, and other objects
+    some[7] = msgspec.structs.replace(some[7], enabled=False)
+    some[9:9] = [msgspec.structs.replace(some[9], id="EMORE")]
+    del some[20]
+    for new in (msgspec.structs.replace(old, number=2, distributions=tuple(some)), old):
+        made = encoder.pieces(new)
+        assert b"".join(made) == new.to_bytes()[content.SEAL :]
+        kept = {id(piece) for piece in before}
+        # Two distributions, and what lies between the members that are sequences.
+        assert sum(id(piece) not in kept for piece in made) <= 2 + 5
+        before = [*before, *made]
+
+
 @given(PIECES, PIECES)
 def test_a_difference_makes_the_new_payload(old: list[bytes], new: list[bytes]) -> None:
     body = content.pack_difference(content.difference(old, new))

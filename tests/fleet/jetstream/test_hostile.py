@@ -20,6 +20,7 @@ from keyfront.fleet.jetstream.names import Names
 from keyfront.fleet.remote import authority
 from keyfront.fleet.remote.authority import Authority
 from keyfront.fleet.remote.channel import prepare
+from keyfront.fleet.remote.content import Encoder
 from keyfront.fleet.remote.manifest import Endorsement
 from tests.fleet.jetstream.conftest import NatsFleet
 from tests.fleet.jetstream.harness import NatsControl, NatsMachine, client
@@ -85,7 +86,7 @@ def forged_head(number: int) -> bytes:
     """A head of an authority of the attacker's own."""
     chain = (Endorsement(OTHER.public_key().public_bytes_raw()),)
     keys = _Keys(OTHER, chain)
-    version = prepare(snapshot(number), "", keys, ())  # type: ignore[arg-type]
+    version = prepare(snapshot(number), "", keys, Encoder())  # type: ignore[arg-type]
     base = Base(version.digest, version.manifest.size, "0" * 32, 10, 1)
     return sealed.seal(Head(version.signed, base), OTHER, chain)
 

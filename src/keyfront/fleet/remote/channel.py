@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -44,6 +44,7 @@ class Channel:
         self.history: OrderedDict[bytes, list[bytes]] = OrderedDict()
         self.bodies: dict[bytes, asyncio.Future[list[bytes]]] = {}
         self.lock = asyncio.Lock()
+        self.encoder = content.Encoder()
 
     def advance(self, whole: Snapshot, version: Version) -> None:
         self.whole, self.current = whole, version
@@ -67,14 +68,13 @@ class Channel:
         return await asyncio.shield(future)
 
 
-def prepare(whole: Snapshot, region: str, keys: Keys, before: Iterable[bytes]) -> Version:
+def prepare(whole: Snapshot, region: str, keys: Keys, encoder: content.Encoder) -> Version:
     """The region's part of `whole`.
 
-    :param before: the pieces of an earlier one.
+    :param encoder: of the region.
     """
     part = for_region(whole, region)
-    same = {piece: piece for piece in before}
-    found = [same.get(piece, piece) for piece in content.pieces(part)]  # equal pieces share memory
+    found = encoder.pieces(part)
     size = sum(map(len, found))
     made = Manifest(part.number, part.created, region, part.magic, content.digest(found), size)
     return Version(made, manifest.sign(made, keys.signer), found)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -43,8 +43,42 @@ Operations = list[Copy | bytes]
 _decoder = msgspec.msgpack.Decoder(Operations)
 
 
+class Encoder:
+    """Makes the pieces of one snapshot after another. A resource that is the same object as in the one before is not
+    encoded again, and equal pieces share memory: there are ten thousand, and a change concerns few."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[object, bytes]] = {}
+        """Each resource of the last snapshot, and its piece, by `id`, which no other object gets meanwhile."""
+
+    def pieces(self, snapshot: Snapshot) -> list[bytes]:
+        """The pieces of the payload of `snapshot.to_bytes()`, in order."""
+        known, used = self._known, dict[int, tuple[object, bytes]]()
+        equal: dict[bytes, bytes] | None = None
+
+        def piece(resource: object) -> bytes:
+            nonlocal equal
+            found = known.get(id(resource))
+            if found is None:
+                made = _encode(resource)
+                if equal is None:
+                    equal = {each: each for _, each in known.values()}
+                found = (resource, equal.get(made, made))
+            used[id(resource)] = found
+            return found[1]
+
+        made = _pieces(snapshot, piece)
+        self._known = used
+        return made
+
+
 def pieces(snapshot: Snapshot) -> list[bytes]:
     """The pieces of the payload of `snapshot.to_bytes()`, in order."""
+    return _pieces(snapshot, _encode)
+
+
+def _pieces(snapshot: Snapshot, encode: Callable[[object], bytes]) -> list[bytes]:
+    """:param encode: makes the piece of a resource."""
     names = Snapshot.__struct_fields__
     found: list[bytes] = []
     pending = bytes([0x80 | len(names)])  # msgpack: a map of up to 15 members
@@ -57,7 +91,7 @@ def pieces(snapshot: Snapshot) -> list[bytes]:
         pending += _array_head(len(value))
         if value:
             found.append(pending)
-            found += map(_encode, value)
+            found += map(encode, value)
             pending = b""
     return [*found, pending] if pending else found
 

@@ -97,8 +97,8 @@ class PublishingHub(EdgeReports[EdgeT], ABC):
             return False
         for one in (self._first, whole) if channel.whole is None else (whole,):
             if one is not None and one is not channel.whole:
-                before = channel.current.pieces if channel.current else []
-                channel.advance(one, await self._in_thread(prepare, one, channel.region, keys, before))
+                version = await self._in_thread(prepare, one, channel.region, keys, channel.encoder)
+                channel.advance(one, version)
         return True
 
     def _proof(self, signed: Signed) -> Manifest | None:
