@@ -35,8 +35,8 @@ demo: $(DEMO) ## private pictures behind a real edge; open the printed address
 	$(BIN)/python -m examples.gallery
 
 PYTEST := $(BIN)/python -m pytest
-# Four processes for two cores: many tests wait, for a timeout or for a process to start.
-WORKERS := -n 4
+# Three processes for two cores: many tests wait, for a timeout or for a process to start.
+WORKERS := -n 3
 
 test: $(SETUP) $(NODE) ## all three tiers, the real clients included (12 minutes on two cores)
 	$(PYTEST) $(WORKERS)

@@ -111,6 +111,7 @@ CASES = {
     ("control.edges.registry", "keyfront up"): MENTION,
     ("control.edges.registry", "keyfront edge enroll-token"): EDGES,
     ("control.edges.registry", "keyfront edge revoke {}"): EDGES,
+    ("control.own_operations.requests", "keyfront explain --request-id"): MENTION,
     ("control.process", "keyfront up"): MENTION,
     ("control.identity.sealing", "openssl rand -base64 32"): PLAIN,
     ("custody.adapters.filesystem.envelope", "keyfront custody folder {}"): MENTION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -97,8 +98,13 @@ def test_who_is_told_to_end_while_he_starts_ends_in_good_order(number: int, tmp_
     argv += ["--edge", "127.0.0.1:0", "--control", "127.0.0.1:0", "--certificates", str(tmp_path)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starting:
         with open(tmp_path / "a.pem", "wb"):
-            starting.send_signal(number)
-            assert starting.wait(30) == 0
+            # The first signal may arrive just before a system call that it then does not interrupt.
+            for _ in range(6):
+                starting.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    starting.wait(10)
+                    break
+            assert starting.returncode == 0
         assert starting.communicate() == ("", "")
 
 

@@ -118,6 +118,25 @@ def recorded(store: Store, name: str, type_: str = "StateUpdate") -> list[str]:
     return [item.summary for item in items]
 
 
+def test_a_row_that_was_read_before_its_action_ended_carries_nothing_out(
+    store: Store, planes: Planes, tmp_path: Path
+) -> None:
+    plane = planes()
+    assert plane.lease.renew()
+    put(store, "busy")
+    count(store, 0, 9)
+    plane.evaluator.evaluate(after(0))
+    with store.read() as transaction:
+        waiting = transaction.get(KIND, "busy")
+    until(lambda: not pending(alarm(store, "busy")))
+    done = plane.runner.done.copy()
+    for _ in range(3):
+        if waiting is not None:
+            plane.runner.submit(waiting, after(0))
+    plane.stop()
+    assert (len(notes(tmp_path)), plane.runner.done) == (1, done)
+
+
 def test_an_alarm_rings_once_whoever_evaluates(store: Store, planes: Planes, tmp_path: Path) -> None:
     one, two = planes(), planes()
     assert one.lease.renew()

@@ -430,6 +430,7 @@ PAGES = (
             "keyfront sharing show": Skip("tests/stories/test_shared_links.py finds a link, and shows it"),
             "keyfront sign": Skip("tests/stories/test_shared_links.py signs with a label"),
             "credential": EXAMPLE,
+            '{"Statement"': EXAMPLE,
         },
     ),
     guide(

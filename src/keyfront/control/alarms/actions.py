@@ -31,6 +31,8 @@ log = logging.getLogger("keyfront.control")
 LONGEST_WAIT = 86_400.0
 """Seconds after which an action that still waits is recorded as failed: after a restored backup, it would report what
 happened long ago."""
+MOST_RECORDED = 10_000
+"""Actions that are known to be recorded, so that a row that was read before is not taken for one that waits."""
 AT_ONCE = 4
 """Actions that are carried out at the same time."""
 
@@ -55,6 +57,7 @@ class ActionRunner:
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="alarm-action")
         self._lock = threading.Lock()
         self._in_progress: set[str] = set()
+        self._recorded: dict[str, None] = {}
         self._failures = 0
         self.done: Counter[str] = Counter()
 
@@ -65,7 +68,7 @@ class ActionRunner:
         """
         for action in transitions.pending(row):
             with self._lock:
-                if action.id in self._in_progress or self._stopping.is_set():
+                if action.id in self._in_progress or action.id in self._recorded or self._stopping.is_set():
                     continue
                 self._in_progress.add(action.id)
             self._pool.submit(self._carry_out, row, action, now)
@@ -100,6 +103,10 @@ class ActionRunner:
                 self.done[result] += 1
                 self._failures += bool(error)
             self._record(row.id, action, error, now)
+            with self._lock:
+                self._recorded[action.id] = None
+                if len(self._recorded) > MOST_RECORDED:
+                    del self._recorded[next(iter(self._recorded))]
         except ApiError:
             pass  # it keeps waiting, and is carried out again
         except Exception:
