@@ -38,7 +38,7 @@ PYTEST := $(BIN)/python -m pytest
 # Three processes for two cores: many tests wait, for a timeout or for a process to start.
 WORKERS := -n 3
 
-test: $(SETUP) $(NODE) ## all three tiers, the real clients included (12 minutes on two cores)
+test: $(SETUP) $(NODE) ## all three tiers, the real clients included (9 minutes on two cores)
 	$(PYTEST) $(WORKERS)
 
 test-unit: $(SETUP) ## rules, vectors, and tables: no process, no socket
